@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modules.core.errors import WebUIError, Words
+from modules.core.fill_in_middle import FimTokens
 
 Json = Any
 """A JSON value: None, bool, int, float, str, and lists and string-keyed dicts of these."""
@@ -84,7 +85,8 @@ class Info:
     """Facts about a loaded model. `memory` is the worker's resident set in bytes.
 
     `special_tokens` has the texts of its special tokens by transformers' names, such as "bos_token"; where one name
-    stands for several, a list. The ids of its tokens are below `vocabulary_size`.
+    stands for several, a list. The ids of its tokens are below `vocabulary_size`. `fim` has the tokens with which the
+    model fills in the middle of a text, None if it has none.
     """
 
     context_length: int
@@ -93,13 +95,15 @@ class Info:
     memory: int = 0
     notes: tuple[Note, ...] = ()
     vocabulary_size: int = 0
+    fim: FimTokens | None = None
 
     def to_json(self) -> Json:
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_json(body: dict[str, Json]) -> Info:
-        return Info(**(body | {"notes": tuple(Note(**note) for note in body["notes"])}))
+        notes, fim = tuple(Note(**note) for note in body["notes"]), body["fim"]
+        return Info(**(body | {"notes": notes, "fim": FimTokens(**fim) if fim else None}))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from modules.core.events import (
     from_line,
     to_line,
 )
+from modules.core.fill_in_middle import FimTokens
 
 LOGPROBS = TokenLogprobs(Logprob(" 猫", -0.5, 7), (Logprob(" 猫", -0.5, 7), Logprob("\n", -1.25, 198)), "20e78cab")
 
@@ -77,8 +78,10 @@ def test_info_survives_serialization() -> None:
         *(4096, {"bos_token": "<s>"}, "{{ messages }}", 1 << 30),
         notes=(Note("numa", {"en": "no effect", "zh": "无效"}),),
         vocabulary_size=49152,
+        fim=FimTokens(5, 6, 7, suffix_first=True),
     )
     assert Info.from_json(json.loads(json.dumps(info.to_json()))) == info
+    assert Info.from_json(json.loads(json.dumps(Info(4096).to_json()))) == Info(4096)
 
 
 def test_an_error_without_fields_is_serialized() -> None:

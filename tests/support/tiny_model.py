@@ -36,10 +36,11 @@ _SHAPES = {
 def tiny_gguf(demo: Path) -> Path:
     """Return the GGUF file, with the tokenizer of the GGUF file `demo`; create it if no earlier run has."""
     path = CACHE / version([__file__], demo.stat().st_size) / "tiny.gguf"
-    return made_once(path, lambda part: part.write_bytes(_gguf(read_metadata(demo))))
+    return made_once(path, lambda part: part.write_bytes(tiny_gguf_bytes(read_metadata(demo))))
 
 
-def _gguf(demo: dict[str, Any]) -> bytes:
+def tiny_gguf_bytes(demo: dict[str, Any]) -> bytes:
+    """Return the contents of the file, with the tokenizer of these metadata."""
     tokenizer = {key: value for key, value in demo.items() if key.startswith("tokenizer.")}
     kinds = tokenizer["tokenizer.ggml.token_type"]
     tokenizer["tokenizer.ggml.token_type"] = As(ARRAY, array(I32, kinds))

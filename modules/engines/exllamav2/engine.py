@@ -108,6 +108,7 @@ class Engine:
             memory=cpu_memory.resident_memory(),
             notes=tuple(notes),
             vocabulary_size=min(self.texts.vocabulary_size, loaded.config.vocab_size),
+            fim=self.texts.fim_tokens,
         )
 
     # -- requests -------------------------------------------------------------------------------------------------

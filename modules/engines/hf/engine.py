@@ -57,6 +57,7 @@ class Engine:
             memory=cpu_memory.resident_memory(),
             notes=tuple(notes),
             vocabulary_size=min(self.model.vocabulary_size, self.model.vocab_size),
+            fim=self.model.fim_tokens,
         )
 
     def _warm_up(self) -> None:

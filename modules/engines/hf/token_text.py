@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from modules.core.events import Json
+from modules.core.fill_in_middle import FimTokens
 from modules.engines.engine_protocol import Operations
+from modules.engines.fill_in_middle import find_fim_tokens
 from modules.engines.hf.token_bytes import TokenBytes
 from modules.engines.token_ids import check_token_id, token_pieces
 
@@ -85,6 +87,11 @@ class TextTokenizer:
     def check_token(self, option: str, token: int) -> None:
         """Raise OptionError, in the name of `option`, if `token` is not in the vocabulary."""
         check_token_id(option, token, self.vocabulary_size)
+
+    @property
+    def fim_tokens(self) -> FimTokens | None:
+        """The tokens for filling in the middle of a text, by their names."""
+        return find_fim_tokens(lambda text: self.encode(text, special=False))
 
     @property
     def special_tokens(self) -> dict[str, str | list[str]]:

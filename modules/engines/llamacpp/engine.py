@@ -68,6 +68,7 @@ class LlamaCpp:
             memory=cpu_memory.resident_memory(),
             notes=(*notes(path, options, build), *self._runtime_notes(bool(options["streaming_llm"]))),
             vocabulary_size=self._vocabulary.size,
+            fim=self._vocabulary.fim_tokens,
         )
 
     def _runtime_notes(self, streaming_llm: bool) -> Iterator[Note]:

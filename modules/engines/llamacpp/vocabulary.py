@@ -8,6 +8,8 @@ from functools import cached_property
 
 import llama_cpp.llama_cpp as native
 
+from modules.core.fill_in_middle import FimTokens
+from modules.engines.fill_in_middle import find_fim_tokens
 from modules.engines.token_ids import check_token_id
 
 _EXTRA_TOKENS = 8
@@ -81,6 +83,18 @@ class Vocabulary:
     def special_tokens(self) -> dict[str, str]:
         """The texts of those tokens for which llama.cpp has defaults; the file's header has the others."""
         return {"bos_token": self.special_text(self.bos), "eos_token": self.special_text(self.eos)}
+
+    @property
+    def fim_tokens(self) -> FimTokens | None:
+        """The tokens for filling in the middle of a text: those of the file's header, else by their names."""
+        named = find_fim_tokens(lambda text: self.tokenize(text, False))
+        prefix, suffix, middle = (
+            int(token(self.handle))
+            for token in (native.llama_vocab_fim_pre, native.llama_vocab_fim_suf, native.llama_vocab_fim_mid)
+        )
+        if named is not None or min(prefix, suffix, middle) < 0:
+            return named
+        return FimTokens(prefix, suffix, middle)
 
     def check_token(self, option: str, token: int) -> None:
         """Raise OptionError for a token id outside the vocabulary: llama.cpp would abort the process."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modules.core.errors import OptionError
+from modules.core.fill_in_middle import FimTokens
 from modules.engines.hf.evaluator import token_logprobs
 from modules.engines.hf.token_text import Detokenizer, TextTokenizer
 from tests.support.hf_vocabularies import small_tokenizer
@@ -67,6 +68,15 @@ def test_log_probabilities_are_those_of_the_logits_best_first(tokenizer: TextTok
         [candidate.logprob for candidate in logprobs.top], reverse=True
     )
     assert logprobs.top[2].text == ""
+
+
+def test_tokens_for_filling_in_the_middle_are_found_by_name() -> None:
+    tokenizer = TextTokenizer(small_tokenizer())
+    assert tokenizer.fim_tokens is None
+    names = ["<fim_prefix>", "<fim_middle>", "<fim_suffix>"]
+    tokenizer.tokenizer.add_special_tokens({"additional_special_tokens": names})
+    prefix, middle, suffix = tokenizer.tokenizer.convert_tokens_to_ids(names)
+    assert tokenizer.fim_tokens == FimTokens(prefix, suffix, middle)
 
 
 def test_special_tokens_of_visible_texts_are_shown(tokenizer: TextTokenizer) -> None:

@@ -19,14 +19,16 @@ import pytest
 
 from modules.core.errors import LoadFailed, PromptTooLong
 from modules.core.events import Info, Progress
+from modules.core.fill_in_middle import FimTokens
 from modules.engines.llamacpp.arguments import Build
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA, load, load_arguments
 from tests.support.answers import Answer, answer, ask, forget, parameters
 from tests.support.gguf_files import gguf
+from tests.support.hf_folder import read_metadata
 from tests.support.llama_library import installed_build, reference_answers, run_python
 from tests.support.shallow_gguf import shallow_gguf
-from tests.support.tiny_model import CONTEXT
+from tests.support.tiny_model import CONTEXT, tiny_gguf_bytes
 from tests.support.worker_pool import WorkerPool
 
 THREADS = 1  # two threads would wait for each other if other processes use the CPUs as well
@@ -91,6 +93,25 @@ def test_a_sampled_answer_is_repeated_among_other_conversations_and_after_a_rest
     assert sampled(llama, first.done.seed).text == first.text
     load(worker, smollm2, n_ctx=N_CTX, threads=THREADS, threads_batch=THREADS, flash_attn=True)
     assert sampled(worker, first.done.seed).text == first.text
+
+
+def test_tokens_for_filling_in_the_middle_are_those_of_the_header_or_those_with_their_names(
+    smollm2: Path, tmp_path: Path, worker: WorkerProcess
+) -> None:
+    metadata = read_metadata(smollm2)
+    ids = {"fim_pre_token_id": 7, "fim_suf_token_id": 9, "fim_mid_token_id": 8}
+    names = {7: "<fim_prefix>", 8: "<fim_middle>", 9: "<fim_suffix>"}
+    tokens = [names.get(token, text) for token, text in enumerate(metadata["tokenizer.ggml.tokens"])]
+    files = {
+        "without": metadata,
+        "header": metadata | {f"tokenizer.ggml.{key}": token for key, token in ids.items()},
+        "named": metadata | {"tokenizer.ggml.tokens": tokens},
+    }
+    found = {}
+    for name, changed in files.items():
+        (path := tmp_path / f"{name}.gguf").write_bytes(tiny_gguf_bytes(changed))
+        found[name] = load(worker, path, n_ctx=64, threads=THREADS, threads_batch=THREADS).fim
+    assert found == {"without": None, "header": FimTokens(7, 9, 8), "named": FimTokens(7, 9, 8)}
 
 
 # -- the answers of llama_cpp.Llama -----------------------------------------------------------------------------------
