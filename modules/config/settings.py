@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 FORMATS = tuple(dict.fromkeys(model_format for loader in LOADERS.values() for model_format in loader.formats))
 AUTO = "auto"
+FONT_SIZES = ("small", "normal", "large", "huge")
 
 
 def _loader_for(model_format: str) -> Option:
@@ -72,6 +73,14 @@ _INTERFACE = (
         {"en": "Theme", "zh": "主题"},
         {"en": "Dark or light; auto = as set in the system.", "zh": "深色或浅色；auto 表示跟随系统。"},
         choices=("auto", "dark", "light"),
+    ),
+    Option(
+        "font_size",
+        "font_size",
+        "normal",
+        {"en": "Text size", "zh": "字号"},
+        {"en": "Size of all text on the page.", "zh": "页面上所有文字的大小。"},
+        choices=FONT_SIZES,
     ),
     Option(
         "system_message",
@@ -222,6 +231,8 @@ _INTERFACE = (
 )
 
 INTERFACE: Mapping[str, Option] = {option.key: option for option in _INTERFACE}
+OPTIONS: Mapping[str, Option] = {**INTERFACE, **PARAMETERS}
+"""Everything that settings.yaml may contain."""
 
 
 _MISSPELLED = 0.9
@@ -232,6 +243,8 @@ _ORIGINAL: Mapping[str, Option] = {
     "custom_system_message": dataclasses.replace(INTERFACE["system_message"], key="custom_system_message"),
 }
 """Keys of the original that have another name here."""
+ALIASES: Mapping[str, str] = {"dark_theme": "theme", "custom_system_message": "system_message"}
+"""The names of these here."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +254,7 @@ class Settings:
     language: str = "auto"
     theme: str = "auto"
     system_message: str = ""
+    font_size: str = "normal"
     mode: str = "instruct"
     character: str = ""
     name1: str = "You"
@@ -262,8 +276,7 @@ class Settings:
         """Return a sentence that lists the unknown keys of the file at `path`; None if there are none."""
         if not self.unknown:
             return None
-        known = (*INTERFACE, *PARAMETERS)
-        meant = {key: nearest(key, known, cutoff=_MISSPELLED) for key in self.unknown}
+        meant = {key: nearest(key, OPTIONS, cutoff=_MISSPELLED) for key in self.unknown}
         en = ", ".join(f"{key} (did you mean {meant[key]}?)" if meant[key] else key for key in self.unknown)
         zh = "、".join(f"{key}（是否想用 {meant[key]}？）" if meant[key] else key for key in self.unknown)
         return {
@@ -293,18 +306,24 @@ class SettingsStore:
         self.current = dataclasses.replace(self.current, **{_field(key): value})  # type: ignore[arg-type]
         return backup
 
+    def reload(self) -> None:
+        """Read the file again. Raises SettingsError, and then `current` stays."""
+        self.current = read(self.path)
+
     def generation_defaults(self) -> dict[str, Value]:
         """Return the generation parameters that the UI starts with where they differ from the table's defaults.
 
         Parameters in settings.yaml outrank those of the preset. A preset that cannot be read is logged and skipped.
         """
-        name = self.current.preset
+        return {**self.preset_values(self.current.preset), **self.current.generation}
+
+    def preset_values(self, name: str) -> Mapping[str, Value]:
+        """Return the parameters of a preset; none for "" and for one that cannot be read, which is logged."""
         try:
-            preset = self._presets.read(name).values if name else {}
+            return self._presets.read(name).values if name else {}
         except WebUIError as error:
             log.warning("%s", error)
-            preset = {}
-        return {**preset, **self.current.generation}
+            return {}
 
 
 def read(path: Path, required: bool = False) -> Settings:
@@ -320,19 +339,23 @@ def save_setting(path: Path, key: str, value: Value) -> Path | None:
 
 
 def _parse(path: str, content: Mapping[str, object]) -> Settings:
-    known = {**INTERFACE, **PARAMETERS}
-    try:
-        values = _from_original(content)
-        interface = parse_all(INTERFACE, {key: raw for key, raw in values.items() if key in INTERFACE})
-        texts = {key: as_text(key, raw) for key, raw in values.items() if key in PARAMETERS}
-        generation = parse_all(PARAMETERS, texts)
-    except WebUIError as error:
-        raise SettingsError(path, {"en": error.say("en"), "zh": error.say("zh")}) from error
+    values = parse_known(path, content)
+    interface = {key: value for key, value in values.items() if key in INTERFACE}
+    generation = {key: value for key, value in values.items() if key in PARAMETERS}
     loaders = {model_format: str(interface.pop(f"loader_{model_format}", AUTO)) for model_format in FORMATS}
     preferred = {model_format: name for model_format, name in loaders.items() if name != AUTO}
-    unknown = tuple(key for key in content if key not in known and key not in _ORIGINAL)
+    unknown = tuple(key for key in content if key not in OPTIONS and key not in _ORIGINAL)
     fields = {_field(key): value for key, value in interface.items()}
     return Settings(**fields, loaders=preferred, generation=generation, unknown=unknown)  # type: ignore[arg-type]
+
+
+def parse_known(path: str, content: Mapping[str, object]) -> dict[str, Value]:
+    """Return the valid values of all known keys of the file at `path`, by our names. Raises SettingsError."""
+    try:
+        values = _from_original(content)
+        return parse_all(OPTIONS, {key: as_text(key, raw) for key, raw in values.items() if key in OPTIONS})
+    except WebUIError as error:
+        raise SettingsError(path, {"en": error.say("en"), "zh": error.say("zh")}) from error
 
 
 def _field(key: str) -> str:
@@ -346,8 +369,5 @@ def _from_original(content: Mapping[str, object]) -> dict[str, object]:
     for key, option in _ORIGINAL.items():
         if key in values:
             value = option.parse(values.pop(key))
-            name, converted = (
-                ("theme", "dark" if value else "light") if key == "dark_theme" else ("system_message", value)
-            )
-            values.setdefault(name, converted)
+            values.setdefault(ALIASES[key], ("dark" if value else "light") if key == "dark_theme" else value)
     return values

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,14 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarStri
 
 from modules.core.errors import SettingsError, Words, both
 from modules.system import file_lock
+from modules.system.atomic_write import replace_file
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LINE_WIDTH = 1 << 16  # keeps long values on one line
+_CHANGED: Words = {
+    "en": "not restored, because the file has been changed since then",
+    "zh": "文件此后已被修改，未恢复",
+}
 
 Edit = Callable[[CommentedMap], None]
 
@@ -78,14 +82,39 @@ class YamlFile:
             raise SettingsError(str(self.path), {"en": "expected lines of `key: value`", "zh": "应为“键: 值”形式的行"})
         return content
 
-    def update(self, edit: Edit) -> Path | None:
-        """Apply `edit` to the content and write it. An invalid file is renamed first; return its backup path."""
+    def update(self, edit: Edit, remove: Collection[str] = ()) -> Path | None:
+        """Apply `edit` to the content, remove the keys `remove`, and write it.
+
+        Comments stay, also those of removed keys. An invalid file is renamed first; return its backup path.
+        """
         try:
             with self._locked():
                 backup = self._back_up_if_invalid()
-                self._write(self._edited(edit))
+                self._write(_without_keys(_dumped(self._edited(edit)), remove))
             return backup
         except (OSError, RuamelError) as error:
+            raise SettingsError(str(self.path), both(str(error))) from error
+
+    def content(self) -> bytes | None:
+        """Return the file as it is, None if there is none."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SettingsError(str(self.path), both(str(error))) from error
+
+    def put_back(self, content: bytes | None, unless_changed_from: bytes | None) -> None:
+        """Replace the file by an earlier `content`, None for no file, unless it has been changed since."""
+        try:
+            with self._locked():
+                if self.content() != unless_changed_from:
+                    raise SettingsError(str(self.path), _CHANGED)
+                if content is None:
+                    self.path.unlink(missing_ok=True)
+                else:
+                    self._write(content)
+        except OSError as error:
             raise SettingsError(str(self.path), both(str(error))) from error
 
     @contextlib.contextmanager
@@ -119,18 +148,53 @@ class YamlFile:
         edit(content)
         return content
 
-    def _write(self, content: CommentedMap) -> None:
+    def _write(self, content: bytes) -> None:
         target = Path(os.path.realpath(self.path))  # keeps a symbolic link
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                _round_trip().dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, target.stat().st_mode & 0o777 if target.exists() else 0o644)
-            os.replace(name, target)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        is_new = not target.exists()
+        replace_file(target, content)
+        if is_new:
+            os.chmod(target, 0o644)
+
+
+def _dumped(content: CommentedMap) -> bytes:
+    dumped = io.BytesIO()
+    _round_trip().dump(content, dumped)
+    return dumped.getvalue()
+
+
+def _without_keys(content: bytes, keys: Collection[str]) -> bytes:
+    """Remove keys of the uppermost level with their lines; a comment behind a value becomes a line of its own.
+
+    ruamel would remove the comment lines that follow a key with it, as it takes them for a part of that key.
+    """
+    text = content.decode()
+    before = yaml.load(text, _Loader) or {}
+    after = {key: value for key, value in before.items() if key not in keys}
+    if after == before:
+        return content
+    root = yaml.compose(text, yaml.SafeLoader)
+    lines = text.splitlines(keepends=True)
+    for key, value in reversed(root.value if root is not None else []):
+        if key.value in keys:
+            end = _last_leaf(value).end_mark
+            stop = end.line + (end.column > 0)  # that of a block ends at the beginning of the next line
+            comment = lines[end.line][end.column :].strip() if end.column else ""
+            lines[key.start_mark.line : stop] = [f"# {key.value}: {comment[1:].strip()}\n"] if comment else []
+    kept = "".join(lines)
+    if (yaml.load(kept, _Loader) or {}) == after:
+        return kept.encode()
+    content_map = _round_trip().load(text)  # several keys in one line, or an anchor of another one
+    for key in keys:
+        content_map.pop(key, None)
+    return _dumped(content_map)
+
+
+def _last_leaf(node: yaml.Node) -> yaml.Node:
+    """Return the last scalar in a node: the node itself ends only where the next one begins."""
+    while isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
+        last = node.value[-1]
+        node = last[1] if isinstance(last, tuple) else last
+    return node
 
 
 def _round_trip() -> YAML:
