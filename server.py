@@ -9,6 +9,8 @@ import socket
 import sys
 import threading
 import webbrowser
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +18,9 @@ from modules.app import App
 from modules.cli import first_load, model_menu
 from modules.config import flags as command_line
 from modules.config.flags import Flags
+from modules.config.flags_file import FlagsFile
 from modules.core.errors import PortTaken, WebUIError, Words
-from modules.core.product import LOG_FILE
+from modules.core.product import FLAGS_FILE, LOG_FILE
 from modules.loaders.registry import find_loader
 from modules.planning.load_request import LoadRequest
 from modules.setup import install
@@ -40,7 +43,7 @@ def main(arguments: list[str]) -> int:
     prepare_streams()
     language = terminal_language()
     try:
-        flags = command_line.parse(command_line.with_flags_file(ROOT / "CMD_FLAGS.txt", arguments))
+        flags = command_line.parse(command_line.with_flags_file(ROOT / FLAGS_FILE, arguments))
         for warning in flags.warnings:
             print(warning[language], file=sys.stderr)
         if flags.text("install"):
@@ -54,7 +57,9 @@ def main(arguments: list[str]) -> int:
         start_log(flags.on("verbose"))
         if app.settings.notice is not None:
             log.warning("%s", app.settings.notice[language])
-        serve(app)
+        serve(app, arguments)
+        if app.restart.requested:
+            app.restart.replace_process()
     except WebUIError as error:
         print(error.say(language), file=sys.stderr)
         return 2
@@ -118,7 +123,7 @@ def build(app: App) -> ASGIApp:
     return server
 
 
-def serve(app: App) -> None:
+def serve(app: App, arguments: Sequence[str]) -> None:
     """Serve until Ctrl-C, then stop downloads and installations and unload the model."""
     import uvicorn
 
@@ -137,6 +142,8 @@ def serve(app: App) -> None:
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
     )
     server = uvicorn.Server(config)
+    app.flags_file = FlagsFile(ROOT / FLAGS_FILE, arguments)
+    app.restart.offer(ROOT / "server.py", arguments, partial(setattr, server, "should_exit", True))
     # Streams of open pages end only by being cut off; uvicorn would log a traceback for each.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     threading.Thread(target=announce, args=(server, app, listener), daemon=True).start()
@@ -149,6 +156,7 @@ def serve(app: App) -> None:
         app.downloads.close()
         app.overlays.close()
         app.runs.close()
+        app.templates.close()
         app.models.unload()
         if not app.flags.on("nowebui"):
             from modules import ui

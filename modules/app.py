@@ -23,19 +23,24 @@ from modules.chat.template_choices import TemplateChoices
 from modules.chat.template_files import InstructionTemplates
 from modules.chat.templates import ChatTemplates
 from modules.config.credentials import Credentials
+from modules.config.defaults import Defaults
 from modules.config.flags import Flags
+from modules.config.flags_file import FlagsFile
 from modules.config.grammars import Grammars
 from modules.config.model_settings import ModelSettings
 from modules.config.presets import Presets
 from modules.config.settings import SettingsStore
+from modules.config.settings import read as read_settings
 from modules.config.trusted_code import TrustedCode
 from modules.conversations.errors import ConversationNotSaved
 from modules.conversations.store import ConversationStore
-from modules.core.errors import CommandLineError, OwnerOnly, Words
+from modules.core.errors import CommandLineError, OpenToNetwork, OwnerOnly, Words
 from modules.core.paths import ROOT
+from modules.core.product import FLAGS_FILE
 from modules.downloads.context import TransferOptions
 from modules.downloads.manager import DownloadManager
 from modules.hub.access_token import AccessToken
+from modules.hub.endpoint_url import is_loopback, parse_endpoints
 from modules.hub.errors import BadToken
 from modules.hub.mirrors import Mirrors
 from modules.llamacpp_hf_creator import LlamacppHfCreator
@@ -59,6 +64,7 @@ from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
 from modules.system.guess_limiter import GuessLimiter
 from modules.system.leftovers import sweep
+from modules.system.restart import Restart
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +102,9 @@ class App:
             self.instruction_templates, self.model_settings, lambda: self.settings.current.instruction_template_str
         )
         self.templates = ChatTemplates(self.template_choices.apply)
-        self._logs = Path(flags.text("logs_dir") or ROOT / "logs")
-        self.conversations = ConversationStore(self._logs)
-        self.notebooks = NotebookStore(self._logs / "notebook", ROOT / "prompts")
+        self.logs_folder = Path(flags.text("logs_dir") or ROOT / "logs")
+        self.conversations = ConversationStore(self.logs_folder)
+        self.notebooks = NotebookStore(self.logs_folder / "notebook", ROOT / "prompts")
         self.notebook_runs = NotebookRuns()
         self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
         self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
@@ -107,6 +113,9 @@ class App:
         self.setup = ConversationSetup(self.casting, self.templates, self.models)
         self.runs = Runs(self.prompts)
         self.overlays = OverlayInstaller()
+        self.restart = Restart()
+        self.flags_file = FlagsFile(ROOT / FLAGS_FILE)
+        self.defaults = Defaults(self.settings)
         self.mirrors = Mirrors(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
         self.loras = LoraManager(LoraCatalog(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
         self.downloads = DownloadManager(
@@ -160,7 +169,7 @@ class App:
 
     def _folder_of(self, user: str) -> Path:
         readable, unique = re.sub(r"[^\w-]", "_", user)[:40], hashlib.sha256(user.encode()).hexdigest()[:8]
-        return self._logs / "users" / f"{readable}-{unique}"
+        return self.logs_folder / "users" / f"{readable}-{unique}"
 
     def sweep(self) -> None:
         """Delete what killed saves, downloads and conversions have left behind. Called once, at start."""
@@ -216,10 +225,32 @@ class App:
         candidates = (*names, self.models.status.name, named, *loadable, *all_names)
         return next((str(name) for name in candidates if name in all_names), None)
 
+    def check_flags(self, flags: Flags) -> None:
+        """Raise what a start with these flags would raise, for names and files that do not exist."""
+        Credentials.read(flags, os.environ)
+        if settings := flags.text("settings"):
+            read_settings(Path(settings), required=True)
+        if loader := flags.text("loader"):
+            find_loader(loader)
+        folder = Path(os.path.abspath(flags.text("model_dir") or ROOT / "models"))
+        if model := flags.text("model"):
+            catalog = self.catalog if folder == self.catalog.folder else Catalog(folder)
+            catalog.find(model, paths=True)
+        if flags.text("lora_dir") == self.flags.text("lora_dir"):
+            self.loras.parse_flag(flags.text("lora"))
+        parse_endpoints(flags.text("hf_endpoint"))
+
     def refuse_guests(self) -> None:
         """Raise OwnerOnly with `--multi-user`: users of the UI may change neither the model nor settings."""
         if self.flags.on("multi_user"):
             raise OwnerOnly()
+
+    def refuse_strangers(self) -> None:
+        """Raise OwnerOnly for guests, and OpenToNetwork where anyone on the network is taken for the owner."""
+        self.refuse_guests()
+        host = self.flags.text("listen_host") or ("0.0.0.0" if self.flags.on("listen") else "127.0.0.1")
+        if not is_loopback(host) and not self.credentials.required:
+            raise OpenToNetwork()
 
 
 def _token() -> AccessToken | None:

@@ -115,6 +115,11 @@ class Runs:
         with self._lock:
             return {id for of, id in self._running if of is store}
 
+    def count(self) -> int:
+        """Return the number of answers that are being written in all conversations."""
+        with self._lock:
+            return len(self._running)
+
     def stop(self, store: ConversationStore, id: str) -> None:
         """Stop the run of a conversation; what it has written stays."""
         with self._lock:

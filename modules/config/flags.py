@@ -321,6 +321,12 @@ def with_flags_file(path: Path, arguments: Iterable[str]) -> list[str]:
 
     A missing file counts as empty. Raises CommandLineError if the file cannot be read or parsed.
     """
+    lines = [split_line(f"{path}:{number}", line) for number, line in enumerate(read_lines(path), 1)]
+    return [*(argument for line in lines for argument in line), *arguments]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file of flags; a missing file has none. Raises CommandLineError."""
     try:
         content = path.read_bytes()
         # PowerShell's `>` writes UTF-16.
@@ -333,8 +339,7 @@ def with_flags_file(path: Path, arguments: Iterable[str]) -> list[str]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise _error_at(str(path), {"en": f"cannot be read ({reason})", "zh": f"无法读取（{reason}）"}) from error
-    numbered = [(f"{path}:{number}", line) for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1)]
-    return [*(argument for location, line in numbered for argument in _split(location, line)), *arguments]
+    return re.split(r"\r\n|\r|\n", text)
 
 
 _TOKEN = re.compile(
@@ -348,7 +353,7 @@ _TOKEN = re.compile(
 _PART = re.compile(r"""(["'])(.*?)\1|\\( )|(.)""")
 
 
-def _split(location: str, line: str) -> list[str]:
+def split_line(location: str, line: str) -> list[str]:
     """Split one line at white space outside quotes; a word that begins with # begins a comment.
 
     Unlike in a shell, backslashes are kept, for the paths of Windows, but for one before a space within a path; a flag

@@ -11,6 +11,11 @@ WebUIError
 ├── NothingPicked · NoModelLoaded · ModelLoading · ModelInUse
 ├── Unsupported           a valid request that this model or loader cannot fulfill
 ├── OwnerOnly             guests may chat, and nothing else
+├── OpenToNetwork         an action that could harm, on a server that anyone on the network can use
+├── NoSaveToUndo          there is no change that could be undone
+├── LogUnreadable         the log cannot be read, and why
+├── BinNotEmptied         deleted files that could not be removed for good, and why
+├── CannotRestart         the server cannot replace itself by a new process, and why
 ├── CodeChanged           a model's Python files differ from those that the user has trusted
 ├── PromptTooLong         the prompt does not fit the context
 ├── TextTooLong           nor does a prompt that is too long even to be tokenized
@@ -241,6 +246,47 @@ class OwnerOnly(WebUIError):
         "en": "Not allowed: this server runs with --multi-user, so only its owner may do that.",
         "zh": "无权操作：服务器以 --multi-user 启动，只有管理者可以这样做。",
     }
+
+
+class OpenToNetwork(WebUIError):
+    status = 403
+    template = {
+        "en": "Not allowed while anyone on the network can use this server without a password. Set --gradio-auth, "
+        "or do not use --listen.",
+        "zh": "当前局域网内任何人无需密码即可使用此服务器，因此不允许此操作。请设置 --gradio-auth，或不使用 --listen。",
+    }
+
+
+class NoSaveToUndo(WebUIError):
+    status = 409
+    template = {
+        "en": "There is nothing to undo: no change has been saved since the server was started.",
+        "zh": "没有可撤销的更改：服务器启动以来没有保存过。",
+    }
+
+
+@dataclass(eq=False)
+class LogUnreadable(WebUIError):
+    template = {"en": "The log {file} cannot be read: {problem}.", "zh": "无法读取日志 {file}：{problem}。"}
+    file: str
+    problem: str
+
+
+@dataclass(eq=False)
+class BinNotEmptied(WebUIError):
+    template = {
+        "en": "Not everything in the bin could be deleted: {problem}. Check the permissions of {folder}.",
+        "zh": "回收站未能全部清空：{problem}。请检查 {folder} 的权限。",
+    }
+    folder: str
+    problem: str
+
+
+@dataclass(eq=False)
+class CannotRestart(WebUIError):
+    status = 409
+    template = {"en": "The server cannot restart by itself: {problem}", "zh": "服务器无法自行重启：{problem}"}
+    problem: Words
 
 
 @dataclass(eq=False)

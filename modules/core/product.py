@@ -13,6 +13,9 @@ PRODUCT = "Text Studio"
 LOG_FILE = "logs/text-studio.log"
 """Relative to the checkout, as shown to users."""
 
+FLAGS_FILE = "CMD_FLAGS.txt"
+"""Flags for every start; relative to the checkout."""
+
 
 @cache
 def revision() -> str:

@@ -56,6 +56,11 @@ class LoadedModel:
         return cpu_memory.resident_memory(self._worker.pid)
 
     @property
+    def generations(self) -> int:
+        """How many generations are under way or queued."""
+        return self._worker.count_calls("generate")
+
+    @property
     def death(self) -> WorkerDied | Unloaded | None:
         return self._worker.death
 

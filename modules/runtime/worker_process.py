@@ -102,6 +102,11 @@ class WorkerProcess:
         """Whether the child process still exists."""
         return self._child.poll() is None
 
+    def count_calls(self, operation: str) -> int:
+        """Return how many calls of an operation are under way."""
+        with self._lock:
+            return sum(called == operation for called, _ in self._calls.values())
+
     def start(self, operation: str, deliver: Deliver, **args: Json) -> int:
         """Start a call and return its number. `deliver` gets its events, the last of which is one of `ENDS`."""
         with self._lock:

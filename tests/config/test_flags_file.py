@@ -1,0 +1,97 @@
+"""CMD_FLAGS.txt as the page shows and saves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.config import flags
+from modules.config.flags_file import HIDDEN, MAX_BYTES, Change, FlagsFile, changes
+from modules.core.errors import CommandLineError
+
+SECRET = '# mine\n--gradio-auth "me:open sesame"\n--api-key=sk-123 --listen\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> FlagsFile:
+    (tmp_path / "CMD_FLAGS.txt").write_text(SECRET)
+    return FlagsFile(tmp_path / "CMD_FLAGS.txt")
+
+
+def test_an_error_is_reported_with_its_line(file: FlagsFile, subtests: pytest.Subtests) -> None:
+    for text, line, problem in (
+        ("--listen\n\n# no\n--lissten", 4, "--lissten"),
+        ("--model\nx.gguf\n--listen-port\n# the end", 3, "needs a value"),
+        ("--listen\n--listen-port 99999999\n--api", 2, "65535"),
+        ('--model "x', 1, "quotation mark"),
+        ("--n_ctx 4096\n--n_ctx few", 2, "whole number"),
+        ("x.gguf", 1, "x.gguf"),
+    ):
+        with subtests.test(text=text):
+            with pytest.raises(CommandLineError) as refused:
+                file.check(text)
+            assert f"line {line}: " in refused.value.say("en") and problem in refused.value.say("en")
+            assert f"第 {line} 行：" in refused.value.say("zh")
+            with pytest.raises(CommandLineError):
+                file.save(text)
+    assert file.path.read_text() == SECRET
+
+
+def test_a_file_without_errors_is_saved_with_its_comments(file: FlagsFile) -> None:
+    saved = file.save("# 我的\n--model x.gguf # with a comment\n\n")
+    assert saved.text("model") == "x.gguf"
+    assert file.path.read_text() == "# 我的\n--model x.gguf # with a comment\n"
+
+
+def test_what_is_typed_on_the_command_line_counts_too(tmp_path: Path) -> None:
+    file = FlagsFile(tmp_path / "CMD_FLAGS.txt", ["--listen-port", "7001"])
+    assert file.check("--listen-port 7002 --api").server["listen_port"] == 7001
+
+
+def test_secrets_are_not_shown_but_kept(file: FlagsFile) -> None:
+    shown = file.text()
+    assert shown == f"# mine\n--gradio-auth {HIDDEN}1\n--api-key={HIDDEN}2 --listen\n"
+    lines = shown.splitlines()
+    file.save("\n".join([lines[2], lines[1], "--api"]))
+    assert file.path.read_text() == '--api-key=sk-123 --listen\n--gradio-auth "me:open sesame"\n--api\n'
+
+
+def test_a_secret_cannot_be_moved_to_where_it_would_be_shown(file: FlagsFile, subtests: pytest.Subtests) -> None:
+    for text in (f"--model {HIDDEN}1", f"# {HIDDEN}1", f"--api-key {HIDDEN}7", f"--api-key {HIDDEN}0"):
+        with subtests.test(text=text), pytest.raises(CommandLineError, match="stands for a secret"):
+            file.save(text)
+    assert file.path.read_text() == SECRET
+
+
+def test_code_of_models_cannot_be_allowed_by_the_page(tmp_path: Path) -> None:
+    file = FlagsFile(tmp_path / "CMD_FLAGS.txt")
+    with pytest.raises(CommandLineError, match="line 2: --trust-remote-code"):
+        file.save("--listen\n--trust_remote_code")
+    file.path.write_text("--trust-remote-code\n")
+    file.save("--trust-remote-code --api")
+    file.save("--api")
+    assert file.path.read_text() == "--api\n"
+
+
+def test_flags_that_end_the_program_are_refused(file: FlagsFile, subtests: pytest.Subtests) -> None:
+    for flag in ("--help", "-h", "--install llama.cpp", "--explain"):
+        with subtests.test(flag=flag), pytest.raises(CommandLineError, match="line 2: with -"):
+            file.save(f"--api\n{flag}")
+
+
+def test_a_text_that_is_too_long_is_refused(file: FlagsFile) -> None:
+    with pytest.raises(CommandLineError, match=str(MAX_BYTES)):
+        file.save("#" * (MAX_BYTES + 1))
+
+
+def test_changes_list_what_the_next_start_does_differently() -> None:
+    before = flags.parse(["--listen", "--n_ctx", "2048", "--api-key", "old"])
+    after = flags.parse(["--listen-port", "8000", "--api-key", "new", "--mlock"])
+    assert changes(before, after) == [
+        Change("--listen", "true", ""),
+        Change("--listen-port", "", "8000"),
+        Change("--api-key", HIDDEN, HIDDEN),
+        Change("--n_ctx", "2048", ""),
+        Change("--mlock", "", "true"),
+    ]
