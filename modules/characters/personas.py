@@ -35,6 +35,7 @@ class Personas:
     """The personas in `folder`, which need not exist. Methods that change a file raise CharacterNotSaved."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._files = FileFolder(folder, (".yaml", ".yml"))
 
     def list(self) -> list[ListedPersona]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from modules.core.errors import Words
+from modules.system.redaction import redact
 from modules.system.terminal import terminal_language
 
 _BYTES, _OLD_FILES = 5_000_000, 2
@@ -16,7 +17,7 @@ _BYTES, _OLD_FILES = 5_000_000, 2
 class LogFile(logging.handlers.RotatingFileHandler):
     """Log to a file that is renamed when it is large. Raises OSError if the file cannot be opened.
 
-    When the disk is full, the records are lost; the terminal has them.
+    When the disk is full, the records are lost; the terminal has them. What looks like a secret is left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,6 +25,9 @@ class LogFile(logging.handlers.RotatingFileHandler):
         super().__init__(path, "a", _BYTES, _OLD_FILES, encoding="utf-8")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._failing = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
