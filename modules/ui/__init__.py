@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from modules.app import App
+from modules.config.settings import AUTO, Settings
 from modules.core.errors import LANGUAGES
 from modules.core.paths import ROOT
 from modules.ui import model_menu, status_feed
@@ -23,7 +24,7 @@ from modules.ui.login import LoginGuard
 from modules.ui.model.options_card import LOADER_CSS
 from modules.ui.page import build
 from modules.ui.parameters.tab import PARAMETERS_CSS
-from modules.ui.static_files import StaticFiles
+from modules.ui.static_files import StaticFiles, scale_text, scaled
 
 gr = gradio()
 
@@ -52,10 +53,10 @@ _LOOK = {
     "checkbox_border_color": "#8a94a6",
     "checkbox_border_color_dark": "#7487a3",
     "button_border_width": "1px",
-    "button_large_text_size": "14px",
+    "button_large_text_size": scaled("14"),
     "button_large_text_weight": "500",
     "button_large_padding": "8px 16px",
-    "button_small_text_size": "13px",
+    "button_small_text_size": scaled("13"),
     "button_small_padding": "6px 12px",
     "button_primary_background_fill": "*primary_600",
     "button_primary_background_fill_hover": "*primary_700",
@@ -69,19 +70,26 @@ _LOOK = {
     "button_secondary_border_color_dark": "#4a5672",
 }
 """What differs from the theme, in the colors of static/shell.css. All texts have a contrast of at least 4.5 to 1."""
+_TEXT_SIZES = ("9", "10", "12", "14", "16", "22", "26")
+"""Of Gradio's texts, from the smallest to the largest, in pixels."""
 _MONOSPACE = ["ui-monospace", "Consolas", "Menlo", "monospace"]
 
 
 def attach(server: FastAPI, app: App) -> None:
     """Add the page to `server`, with / redirecting to the language of the visitor."""
-    css = (_FOLDER / "style.css").read_text(encoding="utf-8") + LOADER_CSS + PARAMETERS_CSS
+    css = scale_text((_FOLDER / "style.css").read_text(encoding="utf-8")) + LOADER_CSS + PARAMETERS_CSS
     theme = gr.themes.Base(
-        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONOSPACE
+        primary_hue="indigo",
+        neutral_hue="slate",
+        text_size=gr.themes.Size(*map(scaled, _TEXT_SIZES)),
+        radius_size="lg",
+        font=_FONTS,
+        font_mono=_MONOSPACE,
     ).set(**_LOOK)
     static_files = StaticFiles()
     static_files.add_route(server)
     slow_timer_frames()
-    write_head(lambda request: _head(request, app.settings.current.theme, static_files))
+    write_head(lambda request: _head(request, app.settings.current, static_files))
     speed_up_component_search(server)
     log_refusals()
     keep_uploads_in(UPLOADS)
@@ -133,12 +141,13 @@ def protect(server: ASGIApp, app: App) -> ASGIApp:
     )
 
 
-def _head(request: Request, theme: str, static_files: StaticFiles) -> str:
+def _head(request: Request, settings: Settings, static_files: StaticFiles) -> str:
     """Return what the <head> of the page at the root path of `request`, such as /zh, contains of ours."""
     path = str(request.scope.get("root_path", "")).rstrip("/")
     language = next((language for language in LANGUAGES if path.endswith(f"/{language}")), LANGUAGES[0])
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
-    return f'<script data-language="{language}" data-theme="{theme}">{script}</script>{static_files.tags(language)}'
+    look = f'data-language="{language}" data-theme="{settings.theme}" data-text="{settings.font_size}"'
+    return f"<script {look}>{script}</script>{static_files.tags(language)}"
 
 
 def _add_routes(server: FastAPI, app: App) -> None:
@@ -148,6 +157,10 @@ def _add_routes(server: FastAPI, app: App) -> None:
 
     @server.get("/language/{language}", include_in_schema=False)
     def switch_language(language: str) -> Response:
+        if language == AUTO:
+            response = RedirectResponse("/")
+            response.delete_cookie(LANGUAGE_COOKIE)
+            return response
         language = supported(language)
         response = RedirectResponse(f"/{language}/")
         response.set_cookie(LANGUAGE_COOKIE, language, max_age=365 * 86400, samesite="lax", httponly=True)

@@ -1,4 +1,4 @@
-// Runs in <head>, before the page is drawn: theme and language, which Gradio leaves to us.
+// Runs in <head>, before the page is drawn: theme, size of the text and language, which Gradio leaves to us.
 (() => {
   const page = document.currentScript.dataset;
   const language = page.language === "zh" ? "zh-CN" : "en";
@@ -7,22 +7,35 @@
   Object.defineProperty(navigator, "language", { get: () => language });
   Object.defineProperty(navigator, "languages", { get: () => [language] });
 
-  const wanted = () => {
-    const stored = localStorage.getItem("tx-theme") || page.theme;
-    if (stored === "dark" || stored === "light") return stored;
-    return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  // What the browser has kept of the look; the defaults are those of settings.yaml.
+  const kept = (name) => localStorage.getItem(`tx-${name}`) || page[name];
+  const isDark = () => {
+    const theme = kept("theme");
+    return theme === "dark" || (theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
   };
-  const apply = () => document.body && document.body.classList.toggle("dark", wanted() === "dark");
+  const apply = () => {
+    document.documentElement.dataset.theme = kept("theme");
+    document.documentElement.dataset.text = kept("text");
+    document.body?.classList.toggle("dark", isDark());
+  };
 
   // Gradio sets the class by the system's scheme while it mounts; override it.
   new MutationObserver(() => {
-    if (document.body && document.body.classList.contains("dark") !== (wanted() === "dark")) apply();
+    if (document.body && document.body.classList.contains("dark") !== isDark()) apply();
   }).observe(document.documentElement, { subtree: true, attributes: true, attributeFilter: ["class"], childList: false });
+  apply();
   document.addEventListener("DOMContentLoaded", apply);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
+  addEventListener("storage", apply); // changed in another tab
 
   document.addEventListener("click", (event) => {
     if (!event.target.closest("#tx-theme")) return;
-    localStorage.setItem("tx-theme", wanted() === "dark" ? "light" : "dark");
+    localStorage.setItem("tx-theme", isDark() ? "light" : "dark");
+    apply();
+  });
+  // From the Session page: {name: "theme" or "text", value}
+  document.addEventListener("tx-look", ({ detail }) => {
+    localStorage.setItem(`tx-${detail.name}`, detail.value);
     apply();
   });
 

@@ -20,6 +20,7 @@ from modules.ui.model.loading import ModelFollowers
 from modules.ui.model.tab import ModelTab
 from modules.ui.model_menu import ModelMenu
 from modules.ui.parameters.tab import ParametersTab
+from modules.ui.session.tab import SessionTab
 from modules.ui.status_feed import StatusFeed
 from modules.ui.widgets.icons import CLOSE, MENU, PARAMETERS
 
@@ -50,10 +51,13 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
                     model = ModelTab(page, ModelFollowers(pill, version, chat.greeting, truncation))
                     downloads = DownloadsPanel(page, model)
                     CreatorPanel(page, model)
+                with gr.Tab(page.tr("session"), id="session", elem_id="tx-page-session") as session_tab:
+                    session = SessionTab(page)
             menu = ModelMenu(page)
         chat.listen(parameters)
         model.attach_first_run(chat.first_run)
         menu.listen(model, version)
+        session.listen(session_tab.select, parameters)
         _refresh_on_news(page, blocks, chat, model, version, downloads)
         for part in (model.loras, parameters, downloads, model):
             part.on_page_load(blocks.load)

@@ -23,8 +23,27 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+_FONT_SIZE = re.compile(r"(?<![\w-])(font(?:-size)?:[^;{}]*?)(?<![\w.-])(\d+(?:\.\d+)?)px")
 _USED_KEY = re.compile(r'\btr\(\s*"(\w+)"')
 _LITERAL = re.compile(r'"(\w+)"')
+
+
+def scale_text(css: str) -> str:
+    """Return a style sheet whose sizes of text, in pixels, grow with the size that the user has chosen.
+
+    Sizes of 16 px never shrink: iOS zooms into smaller fields.
+    """
+    return _FONT_SIZE.sub(lambda size: f"{size[1]}{scaled(size[2])}", css)
+
+
+def scaled(pixels: str) -> str:
+    """Return a size of text that is `pixels` at the normal size; --tx-text-scale is defined in shell.css."""
+    size = f"calc({pixels}px * var(--tx-text-scale))"
+    return f"max(16px, {size})" if pixels == "16" else size
+
+
+def _served(path: Path) -> bytes:
+    return scale_text(path.read_text(encoding="utf-8")).encode() if path.suffix == ".css" else path.read_bytes()
 
 
 class StaticFiles:
@@ -35,7 +54,7 @@ class StaticFiles:
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        self._files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in _TYPES}
+        self._files = {path.name: _served(path) for path in sorted(folder.iterdir()) if path.suffix in _TYPES}
         self.version = hashlib.sha256(repr(self._files).encode()).hexdigest()[:16]
         scripts = b"\n".join(self._files[name] for name in self._names(".js")).decode()
         self._text_keys = sorted({*_USED_KEY.findall(scripts), *KEYS.intersection(_LITERAL.findall(scripts))})

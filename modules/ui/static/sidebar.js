@@ -13,6 +13,7 @@ export const DESTINATIONS = [
   { id: "chat", name: tr("chat") },
   { id: "parameters", name: tr("parameters") },
   { id: "model", name: tr("model") },
+  { id: "session", name: tr("session") },
 ];
 
 const iconButton = (id, name, label, action, attributes = {}) =>

@@ -1,0 +1,1 @@
+"""The Session page: look, defaults, flags, restart, storage, versions and the log."""

@@ -1,0 +1,85 @@
+"""What the cards of the Session page share: the component, and pieces of their HTML."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from modules.ui.gradio_import import gradio
+from modules.ui.widgets.option_form import Component
+
+gr = gradio()
+
+_SCRIPT = (Path(__file__).parent / "card.js").read_text(encoding="utf-8")
+
+
+def card(name: str, *events: str) -> Component:
+    """Return a card, whose value is the HTML that it shows; card.js says which attributes have an effect in it.
+
+    It emits `events`. Gradio knows the events of a component by the literals in its script.
+    """
+    return gr.HTML(
+        "",
+        html_template='<div class="tx-s"></div><div class="tx-unseen tx-s-said" role="status"></div>',
+        elem_id=f"tx-s-{name}",
+        elem_classes=["tx-card"],
+        js_on_load=f"const EVENTS = {json.dumps(events)};\n{_SCRIPT}",
+        apply_default_css=False,
+    )
+
+
+def heading(title: str, info: str = "") -> str:
+    """Render the title of a card, and a sentence below it."""
+    below = f'<p class="tx-s-info">{escape(info)}</p>' if info else ""
+    return f"<h2>{escape(title)}</h2>{below}"
+
+
+def button(label: str, event: str, *, style: str = "", **attributes: object) -> str:
+    """Render a button that triggers `event`; underscores in the names of `attributes` become dashes.
+
+    `style` is "main" or "danger". An attribute that is True has no value; one that is False is left out.
+    """
+    classes = f"tx-button tx-{style}" if style else "tx-button"
+    act = f' data-do="{escape(event, quote=True)}"' if event else ""
+    return f'<button type="button" class="{classes}"{act}{_attributes(attributes)}>{escape(label)}</button>'
+
+
+def tagged(tag: str, text: str, classes: str = "") -> str:
+    """Render an element that contains only text."""
+    attribute = f' class="{classes}"' if classes else ""
+    return f"<{tag}{attribute}>{escape(text)}</{tag}>"
+
+
+def fold(name: str, title: str, body: str, note: str = "", opened: bool = False) -> str:
+    """Render a fold with the id tx-s-`name`, whose title is followed by a `note`."""
+    below = " " + tagged("span", note, "tx-s-quiet") if note else ""
+    state = " open" if opened else ""
+    head = f"<summary>{escape(title)}{below}</summary>"
+    return f'<details data-group id="tx-s-{escape(name, quote=True)}"{state}>{head}{body}</details>'
+
+
+def _attributes(attributes: dict[str, object]) -> str:
+    shown = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not False}
+    return "".join(
+        f" {name}" if value is True else f' {name}="{escape(str(value), quote=True)}"' for name, value in shown.items()
+    )
+
+
+def sent(event: Any) -> dict[str, object]:
+    """Return the data that the browser sent with an event, which may be anything, if it is a mapping."""
+    data = getattr(event, "_data", None)
+    return data if isinstance(data, dict) else {}
+
+
+def sent_text(event: Any, key: str) -> str:
+    """Return a text of the data of an event, else ""."""
+    value = sent(event).get(key)
+    return value if isinstance(value, str) else ""
+
+
+def sent_fields(event: Any) -> dict[str, object]:
+    """Return the fields of the form that was sent with an event, by name."""
+    fields = sent(event).get("fields")
+    return fields if isinstance(fields, dict) else {}

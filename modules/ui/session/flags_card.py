@@ -1,0 +1,196 @@
+"""CMD_FLAGS.txt as an editor, and the restart that makes it take effect."""
+
+from __future__ import annotations
+
+import contextlib
+from html import escape
+from typing import Any
+
+from modules.app import App
+from modules.config.flags import Flags
+from modules.config.flags_file import HIDDEN, changes
+from modules.core.errors import OpenToNetwork, WebUIError
+from modules.downloads.record import ACTIVE_STATES
+from modules.system.redaction import redact
+from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Options, Page, Updates
+from modules.ui.session.card import button, card, heading, sent_fields, sent_text, tagged
+from modules.ui.widgets.messages import alert
+from modules.ui.widgets.option_form import Component
+
+gr = gradio()
+
+
+class FlagsCard:
+    def __init__(self, page: Page) -> None:
+        self._page, self._app, self._tr = page, page.app, page.tr
+        self.part: Component = card("flags", "check", "save", "ask", "restart", "cancel")
+
+    def listen(self) -> None:
+        on, at_once = self._page.on, Options(queue=False, owner_only=True)
+        for event, handler in (
+            (self.part.check, self.check),
+            (self.part.save, self.save),
+            (self.part.ask, self.ask),
+            (self.part.restart, self.restart),
+            (self.part.cancel, self.cancel),
+        ):
+            on(event, handler, None, [self.part], **at_once)
+
+    # -- handlers -------------------------------------------------------------------------------------------------
+
+    def show(self) -> Updates:
+        """Show the file as it is."""
+        return {self.part: self.render()}
+
+    def check(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Show what the next start would do differently with the text, or what is wrong with it."""
+        return self._tried(_text(event), save=False)
+
+    def save(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Write the text to the file, unless something is wrong with it."""
+        return self._tried(_text(event), save=True)
+
+    def _tried(self, text: str, save: bool) -> Updates:
+        file = self._app.flags_file
+        try:
+            self._app.refuse_strangers()
+            flags = file.check(text)
+            self._app.check_flags(flags)
+            if save:
+                file.save(text)
+        except WebUIError as error:
+            return {self.part: self.render(text, error=error)}
+        note = f"<p>{escape(self._tr('ss_flags_saved' if save else 'ss_flags_fine'))}</p>" + self._changes(flags)
+        return {self.part: self.render(None if save else text, note=note)}
+
+    def ask(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Ask how to restart, with what goes on at the moment."""
+        return {self.part: self.render(_text(event), asking=True)}
+
+    def restart(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Restart at once, or when the answers that are being written are finished. The file must be valid."""
+        app = self._app
+        try:
+            app.refuse_strangers()
+            flags = app.flags_file.check(app.flags_file.text())
+            app.check_flags(flags)
+            if sent_text(event, "wait"):
+                app.restart.request(lambda: answers(app) > 0)
+            else:
+                app.restart.request()
+        except WebUIError as error:
+            return {self.part: self.render(error=error)}
+        return {self.part: self.render(restarting=flags)}
+
+    def cancel(self) -> Updates:
+        """Give up waiting for the answers."""
+        self._app.restart.cancel()
+        return {self.part: self.render()}
+
+    # -- HTML -----------------------------------------------------------------------------------------------------
+
+    def render(
+        self,
+        text: str | None = None,
+        note: str = "",
+        error: WebUIError | None = None,
+        asking: bool = False,
+        restarting: Flags | None = None,
+    ) -> str:
+        """Render the editor with `text`, or else the file, and the restart."""
+        tr, app = self._tr, self._app
+        title = heading(tr("ss_flags"), tr("ss_flags_info").format(file=app.flags_file.path.name))
+        try:
+            app.refuse_strangers()
+            saved = app.flags_file.text()
+        except OpenToNetwork as problem:
+            return title + f'<p class="tx-s-note">{escape(problem.say(self._page.language))}</p>'
+        except WebUIError as problem:
+            saved, error = "", error or problem
+        return title + self._editor(saved, text, note, error) + self._restart(asking, restarting)
+
+    def _editor(self, saved: str, text: str | None, note: str, error: WebUIError | None) -> str:
+        tr = self._tr
+        shown = saved if text is None else text
+        edited = " data-edited" if shown != saved else ""
+        typed = " ".join(self._app.restart.arguments)
+        below = alert(error, self._page.language, tr) if error else note and f'<div class="tx-s-note">{note}</div>'
+        secret = tagged("p", tr("ss_flags_secret").format(hidden=HIDDEN), "tx-s-quiet") if HIDDEN in shown else ""
+        command = f"<p class='tx-s-quiet'>{escape(tr('ss_flags_typed'))} <code>{escape(redact(typed))}</code></p>"
+        return (
+            f'<div data-form="all"><textarea name="text" id="tx-s-flags-text" class="tx-s-mono" rows="10" '
+            f'spellcheck="false" autocapitalize="off" aria-label="{escape(self._app.flags_file.path.name)}"{edited}>'
+            f"\n{escape(shown)}</textarea>{secret}{command if typed else ''}"
+            f'<div class="tx-s-buttons">{button(tr("ss_flags_save"), "save", style="main", id="tx-s-flags-save")}'
+            f"{button(tr('ss_flags_check'), 'check', id='tx-s-flags-check')}</div>"
+            f'<div role="status" id="tx-s-flags-result">{below}</div></div>'
+        )
+
+    def _restart(self, asking: bool, restarting: Flags | None) -> str:
+        tr, restart = self._tr, self._app.restart
+        title = f"<h3>{escape(tr('ss_restart'))}</h3>"
+        if restart.problem is not None:
+            problem = tr("ss_no_restart").format(problem=restart.problem[self._page.language])
+            return f'{title}<p class="tx-s-quiet" id="tx-s-no-restart">{escape(problem)}</p>'
+        if restarting is not None:
+            return title + self._waiting(restarting)
+        if not asking:
+            return f'{title}<div class="tx-s-buttons">{button(tr("ss_restart_ask"), "ask", id="tx-s-restart")}</div>'
+        running = self._running()
+        wait = button(tr("ss_restart_wait"), "restart", style="main", data_wait="1") if answers(self._app) else ""
+        now = button(tr("ss_restart_now" if running else "ss_restart_yes"), "restart", style="" if wait else "main")
+        listed = f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in running)}</ul>" if running else ""
+        question = escape(tr("ss_restart_running" if running else "ss_restart_idle"))
+        buttons = f'<div class="tx-s-buttons">{wait}{now}{button(tr("ss_restart_cancel"), "cancel")}</div>'
+        return f'{title}<div class="tx-s-note" role="alert"><p>{question}</p>{listed}{buttons}</div>'
+
+    def _waiting(self, flags: Flags) -> str:
+        tr, waits = self._tr, answers(self._app)
+        text = tr("ss_restart_waiting" if waits else "ss_restarting")
+        late = escape(tr("ss_restart_late"), quote=True)
+        stop = f'<div class="tx-s-buttons">{button(tr("ss_restart_cancel"), "cancel")}</div>' if waits else ""
+        return (
+            f'<div class="tx-s-note" role="status" data-restarting="{self._app.restart.process}" '
+            f'data-port="{flags.server["listen_port"]}" data-late="{late}"><p>{escape(text)}</p>{stop}</div>'
+        )
+
+    def _running(self) -> list[str]:
+        """Return what a restart would interrupt, as lines of a list."""
+        app, tr = self._app, self._tr
+        downloads = sum(view.state in ACTIVE_STATES and not view.elsewhere for view in app.downloads.snapshot())
+        preparing = app.preparation.status().in_progress
+        counts = (
+            ("ss_running_answers", answers(app)),
+            ("ss_running_downloads", downloads),
+            ("ss_running_set_up", preparing),
+        )
+        lines = [tr(key).format(count=int(count)) for key, count in counts if count]
+        if app.models.status.state in ("ready", "loading"):
+            lines.append(tr("ss_running_model").format(model=app.models.status.name))
+        return lines
+
+    def _changes(self, flags: Flags) -> str:
+        tr, found = self._tr, changes(self._app.flags, flags)
+        if not found:
+            return f"<p>{escape(tr('ss_flags_same'))}</p>"
+        unset = tr("ss_flags_unset")
+        lines = "".join(
+            f"<li>{tagged('code', change.flag)} {escape(change.before or unset)} → {escape(change.after or unset)}</li>"
+            for change in found
+        )
+        warnings = "".join(tagged("p", warning[self._page.language]) for warning in flags.warnings)
+        return f"<p>{escape(tr('ss_flags_changes'))}</p><ul>{lines}</ul>{warnings}"
+
+
+def answers(app: App) -> int:
+    """Return how many answers are being written, on the page or by the API."""
+    generations = 0
+    with contextlib.suppress(WebUIError):  # no model is loaded
+        generations = app.models.current.generations
+    return max(app.runs.count(), generations)
+
+
+def _text(event: Any) -> str:
+    text = sent_fields(event).get("text")
+    return text if isinstance(text, str) else ""

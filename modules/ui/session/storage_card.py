@@ -1,0 +1,205 @@
+"""What the program stores: the size of its folders, measured in the background, and the bins."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from pathlib import Path
+
+from modules.app import App
+from modules.core.errors import WebUIError
+from modules.core.paths import ROOT
+from modules.downloads.install_files import STAGING
+from modules.system.bin_folder import BIN, empty_bin, names_in_bin
+from modules.system.folder_size import FolderSize, measure
+from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Options, Page, Updates
+from modules.ui.session.card import button, card, fold, heading, sent_text, tagged
+from modules.ui.widgets.messages import alert, decimal_size, info
+from modules.ui.widgets.option_form import Component
+
+gr = gradio()
+
+SECONDS = 5.0
+"""For each folder; those that take longer are shown as "at least"."""
+_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of the program; `skip` are parts of it that are shown on their own. `key` is that of its name."""
+
+    key: str
+    folder: Path
+    skip: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A bin: `entries` returns the names of what is in it, `empty` deletes that for good."""
+
+    key: str
+    entries: Callable[[], list[str]]
+    empty: Callable[[], object]
+
+
+def places(app: App) -> list[Place]:
+    """Return all folders that the program fills."""
+    models, loras, logs = app.catalog.folder, app.loras.catalog.folder, app.logs_folder
+    bins = [folder / BIN for folder in (models, logs, *(folder for _, folder in _kept_by_name(app)))]
+    parts = [models / STAGING, loras / STAGING, logs / "attachments", logs / "notebook", *bins]
+    return [
+        Place("ss_models", models, parts),
+        Place("ss_loras", loras, parts),
+        Place("ss_conversations", logs, parts),
+        Place("ss_attachments", logs / "attachments"),
+        Place("ss_notebook", logs / "notebook"),
+        Place("ss_downloading", models / STAGING),
+        Place("ss_downloading_loras", loras / STAGING),
+        *(Place("ss_cache", folder) for folder in _subfolders(ROOT / "cache")),
+        Place("ss_overlays", ROOT / "overlays"),
+        *(Place("ss_bin_folder", folder) for folder in bins),
+    ]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
+
+
+def bins(app: App) -> list[Bin]:
+    """Return all bins."""
+    return [
+        Bin(
+            "ss_bin_conversations",
+            lambda: [found.title or found.id for found in app.conversations.deleted()],
+            lambda: app.conversations.empty_bin(0),
+        ),
+        Bin(
+            "ss_bin_models",
+            lambda: [f"{', '.join(entry.names)} ({decimal_size(entry.size)})" for entry in app.deletion.entries()],
+            app.deletion.empty,
+        ),
+        *(
+            Bin(key, partial(names_in_bin, folder / BIN), partial(empty_bin, folder / BIN))
+            for key, folder in _kept_by_name(app)
+        ),
+    ]
+
+
+def _kept_by_name(app: App) -> list[tuple[str, Path]]:
+    """Return the folders whose bins contain files, or folders of them, as they were."""
+    return [
+        ("ss_bin_characters", app.characters.folder),
+        ("ss_bin_personas", app.personas.folder),
+        ("ss_bin_presets", app.presets.folder),
+        ("ss_bin_grammars", app.grammars.folder),
+        ("ss_bin_templates", app.instruction_templates.folder),
+    ]
+
+
+class StorageCard:
+    def __init__(self, page: Page) -> None:
+        self._page, self._app, self._tr = page, page.app, page.tr
+        self.part: Component = card("storage", "measure", "empty")
+
+    def listen(self) -> None:
+        on, options = self._page.on, Options(owner_only=True, trigger_mode="always_last", concurrency_limit=2)
+        on(self.part.measure, self.show, None, [self.part], **options)
+        on(self.part.empty, self.empty, None, [self.part], **options)
+
+    # -- handlers -------------------------------------------------------------------------------------------------
+
+    async def show(self) -> AsyncIterator[Updates]:
+        """Show the bins at once, and the size of each folder as soon as it is known."""
+        async for updates in self._measured(""):
+            yield updates
+
+    async def empty(self, event: gr.EventData) -> AsyncIterator[Updates]:  # type: ignore[name-defined]
+        """Delete for good what is in a bin."""
+        name = sent_text(event, "bin")
+        chosen = [one for one in bins(self._app) if one.key == name]
+        try:
+            for one in chosen:
+                await asyncio.to_thread(one.empty)
+        except WebUIError as error:
+            yield {self.part: self.render({}, alert(error, self._page.language, self._tr))}
+            return
+        async for updates in self._measured(info(self._tr("ss_bin_emptied")) if chosen else ""):
+            yield updates
+
+    async def _measured(self, note: str) -> AsyncIterator[Updates]:
+        sizes: dict[Path, FolderSize] = {}
+        yield {self.part: await asyncio.to_thread(self.render, sizes, note)}
+        for place in places(self._app):
+            sizes[place.folder] = await asyncio.to_thread(measure, place.folder, SECONDS, place.skip)
+        yield {self.part: await asyncio.to_thread(self.render, sizes, note)}
+
+    # -- HTML -----------------------------------------------------------------------------------------------------
+
+    def render(self, sizes: dict[Path, FolderSize], note: str) -> str:
+        """Render the folders with the `sizes` known so far, and the bins."""
+        tr = self._tr
+        shown = [place for place in places(self._app) if _shown(place, sizes)]
+        rows = "".join(self._row(number, place, sizes.get(place.folder)) for number, place in enumerate(shown))
+        found = "".join(map(self._bin, bins(self._app))) or tagged("p", tr("bin_empty"), "tx-s-quiet")
+        return (
+            heading(tr("ss_storage"), self._disk())
+            + f'<ul class="tx-s-places">{rows}</ul>'
+            + f'<div class="tx-s-buttons">{button(tr("ss_measure"), "measure", id="tx-s-measure")}</div>'
+            + f"<h3>{escape(tr('ss_bins'))}</h3><p class='tx-s-quiet'>{escape(tr('ss_bins_info'))}</p>{note}{found}"
+        )
+
+    def _disk(self) -> str:
+        """Return a sentence about the free space of the disk with the models."""
+        for folder in (self._app.catalog.folder, ROOT):
+            try:
+                usage = shutil.disk_usage(folder)
+            except OSError:
+                continue
+            return self._tr("ss_disk").format(free=decimal_size(usage.free), total=decimal_size(usage.total))
+        return ""
+
+    def _row(self, number: int, place: Place, size: FolderSize | None) -> str:
+        tr = self._tr
+        name = tr(place.key).format(name=place.folder.name)
+        shown = tr("ss_measuring") if size is None else decimal_size(size.bytes)
+        if size is not None and not size.complete:
+            shown = tr("ss_at_least").format(size=shown)
+        files = "" if size is None else tr("ss_files_one" if size.files == 1 else "ss_files").format(count=size.files)
+        path, label = f"tx-s-path-{number}", tr("ss_copy_path")
+        data = {"data_copy": path, "data_done": tr("ss_copied"), "aria_label": f"{label}: {name}"}
+        return (
+            f"<li>{tagged('span', name, 'tx-s-place')}{tagged('span', shown, 'tx-s-size')}"
+            f"{tagged('span', files, 'tx-s-quiet tx-s-files')}"
+            f'<code class="tx-s-path" id="{path}">{escape(str(place.folder))}</code>{button(label, "", **data)}</li>'
+        )
+
+    def _bin(self, one: Bin) -> str:
+        tr = self._tr
+        try:
+            names = one.entries()
+        except WebUIError as error:
+            return f"<p>{escape(error.say(self._page.language))}</p>"
+        if not names:
+            return ""
+        title = tr(one.key).format(count=len(names))
+        rest = [tr("ss_more").format(count=len(names) - _SHOWN)] if len(names) > _SHOWN else []
+        listed = "".join(tagged("li", name) for name in [*names[:_SHOWN], *rest])
+        sure = tr("ss_empty_sure").format(count=len(names))
+        data = {"data_bin": one.key, "data_sure": sure, "id": f"tx-s-empty-{one.key}"}
+        empty = button(tr("ss_empty"), "empty", style="danger", **data)
+        return f'<div class="tx-s-bin">{fold(one.key, title, f"<ul>{listed}</ul>")}{empty}</div>'
+
+
+def _shown(place: Place, sizes: dict[Path, FolderSize]) -> bool:
+    """Whether a folder is shown: not if nothing is in it, except for the first three, which users fill themselves."""
+    size = sizes.get(place.folder)
+    always = place.key in ("ss_models", "ss_loras", "ss_conversations")
+    return always or (size is not None and size.files > 0)
