@@ -61,7 +61,8 @@ class ReplyPrompt:
         return self.chat.prompt
 
     def parser(self) -> Parser:
-        """Return the parser of the reply. Feed it the text that the reply was to start with first."""
+        """Return the parser of the reply. Feed it the text that a reply was to start with first, but not a message of
+        the user."""
         parser = self.chat.parser()
         return parser if self.names is None else NamedReplyParser(parser, self.names)
 
@@ -103,7 +104,9 @@ class ConversationPrompts:
             dropped_until=dialogue.index_of(dropped_until),
             form=dialogue.form,
         )
-        begun = asked.continues and bool(path[-1].content)
+        if asked.impersonates and asked.start_with:
+            prompt = dataclasses.replace(prompt, markers=(), inside=False, begun=True)
+        begun = path[-1].content if asked.continues else asked.start_with if asked.impersonates else ""
         return ReplyPrompt(prompt, dialogue.ids, None if begun else dialogue.names)
 
     def text(self, model: LoadedModel, conversation: Conversation) -> str:

@@ -187,7 +187,9 @@ class Run:
         dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         shown = path if continues else path[:-1]
         prompt = self._prompts.reply(self._model, conversation, shown, self._params, asked, dropped)
-        done = self._answer(prompt, asked.start_with)
+        self._parser = prompt.parser()
+        self._read(asked.start_with)
+        done = self._answer(prompt)
         if done is None:
             return None
         paper = self._receipt(prompt, done)
@@ -212,10 +214,8 @@ class Run:
             template_kwargs=self._request.template_kwargs,
         )
 
-    def _answer(self, prompt: ReplyPrompt, start_with: str) -> Done | None:
-        """Write what the model replies to the prompt, after `start_with`. Return None if it was stopped before."""
-        self._parser = prompt.parser()
-        self._read(start_with)
+    def _answer(self, prompt: ReplyPrompt) -> Done | None:
+        """Write what the model replies to the prompt. Return None if it was stopped before."""
         if self._stopped.is_set():
             return None
         self._stop_worker = self._model.start(prompt.prompt, self._params, self._inbox.put)
@@ -282,8 +282,8 @@ class Draft(Run):
         prompts: ConversationPrompts,
         notify: Callable[[ConversationStore, str], None],
     ) -> None:
-        nothing = ChatMessage("", conversation.current, "user", "")
-        super().__init__(store, conversation, nothing, request, model, prompts, notify)
+        begun = ChatMessage("", conversation.current, "user", request.text)
+        super().__init__(store, conversation, begun, request, model, prompts, notify)
 
     def _generate(self) -> Json:
         conversation = self._store.read(self._id)
@@ -292,7 +292,8 @@ class Draft(Run):
         dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         path = conversation.path()
         prompt = self._prompts.reply(self._model, conversation, path, self._params, asked, dropped)
-        self._answer(prompt, asked.start_with)
+        self._parser = prompt.parser()
+        self._answer(prompt)
         return None
 
     def _save(self, edit: Callable[[Conversation], None], is_last: bool = False) -> None:

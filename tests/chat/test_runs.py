@@ -21,7 +21,7 @@ from modules.loaders import generation_settings
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from tests.support import echo_plans
-from tests.support.dialogues import make_prompts
+from tests.support.dialogues import make_prompts, write_character
 from tests.support.echo_plans import wait_until
 
 PARAMS: dict[str, Json] = generation_settings.resolve({"max_new_tokens": 10})
@@ -241,3 +241,80 @@ def test_an_answer_of_a_deleted_conversation_ends(runs: Runs, store: Conversatio
     runs.stop(store, state.conversation)
     wait_until(lambda: not runs.running(store))
     assert store.list() == [] and store.count_deleted() == 1
+
+
+# -- characters --------------------------------------------------------------------------------------------------------
+
+
+def talk_with_mia(store: ConversationStore, folder: Path, *texts: str, mode: str = "chat") -> str:
+    write_character(folder, "mia", name="Mia", context="Cat.")
+    conversation = Conversation("", mode=mode, character="mia")
+    for index, text in enumerate(texts):
+        conversation.add(("user", "assistant")[index % 2], text)
+    return store.add(conversation).id
+
+
+def test_an_answer_of_a_character_is_stored_without_its_name(
+    runs: Runs, store: ConversationStore, model: LoadedModel, tmp_path: Path
+) -> None:
+    id = talk_with_mia(store, tmp_path)
+    answer = finish(runs, store, runs.start(store, id, send("Mia: Mia: purr"), model)).path()[-1]
+    prompt = store.blobs.get(answer.receipt["prompt_sha256"]).decode()
+    assert prompt == "Cat.\n\nYou: Mia: Mia: purr\nMia:"
+    assert answer.content == "Cat. You: Mia: Mia: purr Mia: ", "the echo engine repeats the prompt"
+    id = talk_with_mia(store, tmp_path)
+    state = runs.start(store, id, send("x", start_with="Mia: Hello"), model)
+    assert finish(runs, store, state).path()[-1].content.startswith("Hello")
+
+
+def test_an_answer_of_a_character_goes_on_byte_for_byte(
+    runs: Runs, store: ConversationStore, model: LoadedModel, tmp_path: Path
+) -> None:
+    for mode in ("instruct", "chat", "chat-instruct"):
+        id = talk_with_mia(store, tmp_path, "hi", " You: I \n", mode=mode)
+        answer = store.read(id).current
+        continued = finish(runs, store, runs.start(store, id, ReplyRequest("continue", PARAMS, message=answer), model))
+        text = continued.message(answer).content
+        assert text.startswith(" You: I \n") and len(text) > len(" You: I \n"), mode
+
+
+def test_variables_of_the_template_are_in_the_receipt(runs: Runs, store: ConversationStore, model: LoadedModel) -> None:
+    state = runs.start(store, "", send("apple", template_kwargs={"enable_thinking": False}), model)
+    answer = finish(runs, store, state).path()[-1]
+    assert answer.receipt["template"]["kwargs"] == {"enable_thinking": False}
+
+
+def test_a_draft_of_the_users_message_is_written_and_nothing_is_stored(
+    runs: Runs, store: ConversationStore, model: LoadedModel, tmp_path: Path
+) -> None:
+    id = talk_with_mia(store, tmp_path, "apple", "slow pear")
+    before = store.read(id)
+    begun = runs.start(store, id, ReplyRequest("impersonate", PARAMS, text="I say"), model)
+    assert begun.message == "" and runs.state(store, id) is None
+    with pytest.raises(ConversationBusy):
+        runs.start(store, id, send("plum"), model)
+    wait_until(lambda: not runs.running(store))
+    draft = runs.draft(store, id)
+    assert draft is not None and draft.phase == "ended" and draft.error is None
+    assert draft.content.startswith("I sayCat. You: apple") and draft.content.endswith("You: I say ")
+    assert store.read(id) == before
+    finish(runs, store, runs.start(store, id, send("plum"), model))
+    assert runs.draft(store, id) is None, "the next run forgets it"
+
+
+def test_a_draft_can_be_stopped_and_can_fail(
+    runs: Runs, store: ConversationStore, model: LoadedModel, tmp_path: Path
+) -> None:
+    id = talk_with_mia(store, tmp_path, "slow count 1000")
+    runs.start(store, id, ReplyRequest("impersonate", PARAMS), model)
+    wait_until(lambda: (draft := runs.draft(store, id)) is not None and draft.tokens > 4)
+    runs.stop(store, id)
+    wait_until(lambda: not runs.running(store))
+    stopped = runs.draft(store, id)
+    assert stopped is not None and "0 1" in stopped.content and stopped.phase == "ended"
+    id = talk_with_mia(store, tmp_path, "fail")
+    runs.start(store, id, ReplyRequest("impersonate", PARAMS), model)
+    wait_until(lambda: not runs.running(store))
+    failed = runs.draft(store, id)
+    assert failed is not None and "the echo engine will not" in str(failed.error)
+    assert runs.failure(store, id) is None and len(store.read(id).messages) == 1

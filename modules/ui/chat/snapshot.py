@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping
-from contextlib import suppress
 
 from modules.chat.run import RunState
 from modules.conversations.conversation import ChatMessage, Conversation
@@ -57,12 +56,17 @@ class ConversationView:
 
     def _participants(self, conversation: Conversation) -> Json:
         """Return mode, character and persona. `picture` differs for another picture, and is "" without one."""
-        id, character, user = conversation.character, None, ""
+        app, id, character, user = self._page.app, conversation.character, None, ""
         try:
-            people = self._page.app.casting.of(conversation)
+            people = app.casting.of(conversation)
             user = people.user
             if id:
-                character = {"id": id, "name": people.char, "picture": self._picture(id), "missing": people.missing}
+                character = {
+                    "id": id,
+                    "name": people.char,
+                    "picture": app.characters.picture_version(id),
+                    "missing": people.missing,
+                }
         except WebUIError as error:  # a damaged file, for which an answer would be refused
             character = {"id": id, "name": id, "picture": "", "problem": self._page.alert(error)}
         return {
@@ -70,12 +74,6 @@ class ConversationView:
             "character": character,
             "persona": {"id": conversation.persona, "name": user},
         }
-
-    def _picture(self, id: str) -> str:
-        path = self._page.app.characters.picture(id)
-        with suppress(OSError):
-            return f"{path.stat().st_mtime_ns:x}" if path else ""
-        return ""
 
     def draft(self, state: RunState) -> Json:
         """Return the user's next message as far as the model has written it."""

@@ -1,0 +1,96 @@
+"""What the page's script asks for over the bridge is checked, and begins the run that it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.ui.chat.tab import ChatTab
+from modules.ui.chat.visitors import Visitors
+from modules.ui.handlers import Page
+from modules.ui.parameters.tab import ParametersTab
+from tests.support import echo_plans
+from tests.support.dialogues import write_character
+from tests.support.echo_plans import wait_until
+from tests.support.page_parts import page_parts
+
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], tmp_path: Path) -> Iterator[App]:
+    write_character(tmp_path, "mia", name="Mia", greeting="Meow!")
+    app = make_app()
+    echo_plans.load(app.models)
+    yield app
+    app.runs.close()
+
+
+@pytest.fixture
+def ask(app: App) -> Ask:
+    """Send a request over the bridge and return the answer, once what it began has ended."""
+    with page_parts():
+        page = Page(app, "en")
+        tab, parameters = ChatTab(page, Visitors(app)), ParametersTab(page)
+        tab.listen(parameters)
+    values = {widget: widget.value for widget in parameters.widgets.values()}
+    request: Any = SimpleNamespace(request=SimpleNamespace(scope={}))
+
+    def send(**sent: Any) -> dict[str, Any]:
+        event: Any = SimpleNamespace(_data=sent)
+        answer: dict[str, Any] = json.loads(tab.ask(values, event, request)[tab.bridge])
+        wait_until(lambda: not app.runs.running(app.conversations))
+        return answer
+
+    return send
+
+
+def test_a_first_message_begins_a_conversation_as_it_was_chosen(app: App, ask: Ask) -> None:
+    answer = ask(n=1, action="send", text="apple", mode="chat", character="mia", system="Be brief.")
+    conversation = app.conversations.read(answer["id"])
+    assert (answer["n"], answer["sent"], conversation.mode, conversation.system) == (1, True, "chat", "Be brief.")
+    assert [message.content for message in conversation.path()][:2] == ["Meow!", "apple"]
+    plain = app.conversations.read(ask(action="send", text="apple")["id"])
+    assert (plain.mode, plain.character) == ("instruct", "")
+
+
+def test_variables_of_the_template_are_used_and_used_again(app: App, ask: Ask) -> None:
+    id = ask(action="send", text="apple", template_kwargs={"enable_thinking": False, "effort": "low"})["id"]
+    answer = app.conversations.read(id).path()[-1]
+    assert answer.receipt["template"]["kwargs"] == {"enable_thinking": False, "effort": "low"}
+    ask(action="again", conversation=id, message=answer.id)
+    again = app.conversations.read(id).path()[-1]
+    assert again.id != answer.id and again.receipt["template"] == answer.receipt["template"]
+
+
+def test_an_impersonation_stores_nothing(app: App, ask: Ask) -> None:
+    id = ask(action="send", text="apple")["id"]
+    before = app.conversations.read(id)
+    assert ask(action="impersonate", conversation=id, text="And") == {"n": None, "sent": False, "id": id}
+    draft = app.runs.draft(app.conversations, id)
+    assert draft is not None and draft.content.startswith("And") and app.conversations.read(id) == before
+
+
+def test_what_is_not_valid_is_refused_and_stores_nothing(app: App, ask: Ask, subtests: pytest.Subtests) -> None:
+    for sent in (
+        {"action": "dance", "text": "apple"},
+        {"action": "send", "text": ""},
+        {"action": "send", "text": "apple", "mode": "story"},
+        {"action": "send", "text": "apple", "character": "absent"},
+        {"action": "send", "text": "apple", "template_kwargs": "x"},
+        {"action": "send", "text": "apple", "template_kwargs": {"a": [1]}},
+        {"action": "send", "text": "apple", "template_kwargs": {"a": "x" * 1001}},
+        {"action": "send", "text": "apple", "template_kwargs": {str(number): 1 for number in range(21)}},
+        {"action": "impersonate", "conversation": "absent"},
+        {"action": "impersonate"},
+    ):
+        with subtests.test(sent=str(sent)[:70]):
+            answer = ask(**sent)
+            assert answer["error"] and "id" not in answer
+    assert app.conversations.list() == []
