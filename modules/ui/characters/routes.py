@@ -21,7 +21,7 @@ from modules.characters.example import EXAMPLES
 from modules.characters.personas import Persona
 from modules.core.events import Json
 from modules.ui.characters.form import CharacterForm, Name, Text, form_of
-from modules.ui.chat.bodies import Body
+from modules.ui.chat.bodies import Body, Nothing
 from modules.ui.handlers import ErrorRoute, language_of
 
 Id = Annotated[str, Field(max_length=300)]

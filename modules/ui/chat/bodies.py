@@ -16,3 +16,7 @@ class Body(BaseModel):
     """The JSON body of a request, without keys that are not known."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Nothing(Body):
+    """The body of a request that says all by its address."""

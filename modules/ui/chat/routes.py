@@ -25,7 +25,7 @@ from modules.conversations.importers.detect import import_file
 from modules.conversations.store import ConversationStore
 from modules.core.errors import LANGUAGES
 from modules.core.events import Json
-from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Rev
+from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Nothing, Rev
 from modules.ui.chat.event_stream import EventStream
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.setup_routes import Mode, Name, add_setup_routes
@@ -54,10 +54,6 @@ class Edit(OneMessage):
 
 class System(Body):
     system: Annotated[str, Field(max_length=MAX_TEXT)]
-
-
-class Nothing(Body):
-    pass
 
 
 class Sent(BaseModel):
