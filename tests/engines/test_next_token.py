@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from modules.core.events import Text
 from modules.core.prompt import Prompt
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
-from tests.support.answers import Answer, Crowd, ask, forget, parameters
+from tests.support.answers import Crowd, answer, ask, assert_next_tokens_of_a_generation, forget, next_tokens
 from tests.support.worker_pool import WorkerPool
 
 OPTIONS: dict[str, dict[str, object]] = {
@@ -36,58 +35,32 @@ def worker(
         yield pooled.worker
 
 
-def next_tokens(worker: WorkerProcess, prompt: Prompt, top: int = 10, **settings: Any) -> dict[str, list[list[Any]]]:
-    result: dict[str, list[list[Any]]] = worker.call(
-        "next", prompt=prompt.to_json(), params=parameters(**settings), top=top
-    )
-    return result
-
-
-def answer(worker: WorkerProcess, prompt: Prompt, **settings: Any) -> Answer:
-    return Answer(list(worker.events("generate", prompt=prompt.to_json(), params=parameters(**settings))))
-
-
 def ids_of(worker: WorkerProcess, text: str) -> tuple[int, ...]:
     return tuple(ask(worker, "encode", text=text))
 
 
-def test_the_candidates_before_the_samplers_are_those_of_a_generation(worker: WorkerProcess) -> None:
-    for prompt in (Prompt(STORY), Prompt("", tokens=ids_of(worker, STORY))):
-        forget(worker)
-        (first,) = answer(worker, prompt, max_new_tokens=1, top_logprobs=10, top_k=3).logprobs
-        forget(worker)
-        plain = next_tokens(worker, prompt, temperature=1, top_k=3)["plain"]
-        assert [(token, text) for token, text, _ in plain] == [(top.id, top.text) for top in first.top]
-        assert [logprob for *_, logprob in plain] == pytest.approx([top.logprob for top in first.top], abs=1e-4)
-
-
-def test_the_candidates_after_the_samplers_are_what_is_drawn_from(worker: WorkerProcess) -> None:
-    candidates = next_tokens(worker, Prompt(STORY), temperature=0.5, top_k=3, min_p=0)
-    best = {token: logprob for token, _, logprob in candidates["plain"][:3]}
-    assert [token for token, _, _ in candidates["sampled"]] == list(best)
-    weights = [2.718281828 ** (2 * logprob) for logprob in best.values()]
-    expected = [weight / sum(weights) for weight in weights]
-    assert [chance for *_, chance in candidates["sampled"]] == pytest.approx(expected, abs=1e-4)
+def test_the_candidates_are_those_of_a_generation(worker: WorkerProcess) -> None:
+    assert_next_tokens_of_a_generation(worker, STORY)
 
 
 def test_a_greedy_generation_has_one_candidate(worker: WorkerProcess) -> None:
-    candidates = next_tokens(worker, Prompt(STORY), temperature=0)
+    candidates = next_tokens(worker, STORY, temperature=0)
     token, text, _ = candidates["plain"][0]
     assert candidates["sampled"] == [[token, text, 1.0]]
-    (only,) = next_tokens(worker, Prompt(STORY), temperature=1, grammar_string='root ::= "7"')["sampled"]
+    (only,) = next_tokens(worker, STORY, temperature=1, grammar_string='root ::= "7"')["sampled"]
     assert only[1:] == ["7", pytest.approx(1)]
 
 
 def test_a_draw_that_leaves_no_token_is_an_error(worker: WorkerProcess) -> None:
     (seven,) = ids_of(worker, "7")
     with pytest.raises(GenerationFailed, match="leave no token"):
-        next_tokens(worker, Prompt(STORY), grammar_string='root ::= "7"', custom_token_bans=str(seven))
-    assert next_tokens(worker, Prompt(STORY))["sampled"]
+        next_tokens(worker, STORY, grammar_string='root ::= "7"', custom_token_bans=str(seven))
+    assert next_tokens(worker, STORY)["sampled"]
 
 
 def test_first_tokens_are_drawn_as_often_as_their_probabilities_say(worker: WorkerProcess) -> None:
     settings = {"temperature": 0.3, "top_k": 8, "xtc_probability": 0.5, "xtc_threshold": 0.05}
-    expected = {token: chance for token, _, chance in next_tokens(worker, Prompt(STORY), **settings)["sampled"]}
+    expected = {token: chance for token, _, chance in next_tokens(worker, STORY, **settings)["sampled"]}
     assert sum(expected.values()) == pytest.approx(1, abs=1e-6)
     crowd = Crowd(worker)
     calls = [crowd.ask(STORY, max_new_tokens=1, top_logprobs=0, seed=seed, **settings) for seed in range(DRAWS)]
@@ -103,7 +76,7 @@ def chi_square(drawn: Counter[int], expected: dict[int, float]) -> float:
 
 def test_going_on_from_a_candidate_is_the_same_as_a_new_prompt_with_it(worker: WorkerProcess) -> None:
     forget(worker)
-    first = answer(worker, Prompt(STORY), max_new_tokens=12, top_logprobs=3, ban_eos_token=True)
+    first = answer(worker, STORY, max_new_tokens=12, top_logprobs=3, ban_eos_token=True)
     generated = [token.chosen.id for token in first.logprobs]
     other = first.logprobs[5].top[2].id
     tokens = (*ids_of(worker, STORY), *generated[:5], other)
@@ -118,9 +91,7 @@ def test_going_on_from_a_candidate_is_the_same_as_a_new_prompt_with_it(worker: W
 def test_the_generated_tokens_have_the_bytes_of_the_text(worker: WorkerProcess) -> None:
     for stops, seed in ((), 1), (("e", "a", " "), 2):
         for text in ("猫", STORY):
-            reply = answer(
-                worker, Prompt(text), stops=stops, top_logprobs=0, temperature=1.5, seed=seed, max_new_tokens=60
-            )
+            reply = answer(worker, text, stops=stops, top_logprobs=0, temperature=1.5, seed=seed, max_new_tokens=60)
             raw = bytes.fromhex("".join(token.piece for token in reply.logprobs)).decode("utf-8", "replace")
             assert raw == reply.text if not stops else raw.startswith(reply.text)
             assert len(reply.logprobs) >= reply.done.completion_tokens - 1, "all but an end token"
@@ -128,17 +99,17 @@ def test_the_generated_tokens_have_the_bytes_of_the_text(worker: WorkerProcess) 
 
 def test_asking_leaves_the_evaluated_prompt_in_the_cache(worker: WorkerProcess) -> None:
     forget(worker)
-    next_tokens(worker, Prompt(STORY))
-    assert answer(worker, Prompt(STORY), max_new_tokens=1).done.cached_tokens == len(ids_of(worker, STORY)) - 1
+    next_tokens(worker, STORY)
+    assert answer(worker, STORY, max_new_tokens=1).done.cached_tokens == len(ids_of(worker, STORY)) - 1
 
 
 def test_asking_does_not_disturb_a_running_answer(worker: WorkerProcess) -> None:
     crowd = Crowd(worker)
     long = crowd.ask(STORY, max_new_tokens=200, ban_eos_token=True)
     crowd.wait(long, Text)
-    asked = [next_tokens(worker, Prompt(f"{number} {STORY}"))["plain"] for number in range(3)]
+    asked = [next_tokens(worker, f"{number} {STORY}")["plain"] for number in range(3)]
     assert crowd.answer(long).done.completion_tokens == 200
-    assert [next_tokens(worker, Prompt(f"{number} {STORY}"))["plain"][0][0] for number in range(3)] == [
+    assert [next_tokens(worker, f"{number} {STORY}")["plain"][0][0] for number in range(3)] == [
         plain[0][0] for plain in asked
     ]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from modules.core.events import ENDS, Done, Event, Failed, Result, Text, TokenLogprobs
+from modules.core.prompt import Prompt
 from modules.loaders import generation_settings
 from modules.runtime.worker_process import WorkerProcess
 
@@ -40,8 +44,36 @@ def parameters(*, stops: tuple[str, ...] = (), top_logprobs: int | None = None, 
     return generation_settings.resolve({"temperature": 0, "max_new_tokens": 20} | raw, stops, top_logprobs, bias)  # type: ignore[arg-type]
 
 
-def answer(worker: WorkerProcess, prompt: str, **settings: Any) -> Answer:
-    return Answer(list(worker.events("generate", prompt=prompt, params=parameters(**settings))))
+def answer(worker: WorkerProcess, prompt: str | Prompt, **settings: Any) -> Answer:
+    return Answer(list(worker.events("generate", prompt=_sent(prompt), params=parameters(**settings))))
+
+
+def next_tokens(worker: WorkerProcess, prompt: str | Prompt, top: int = 10, **settings: Any) -> dict[str, list[Any]]:
+    """Return the candidates for the token after `prompt`; by default none of the samplers cuts any."""
+    params = parameters(**{"temperature": 1, "min_p": 0} | settings)
+    candidates: dict[str, list[Any]] = worker.call("next", prompt=_sent(prompt), params=params, top=top)
+    return candidates
+
+
+def assert_next_tokens_of_a_generation(worker: WorkerProcess, text: str) -> None:
+    """Fail unless the candidates after `text` before any sampler are those that a generation of one token reports."""
+    for prompt in (text, Prompt("", tokens=tuple(ask(worker, "encode", text=text)))):
+        forget(worker)
+        (first,) = answer(worker, prompt, max_new_tokens=1, top_logprobs=10, top_k=3).logprobs
+        forget(worker)
+        candidates = next_tokens(worker, prompt, top_k=3)
+        assert [token[:2] for token in candidates["plain"]] == [[top.id, top.text] for top in first.top]
+        assert [token[2] for token in candidates["plain"]] == pytest.approx(
+            [top.logprob for top in first.top], abs=1e-4
+        )
+        assert [token[0] for token in candidates["sampled"]] == [top.id for top in first.top[:3]]
+        weights = [math.exp(top.logprob) for top in first.top[:3]]
+        expected = [weight / sum(weights) for weight in weights]
+        assert [token[2] for token in candidates["sampled"]] == pytest.approx(expected, abs=1e-4)
+
+
+def _sent(prompt: str | Prompt) -> object:
+    return prompt if isinstance(prompt, str) else prompt.to_json()
 
 
 def ask(worker: WorkerProcess, operation: str, **args: object) -> Any:

@@ -21,7 +21,7 @@ from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load
 from tests.engines.hf.test_lora import TOGETHER, WEIGHTED, apply_loras, fingerprint, learned
-from tests.support.answers import answer, ask, forget
+from tests.support.answers import answer, ask, assert_next_tokens_of_a_generation, forget
 from tests.support.hf_folder import write_safetensors
 from tests.support.linked_folder import linked_folder
 from tests.support.pickled_weights import pickle_program, pickle_weights
@@ -85,6 +85,10 @@ def check_same_answer(awq: WorkerProcess, floats: WorkerProcess, prompt: str, to
         assert actual.chosen.logprob == pytest.approx(logprobs[actual.chosen.text], abs=OUR_ERROR)
         if actual.chosen.text != expected.chosen.text:
             break
+
+
+def test_the_candidates_for_the_next_token_are_those_of_a_generation(awq: WorkerProcess) -> None:
+    assert_next_tokens_of_a_generation(awq, FRANCE)
 
 
 def test_a_folder_of_transformers_5_answers_like_one_of_version_4(awq: WorkerProcess, shallow: Path) -> None:

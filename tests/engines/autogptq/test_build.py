@@ -20,7 +20,7 @@ from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
 from tests.engines.hf.test_lora import ALONE, BEGINNINGS, WEIGHTED, apply_loras, fingerprint, learned
 from tests.support import autogptq_probe, gptq_tiny
-from tests.support.answers import Answer, answer, forget, together
+from tests.support.answers import Answer, answer, assert_next_tokens_of_a_generation, forget, together
 from tests.support.hf_reference import TOP, transformers_answers
 from tests.support.peft_together import peft_answers
 from tests.support.quantized_folders import plain, quantized_folder
@@ -100,6 +100,10 @@ def test_answers_are_those_of_the_dequantized_weights(process: WorkerProcess, sh
             assert likely_tokens_agree(actual, logprobs), (prompt, ours.text, theirs["text"])
             if logprobs[0] - logprobs[1] < TOLERANCE:
                 break
+
+
+def test_the_candidates_for_the_next_token_are_those_of_a_generation(gptq: WorkerProcess) -> None:
+    assert_next_tokens_of_a_generation(gptq, FRANCE)
 
 
 @pytest.mark.works("cpu", "streaming", loader="AutoGPTQ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import queue
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,16 @@ from modules.core.prompt import Prompt
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
 from tests.engines.hf.test_lora import apply_loras
-from tests.support.answers import Answer, Crowd, answer, ask, forget, parameters, together
+from tests.support.answers import (
+    Crowd,
+    answer,
+    ask,
+    assert_next_tokens_of_a_generation,
+    forget,
+    next_tokens,
+    parameters,
+    together,
+)
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exllamav2_worker import EXLLAMAV2, exllamav2_worker, flash_worker
 from tests.support.quantized_folders import quantized_folder
@@ -59,29 +67,14 @@ def test_an_answer_comes_token_by_token(exl: WorkerProcess) -> None:
     assert reply.done.reason == "length"
 
 
-def next_tokens(worker: WorkerProcess, prompt: str | Prompt, **settings: Any) -> dict[str, list[list[Any]]]:
-    whole = prompt if isinstance(prompt, str) else prompt.to_json()
-    result: dict[str, list[list[Any]]] = worker.call("next", prompt=whole, params=parameters(**settings), top=10)
-    return result
-
-
 def test_the_candidates_for_the_next_token_are_those_of_a_generation(exl: WorkerProcess) -> None:
-    tokens = tuple(ask(exl, "encode", text=FRANCE))
-    (first,) = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=10).logprobs
-    for prompt in (FRANCE, Prompt("", tokens=tokens)):
-        plain = next_tokens(exl, prompt, temperature=1)["plain"]
-        assert [(token, text) for token, text, _ in plain] == [(top.id, top.text) for top in first.top]
-        assert [logprob for *_, logprob in plain] == pytest.approx([top.logprob for top in first.top], abs=1e-4)
+    assert_next_tokens_of_a_generation(exl, FRANCE)
 
 
-def test_the_candidates_after_the_samplers_are_those_of_the_sampler(exl: WorkerProcess) -> None:
-    by_model = next_tokens(exl, FRANCE, temperature=0.5, top_k=3, min_p=0)
-    weights = {token: math.exp(2 * logprob) for token, _, logprob in by_model["plain"][:3]}
-    sampled = {token: chance for token, _, chance in by_model["sampled"]}
-    expected = {token: weight / sum(weights.values()) for token, weight in weights.items()}
-    assert sampled == pytest.approx(expected, abs=1e-4)
-    assert next_tokens(exl, FRANCE, temperature=0)["sampled"] == [[*by_model["plain"][0][:2], 1.0]]
-    (seven,) = next_tokens(exl, FRANCE, temperature=1, grammar_string='root ::= "7"')["sampled"]
+def test_a_greedy_generation_has_one_candidate(exl: WorkerProcess) -> None:
+    by_model, greedy = next_tokens(exl, FRANCE), next_tokens(exl, FRANCE, temperature=0)
+    assert greedy["sampled"] == [[*by_model["plain"][0][:2], 1.0]]
+    (seven,) = next_tokens(exl, FRANCE, grammar_string='root ::= "7"')["sampled"]
     assert seven[1:] == ["7", 1.0]
 
 
@@ -91,13 +84,12 @@ def test_going_on_from_a_candidate_is_the_same_as_a_new_prompt_with_it(exl: Work
     assert raw.decode() == first.text
     generated = [token.chosen.id for token in first.logprobs]
     tokens = (*ask(exl, "encode", text=FRANCE), *generated[:3], first.logprobs[3].top[1].id)
-    prompt = Prompt("", tokens=tokens).to_json()
-    replies = []
-    for _ in range(2):
-        replies.append(Answer(list(exl.events("generate", prompt=prompt, params=parameters(max_new_tokens=6)))))
-        forget(exl)
-    assert replies[0].done.cached_tokens > replies[1].done.cached_tokens == 0
-    assert replies[0].text == replies[1].text
+    prompt = Prompt("", tokens=tokens)
+    continued = answer(exl, prompt, max_new_tokens=6)
+    forget(exl)
+    fresh = answer(exl, prompt, max_new_tokens=6)
+    assert continued.done.cached_tokens > fresh.done.cached_tokens == 0
+    assert continued.text == fresh.text
     with pytest.raises(OptionError, match="token ids from 0 to"):
         next_tokens(exl, Prompt("", tokens=(1, 49152)))
 

@@ -17,7 +17,7 @@ from modules.engines.failure_causes import cause
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load
 from tests.engines.hf.test_lora import apply_loras
-from tests.support.answers import Answer, Crowd, answer, ask, forget
+from tests.support.answers import Answer, Crowd, answer, ask, assert_next_tokens_of_a_generation, forget
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exl2_folder import plain as exl2_plain
 from tests.support.exllamav2_forked import output_of
@@ -67,6 +67,10 @@ def test_an_answer_comes_token_by_token(hf: WorkerProcess) -> None:
     reply = answer(hf, FRANCE, max_new_tokens=6)
     assert reply.text.startswith(" Paris")
     assert sum(isinstance(event, Text) for event in reply.events) == 6 == reply.done.completion_tokens
+
+
+def test_the_candidates_for_the_next_token_are_those_of_a_generation(hf: WorkerProcess) -> None:
+    assert_next_tokens_of_a_generation(hf, FRANCE)
 
 
 def test_a_stop_string_ends_the_answer(hf: WorkerProcess) -> None:
