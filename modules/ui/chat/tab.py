@@ -15,6 +15,7 @@ from modules.conversations.store import ConversationStore
 from modules.core.errors import NoModelLoaded, OptionError, WebUIError, Words, WorkerDied
 from modules.core.events import Json
 from modules.runtime.loaded_model import LoadedModel
+from modules.ui.chat.bodies import MAX_TEXT
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
@@ -35,6 +36,7 @@ _KWARGS: Words = {
     "en": f"at most {MAX_TEMPLATE_KWARGS} variables with a short value",
     "zh": f"最多 {MAX_TEMPLATE_KWARGS} 个取值较短的变量",
 }
+_TEXT: Words = {"en": f"at most {MAX_TEXT:,} characters", "zh": f"最多 {MAX_TEXT:,} 个字符"}
 _BRIDGE = """
 window.txAsk = (request) => trigger("submit", request);
 watch("value", () => document.dispatchEvent(new CustomEvent("tx-answer", { detail: JSON.parse(props.value) })));
@@ -103,6 +105,9 @@ class ChatTab:
             raise OptionError(
                 "action", action, {"en": f"one of {', '.join(ACTIONS)}", "zh": f"{'、'.join(ACTIONS)} 之一"}
             )
+        text = text_of(sent, "text")
+        if len(text) > MAX_TEXT:
+            raise OptionError("text", f"{text[:20]}…", _TEXT)
         params = self._parameters.params(values, model.loader)
         template_kwargs = template_kwargs_of(sent)
         if action == "again":
@@ -112,7 +117,7 @@ class ChatTab:
         return ReplyRequest(
             action,
             params,
-            text=text_of(sent, "text"),
+            text=text,
             message=message,
             attachments=self._visitors.uploads.find(_hashes(sent.get("attachments"))),
             start_with=text_of(sent, "start_with"),

@@ -81,6 +81,7 @@ def test_what_is_not_valid_is_refused_and_stores_nothing(app: App, ask: Ask, sub
     for sent in (
         {"action": "dance", "text": "apple"},
         {"action": "send", "text": ""},
+        {"action": "send", "text": "x" * 2_000_001},
         {"action": "send", "text": "apple", "mode": "story"},
         {"action": "send", "text": "apple", "character": "absent"},
         {"action": "send", "text": "apple", "template_kwargs": "x"},
