@@ -42,6 +42,8 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
             with gr.Tabs(elem_id="tx-tabs"):
                 with gr.Tab(page.tr("chat"), id="chat", elem_id="tx-page-chat"):
                     chat = ChatTab(page, visitors)
+                with gr.Tab(page.tr("characters"), id="characters", elem_id="tx-page-characters"):
+                    gr.HTML("<div data-characters></div>", elem_id="tx-characters-root")  # see static/characters.js
                 with gr.Tab(page.tr("parameters"), id="parameters", elem_id="tx-page-parameters"):
                     gr.HTML(_drawer_head(page), elem_id="tx-drawer-head")
                     chat.build_system_message()

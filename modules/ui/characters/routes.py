@@ -9,7 +9,6 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query
-from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -21,10 +20,9 @@ from modules.characters.example import EXAMPLES
 from modules.characters.personas import Persona
 from modules.core.events import Json
 from modules.ui.characters.form import CharacterForm, Name, Text, form_of
-from modules.ui.chat.bodies import Body, Nothing
+from modules.ui.chat.bodies import Body, Id, Nothing
 from modules.ui.handlers import ErrorRoute, language_of
 
-Id = Annotated[str, Field(max_length=300)]
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
@@ -65,7 +63,7 @@ def _add_list(router: APIRouter, app: App) -> None:
 
     @router.get("/characters/{id}/form")
     def read(id: Id) -> Json:
-        return form_of(app.characters, id)
+        return {**form_of(app.characters, id), "owner": not app.flags.on("multi_user")}
 
 
 def _add_changes(router: APIRouter, app: App) -> None:

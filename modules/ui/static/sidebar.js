@@ -11,6 +11,7 @@ const SEARCH_DELAY = 80;
 /** The destinations, in their order. `id` is that of the `gr.Tab` and the beginning of the address after #. */
 export const DESTINATIONS = [
   { id: "chat", name: tr("chat") },
+  { id: "characters", name: tr("characters") },
   { id: "parameters", name: tr("parameters") },
   { id: "model", name: tr("model") },
   { id: "session", name: tr("session") },

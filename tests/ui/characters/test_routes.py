@@ -39,7 +39,7 @@ def imported(http: TestClient, card: dict[str, Any]) -> str:
 
 def edited(form: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Return what the editor sends after it has shown `form`."""
-    sent = {key: form[key] for key in form if key not in ("creator_notes", "picture", "has_png")}
+    sent = {key: form[key] for key in form if key not in ("creator_notes", "picture", "has_png", "owner")}
     known = ("index", "keys", "content", "constant", "enabled", "order")
     sent["lorebook"] = [{key: entry[key] for key in known} for entry in form["lorebook"]]
     return {**sent, **changes}
