@@ -24,6 +24,7 @@ from modules.ui.login import LoginGuard
 from modules.ui.model.options_card import LOADER_CSS
 from modules.ui.page import build
 from modules.ui.parameters.tab import PARAMETERS_CSS
+from modules.ui.session import routes as session_routes
 from modules.ui.static_files import StaticFiles, scale_text, scaled
 
 gr = gradio()
@@ -102,6 +103,7 @@ def attach(server: FastAPI, app: App) -> None:
     character_routes.add_routes(server, app)
     template_route.add_route(server, app)
     model_menu.add_route(server, app)
+    session_routes.add_route(server, app)
     for language in LANGUAGES:
         gr.mount_gradio_app(
             server,

@@ -108,7 +108,8 @@ class FlagsCard:
             return title + f'<p class="tx-s-note">{escape(problem.say(self._page.language))}</p>'
         except WebUIError as problem:
             saved, error = "", error or problem
-        return title + self._editor(saved, text, note, error) + self._restart(asking, restarting)
+        form = self._editor(saved, text, note, error) + self._restart(asking, restarting)
+        return f'{title}<div data-form="all">{form}</div>'
 
     def _editor(self, saved: str, text: str | None, note: str, error: WebUIError | None) -> str:
         tr = self._tr
@@ -119,12 +120,12 @@ class FlagsCard:
         secret = tagged("p", tr("ss_flags_secret").format(hidden=HIDDEN), "tx-s-quiet") if HIDDEN in shown else ""
         command = f"<p class='tx-s-quiet'>{escape(tr('ss_flags_typed'))} <code>{escape(redact(typed))}</code></p>"
         return (
-            f'<div data-form="all"><textarea name="text" id="tx-s-flags-text" class="tx-s-mono" rows="10" '
+            f'<textarea name="text" id="tx-s-flags-text" class="tx-s-mono" rows="10" '
             f'spellcheck="false" autocapitalize="off" aria-label="{escape(self._app.flags_file.path.name)}"{edited}>'
             f"\n{escape(shown)}</textarea>{secret}{command if typed else ''}"
             f'<div class="tx-s-buttons">{button(tr("ss_flags_save"), "save", style="main", id="tx-s-flags-save")}'
             f"{button(tr('ss_flags_check'), 'check', id='tx-s-flags-check')}</div>"
-            f'<div role="status" id="tx-s-flags-result">{below}</div></div>'
+            f'<div role="status" id="tx-s-flags-result">{below}</div>'
         )
 
     def _restart(self, asking: bool, restarting: Flags | None) -> str:
