@@ -69,11 +69,13 @@ class Defaults:
         written = {key: value for key, value in parsed.items() if value != bases[key]}
         replaced = {alias for alias, key in ALIASES.items() if key in parsed}
         before, present = self._file.content(), self._keys_in_file()
+        removed = tuple(key for key in parsed if key not in written and key in present)
+        if not written and not removed:
+            return SavedDefaults({}, ())
         new = {key: to_yaml(value) for key, value in written.items()}
         backup = self._file.update(lambda content: content.update(new), {*parsed} - {*written} | replaced)
         self._last_save = (before, self._file.content())
         self._store.reload()
-        removed = tuple(key for key in parsed if key not in written and key in present)
         return SavedDefaults(written, removed, backup)
 
     def _keys_in_file(self) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 from modules.system.redaction import redact
@@ -43,8 +44,7 @@ def _end_of(path: Path) -> str:
 def _records(text: str) -> Iterable[tuple[str, str]]:
     """Yield the level and the lines of each record. What precedes the first one belongs to a record cut off."""
     starts = list(_RECORD.finditer(text))
-    ends = [*(start.start() for start in starts[1:]), len(text)]
     if starts and text[: starts[0].start()].strip():
         yield "INFO", text[: starts[0].start()]
-    for start, end in zip(starts, ends, strict=True):
-        yield start[1], text[start.start() : end]
+    for start, following in zip_longest(starts, starts[1:]):
+        yield start[1], text[start.start() : following.start() if following else len(text)]
