@@ -167,8 +167,9 @@ class Worker:
             serve = partial(self._reply, call, operation, args, lambda: engine.questions[operation](**args))
         elif engine is not None and operation in ("generate", "next"):
             self._tokenizing.add(call)
-            candidates = {"candidates": args.pop("top", next_token.DEFAULT_CANDIDATES)} if operation == "next" else {}
-            serve = partial(self._tokenize, engine, call, args | candidates)
+            if operation == "next":
+                args = {"top": next_token.DEFAULT_CANDIDATES} | args
+            serve = partial(self._tokenize, engine, call, args)
         else:
             serve, large = partial(self._queue, call, operation, args), False
         self._large.put(serve) if large else serve()
@@ -313,18 +314,18 @@ class Worker:
 
 
 def _tokenized(
-    engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json], candidates: int = 0
+    engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json], top: int | None = None
 ) -> dict[str, Json]:
     """Return the arguments of `submit`, and the facts that `Done` reports. Raises PromptTooLong or TextTooLong.
 
-    With `candidates` it ends with so many candidates for the next token: see `engines.next_token`.
+    With `top`, it ends with so many candidates for the next token: see `engines.next_token`.
     """
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     info = engine.info
     fitted = fit(whole, lambda text: engine.tokenize(text, params), info.context_length, info.vocabulary_size)
     params = with_seed(params)
-    if candidates:
-        params = next_token.ask_for(params, min(candidates, info.vocabulary_size - 1))
+    if top is not None:
+        params = next_token.ask_for(params, top)
     facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
     return {"prompt": fitted.tokens, "params": params, "facts": facts}
 

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from modules.core.errors import OptionError
 from modules.core.events import Json, Logprob, Result
 
-DEFAULT_CANDIDATES = 50
+DEFAULT_CANDIDATES, MAX_CANDIDATES = 50, 200
 _KEY = "next"
 
 
 def ask_for(params: Mapping[str, Json], count: int) -> Mapping[str, Json]:
-    """Return the parameters of a generation that ends with the `count` most likely next tokens."""
+    """Return the parameters of a generation that ends with the `count` most likely next tokens.
+
+    Raises OptionError if `count` is not from 1 to MAX_CANDIDATES.
+    """
+    if not 1 <= count <= MAX_CANDIDATES:
+        expected = {"en": f"1 to {MAX_CANDIDATES} candidates", "zh": f"1 到 {MAX_CANDIDATES} 个候选"}
+        raise OptionError("top", count, expected)
     return {**params, _KEY: count, "max_new_tokens": 1}
 
 

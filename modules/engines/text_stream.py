@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from modules.core.events import Text, TokenLogprobs
+
+CHARACTER_TOKENS = 4
+"""Tokens that a character may have: one for each of its bytes."""
 
 
 class TextStream:
     """The text of one answer. `feed` and `finish` return the `Text` that may be shown now, or None.
 
     A character split between tokens waits for its remaining bytes; text that may begin a stop string waits until it is
-    clear that it does not. `stopped` becomes True at a stop string, which is dropped with everything after it.
+    clear that it does not. `stopped` becomes True at a stop string, which is dropped with everything after it. `begun`
+    are the bytes of a character in which the prompt ends, which the answer then begins with.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], begun: bytes = b"") -> None:
+        self._begun = begun
         self._stops = [stop for stop in stops if stop]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._pending = ""
@@ -27,6 +32,7 @@ class TextStream:
     def feed(self, piece: bytes, logprobs: TokenLogprobs | None = None) -> Text | None:
         """Add the bytes of one more token."""
         self._tokens += 1
+        piece, self._begun = self._begun + piece, b""
         if logprobs is not None:
             self._logprobs.append(dataclasses.replace(logprobs, piece=piece.hex()))
         self._pending += self._decoder.decode(piece)
@@ -65,6 +71,13 @@ class TextStream:
         self._tokens = 0
         self._logprobs.clear()
         return event
+
+
+def begun_character(pieces: Iterable[bytes]) -> bytes:
+    """Return the bytes of the character in which these tokens end, b"" if they end with a whole one."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder.decode(b"".join(pieces))
+    return decoder.getstate()[0]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -114,6 +114,23 @@ def test_asking_does_not_disturb_a_running_answer(worker: WorkerProcess) -> None
     ]
 
 
+def test_an_answer_begins_with_the_character_in_which_the_prompt_ends(worker: WorkerProcess) -> None:
+    rocket = ask(worker, "encode", text="🚀")
+    assert len(rocket) > 1
+    *ids, last = (*ids_of(worker, f"{STORY} "), *rocket)
+    bias = {str(last): 100}
+    reply = answer(worker, Prompt("", tokens=tuple(ids)), max_new_tokens=1, top_logprobs=0, logit_bias=bias)
+    assert reply.text == "🚀"
+    assert bytes.fromhex("".join(token.piece for token in reply.logprobs)).decode() == "🚀"
+
+
+def test_the_number_of_candidates_is_checked(worker: WorkerProcess) -> None:
+    assert len(next_tokens(worker, STORY, top=200)["sampled"]) == 200
+    for count in (0, -1, 201):
+        with pytest.raises(OptionError, match="1 to 200 candidates"):
+            next_tokens(worker, STORY, top=count)
+
+
 def test_token_ids_are_checked(worker: WorkerProcess) -> None:
     for tokens in ((5, 49152), (5, -1)):
         with pytest.raises(OptionError, match="token ids from 0 to 49151"):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from modules.core.events import Logprob, Text, TokenLogprobs
-from modules.engines.text_stream import TextStream
+from modules.engines.text_stream import TextStream, begun_character
 
 MIXED = "né 猫です 👩‍👧 🇫🇷 a\u0301 ok"
 
@@ -155,6 +155,23 @@ def test_the_pieces_of_all_tokens_concatenate_to_the_text_though_some_is_held_ba
         assert "".join(event.text for event in shown) == expected
         assert bytes.fromhex("".join(token.piece for token in tokens)).decode("utf-8", "replace") == expected
         assert [token.chosen.id for token in tokens] == list(range(len(pieces)))
+
+
+def test_an_answer_begins_with_the_character_in_which_the_prompt_ends() -> None:
+    cat = "猫".encode()
+    for pieces, begun in (
+        ([b"a ", cat[:1]], cat[:1]),
+        ([cat[1:], cat[:1], cat[1:2]], cat[:2]),
+        ([cat], b""),
+        ([], b""),
+    ):
+        assert begun_character(pieces) == begun
+    stream = TextStream([], cat[:1])
+    assert stream.feed(cat[1:2], TokenLogprobs(Logprob("", -1.0, 5))) is None
+    whole = stream.feed(cat[2:], TokenLogprobs(Logprob("", -1.0, 6)))
+    assert whole is not None
+    assert (whole.text, [token.piece for token in whole.logprobs]) == ("猫", [cat[:2].hex(), cat[2:].hex()])
+    assert TextStream([], cat[:1]).finish() is None
 
 
 def test_the_tokens_of_a_stop_string_are_reported_though_their_text_is_dropped() -> None:

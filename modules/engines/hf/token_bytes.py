@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +18,12 @@ class TokenBytes:
     """The bytes of tokens by the three ways in which vocabularies write them.
 
     Byte-level ones have a character for every byte. SentencePiece's have "▁" for a space and "<0xE7>" for a byte. Of
-    any other, such as a tokenizer in Python code of the model, only tokens of whole characters have bytes.
+    any other, such as a tokenizer in Python code of the model, only tokens of whole characters have bytes: `decode`
+    returns the text of tokens, with special ones if its second argument is true.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, decode: Callable[[Sequence[int], bool], str]) -> None:
+        self._tokenizer, self._decode = tokenizer, decode
         self._decoder = repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None))
 
     def of(self, token: int) -> bytes:
@@ -41,7 +43,7 @@ class TokenBytes:
             if byte := _BYTE_TOKEN.fullmatch(written):
                 return bytes.fromhex(byte[1])
             return str(written).replace(_SPACE, " ").encode()
-        text = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = self._decode([token], True)
         return b"" if "\ufffd" in text else text.encode()
 
     def is_special(self, token: int) -> bool:

@@ -12,6 +12,7 @@ from modules.core.fill_in_middle import FimTokens
 from modules.engines.engine_protocol import Operations
 from modules.engines.fill_in_middle import find_fim_tokens
 from modules.engines.hf.token_bytes import TokenBytes
+from modules.engines.text_stream import CHARACTER_TOKENS, begun_character
 from modules.engines.token_ids import check_token_id, token_pieces
 
 _CONTEXT_TOKENS = 6
@@ -25,7 +26,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._bytes = TokenBytes(tokenizer)
+        self._bytes = TokenBytes(tokenizer, self.decode)
         self._lock = threading.Lock()
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
         if self._fast is not None:
@@ -58,6 +59,10 @@ class TextTokenizer:
             text = self.tokenizer.decode(list(tokens), **arguments)
             return text
 
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of a token, of a special one those of its name."""
+        return self._bytes.of(token)
+
     def shown_text(self, token: int) -> str:
         """Return the text of a token, a special one's name; "" for a logit to which no token belongs."""
         return self.decode([token], special=True) if token < self.vocabulary_size else ""
@@ -79,8 +84,8 @@ class TextTokenizer:
             return self.decode(tokens, special=True)
 
         def pieces(text: str, add_special: bool = True) -> list[list[Json]]:
-            raw = self._bytes
-            return token_pieces((token, raw.of(token), raw.is_special(token)) for token in encode(text, add_special))
+            special = self._bytes.is_special
+            return token_pieces((token, self.token_bytes(token), special(token)) for token in encode(text, add_special))
 
         return {"encode": encode, "count": count, "decode": decode, "pieces": pieces}
 
@@ -121,7 +126,16 @@ class Detokenizer:
         self._tokenizer, self._special = tokenizer, special
         self._visible = {} if special else _hidden_texts(tokenizer, visible)
         self._tokens = list(prompt[-_CONTEXT_TOKENS:])
-        self._begin, self._end = 0, len(self._tokens)
+        self._begin, self._end = 0, len(self._tokens) - self._begun_tokens()
+
+    def _begun_tokens(self) -> int:
+        """Return how many tokens are of a character that the prompt does not complete: the answer begins with it."""
+        pieces = [self._tokenizer.token_bytes(token) for token in self._tokens[-CHARACTER_TOKENS:]]
+        rest, count = len(begun_character(pieces)), 0
+        while rest > 0:
+            count += 1
+            rest -= len(pieces[-count])
+        return count
 
     def feed(self, token: int) -> bytes:
         """Return the bytes that `token` completes, which may be none."""

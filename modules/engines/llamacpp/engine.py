@@ -26,7 +26,7 @@ from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Req
 from modules.engines.llamacpp.threadpool import ComputeThreads
 from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
-from modules.engines.text_stream import TextStream
+from modules.engines.text_stream import CHARACTER_TOKENS, TextStream, begun_character
 from modules.engines.token_ids import token_pieces
 from modules.options.option import Value
 from modules.system import cpu_memory
@@ -118,7 +118,7 @@ class LlamaCpp:
         tokens = array("i", prompt or [self._vocabulary.filler_token])
         if len(tokens) >= self.model.n_ctx:
             raise PromptTooLong(len(tokens), self.model.n_ctx - 1)
-        stream = TextStream(params["stop"])
+        stream = TextStream(params["stop"], begun_character(map(self._vocabulary.piece, tokens[-CHARACTER_TOKENS:])))
         sampler = Sampler(self.model, params, tokens)
         request = Request(call, tokens, params, sampler, stream, len(tokens), time.monotonic())
         texts = params.get("visible", ())

@@ -30,18 +30,9 @@ def sentencepiece_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-class SlowTokenizer:
-    """A tokenizer in Python, as models bring along: a token a byte."""
-
-    bos_token_id = None
-
-    def decode(self, tokens: list[int], **_: object) -> str:
-        return bytes(tokens).decode("utf-8", "replace")
-
-
 def test_the_tokens_of_a_byte_level_vocabulary_have_the_bytes_of_the_text() -> None:
     text = TextTokenizer(small_tokenizer())
-    raw = TokenBytes(text.tokenizer)
+    raw = TokenBytes(text.tokenizer, text.decode)
     pieces = [raw.of(token) for token in text.encode(TEXT)]
     assert b"".join(pieces).decode() == TEXT
     assert any(not _is_whole(piece) for piece in pieces)
@@ -49,7 +40,7 @@ def test_the_tokens_of_a_byte_level_vocabulary_have_the_bytes_of_the_text() -> N
 
 def test_the_tokens_of_a_sentencepiece_vocabulary_have_the_bytes_of_the_text_after_a_space() -> None:
     text = TextTokenizer(sentencepiece_tokenizer())
-    raw = TokenBytes(text.tokenizer)
+    raw = TokenBytes(text.tokenizer, text.decode)
     assert b"".join(raw.of(token) for token in text.encode(TEXT)).decode() == f" {TEXT}"
     assert [raw.of(token) for token in text.encode("t猫")] == [b" t", b"\xe7", b"\x8c", b"\xab"]
 
@@ -63,7 +54,7 @@ def test_special_tokens_have_the_bytes_of_their_names_and_are_marked() -> None:
 
 
 def test_of_other_tokenizers_whole_characters_have_bytes() -> None:
-    raw = TokenBytes(SlowTokenizer())
+    raw = TokenBytes(object(), lambda tokens, _: bytes(tokens).decode("utf-8", "replace"))  # a token a byte
     assert (raw.of(ord("a")), raw.of(0xE7), raw.is_special(0)) == (b"a", b"", False)
 
 

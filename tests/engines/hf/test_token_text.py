@@ -31,6 +31,17 @@ def test_detokenizing_token_by_token_gives_whole_characters(tokenizer: TextToken
         assert detokenizer.flush() == b""
 
 
+def test_an_answer_begins_with_the_character_in_which_the_prompt_ends(tokenizer: TextTokenizer) -> None:
+    before, cat = tokenizer.encode("the 猫"), tokenizer.encode("猫")
+    assert len(cat) == 3
+    for count in (1, 2):
+        detokenizer = Detokenizer(tokenizer, before[: len(before) - count], special=False)
+        pieces = [detokenizer.feed(token) for token in [*cat[-count:], *tokenizer.encode(" was")]]
+        assert b"".join(pieces).decode() == "猫 was"
+    whole = Detokenizer(tokenizer, tokenizer.encode("the \ufffd"), special=False)
+    assert whole.feed(tokenizer.encode("a")[0]) == b"a", "a replacement character of the prompt is not repeated"
+
+
 def test_an_incomplete_character_is_flushed_as_a_replacement_character(tokenizer: TextTokenizer) -> None:
     detokenizer = Detokenizer(tokenizer, [], special=False)
     assert [detokenizer.feed(token) for token in tokenizer.encode("猫")[:2]] == [b"", b""]
