@@ -47,7 +47,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
                 with gr.Tab(page.tr("parameters"), id="parameters", elem_id="tx-page-parameters"):
                     gr.HTML(_drawer_head(page), elem_id="tx-drawer-head")
                     chat.build_system_message()
-                    parameters = ParametersTab(page)
+                    parameters = ParametersTab(page, visitors.store)
                 with gr.Tab(page.tr("model"), id="model", elem_id="tx-page-model"):
                     truncation = parameters.widgets["truncation_length"]
                     model = ModelTab(page, ModelFollowers(pill, version, chat.greeting, truncation))

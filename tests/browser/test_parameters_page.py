@@ -1,7 +1,6 @@
-"""The Parameters tab: presets are saved, shown in other windows and deleted, and only parameters that the loader
-supports are shown.
+"""The Parameters tab: presets, marks at the fields, what survives a reload, and the effect of the samplers.
 
-That a preset is shown after a restart is tested in tests/ui/parameters/test_tab.py.
+The handlers are tested in tests/ui/parameters.
 """
 
 from __future__ import annotations
@@ -41,61 +40,88 @@ def opened(chromium: Browser, server: Server, language: str, width: int = 1440) 
     with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
         window.tab("参数" if language == "zh" else "Parameters")
         expect(window.page.locator("#tx-gen-temperature")).to_be_visible()
+        window.page.wait_for_timeout(600)  # the fields are set once more after they have been mounted
         yield window
 
 
-def test_presets_are_saved_and_deleted_and_only_parameters_of_the_loader_are_shown_and_sent(
-    chromium: Browser, server: Server
-) -> None:
-    with opened(chromium, server, "zh", 390) as window:
-        window.set_parameter("temperature", "1.3")
-        window.set_parameter("top_k", "33")
-        window.tab("参数")
-        window.page.locator("#tx-preset-name input").fill(NAME)
-        window.page.locator("#tx-preset-save").click()
-        expect(window.page.locator("#tx-preset-line")).to_contain_text(f"已保存预设 {NAME}")
-        expect(window.page.locator("#tx-preset input")).to_have_value(NAME)
-    assert YamlFile(ROOT / "presets" / f"{NAME}.yaml").read() == {"temperature": 1.3, "top_k": 33, "min_p": 0.05}
-    assert YamlFile(server.models.parent / "settings.yaml").read() == {"preset": NAME}
+def test_a_preset_is_changed_saved_undone_and_all_values_survive_a_reload(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server, "zh") as window:
+        page, line = window.page, window.page.locator("#tx-preset-line")
+        temperature, length = page.locator("#tx-gen-temperature"), page.locator("#tx-gen-max_new_tokens")
+        field = temperature.locator("input[type=number]")
+        field.fill("1.3")
+        page.locator("#tx-preset-name input").fill(NAME)
+        page.locator("#tx-preset-save").click()
+        expect(line).to_contain_text(f"已保存预设 {NAME}")
+        assert YamlFile(ROOT / "presets" / f"{NAME}.yaml").read() == {"temperature": 1.3, "min_p": 0.05}
+        assert YamlFile(server.models.parent / "settings.yaml").read() == {"preset": NAME}
 
-    with opened(chromium, server, "en") as window:
-        page = window.page
-        expect(page.locator("#tx-preset input")).to_have_value(NAME)
-        temperature = page.locator("#tx-gen-temperature input[type=number]")
-        expect(temperature).to_have_value("1.3")
+        field.fill("0.4")
+        expect(temperature.locator(".tx-source")).to_have_text("已改")
         window.choose("tx-preset", "Deterministic")
-        expect(temperature).to_have_value("0")
-        window.choose("tx-preset", NAME)
-        expect(temperature).to_have_value("1.3")
+        expect(field).to_have_value("0")
+        line.locator("[data-undo]").click()
+        expect(field).to_have_value("0.4")
+        expect(page.locator("#tx-preset input")).to_have_value(NAME)
+        temperature.get_by_role("button", name=f"恢复预设 {NAME} 的值：1.3").click()
+        expect(field).to_have_value("1.3")
+        expect(temperature.locator(".tx-source")).to_have_count(0)
+
+        length.locator("input").fill("-5")
+        expect(length.locator("input")).to_have_attribute("aria-invalid", "true")
+        expect(length.locator(".tx-error")).to_have_text("请输入 0 到 16777216 之间的整数。")
+        length.locator("input").fill("77")
+        expect(length.locator(".tx-error")).to_have_count(0)
+        page.locator("#tx-gen-group-constraints > .label-wrap").click()
+        window.choose("tx-grammar-file", "list")
+        expect(page.locator("#tx-grammar-name input")).to_have_value("list")
+        page.wait_for_function("JSON.parse(localStorage['tx-kept']).grammar_string?.value.includes('item ::=')")
+
+        window.open("/en/")
+        window.language = "en"
+        window.tab("Parameters")
+        expect(page.locator("#tx-preset input")).to_have_value(NAME)
+        expect(length.locator("input")).to_have_value("77")
+        expect(page.locator("#tx-gen-grammar_string")).to_be_visible()
         page.locator("#tx-preset-delete").click()
-        expect(page.locator("#tx-preset-line")).to_contain_text(f"Deleted the preset {NAME}")
-        page.locator("#tx-preset-line [data-undo]").click()
+        expect(line).to_contain_text(f"Deleted the preset {NAME}")
+        line.locator("[data-undo]").click()
         expect(page.locator("#tx-preset input")).to_have_value(NAME)
         assert (ROOT / "presets" / f"{NAME}.yaml").exists()
-        page.locator("#tx-preset-delete").click()
-        expect(page.locator("#tx-preset-line")).to_contain_text(f"Deleted the preset {NAME}")
-        assert not (ROOT / "presets" / f"{NAME}.yaml").exists()
 
+
+def test_the_effect_of_a_sampler_on_the_last_reply_is_shown_beside_the_chat(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server, "en", 390) as window:
+        page = window.page
         page.locator("#tx-params").get_by_role("button", name="Truncation").click()
         tail_free = page.locator("#tx-gen-tfs")
         expect(tail_free).to_be_visible()
         tail_free.locator("input[type=number]").fill("0.5")
-        tail_free.locator("input[type=number]").blur()
-        window.set_parameter("temperature", "0")
         window.load("SmolLM2-135M-Instruct.Q4_1.gguf", n_ctx="1024")
         window.loaded()
+        window.set_parameter("temperature", "0")
+        window.set_parameter("max_new_tokens", "8")
         window.tab("Parameters")
-        expect(page.locator("#tx-gen-typical_p")).to_be_visible()
-        expect(tail_free).to_be_hidden()
-        window.set_parameter("max_new_tokens", "5")
-        window.ask("Say hi.")
-        expect(window.facts.last).to_contain_text("5 tokens")
+        expect(tail_free).to_be_hidden()  # and it is not sent
+        expect(page.locator("#tx-gen-unsupported summary:visible")).to_have_text(
+            "17 parameters are not supported by llama.cpp"
+        )
+        window.ask("Tell me about the sea.")
+        window.wait_for_answer()
+        expect(window.facts.last).to_contain_text("8 tokens")
 
-
-def test_parameters_that_no_preset_has_survive_a_reload(chromium: Browser, server: Server) -> None:
-    with opened(chromium, server, "en") as window:
-        window.set_parameter("max_new_tokens", "77")
-        window.open("/zh/")
-        window.language = "zh"
-        window.tab("参数")
-        expect(window.page.locator("#tx-gen-max_new_tokens input[type=number]").first).to_have_value("77")
+        page.locator("#tx-toggle-parameters").click()
+        effect = page.locator("#tx-effect")
+        effect.locator("> summary").click()
+        rows = effect.locator("tbody tr")
+        expect(rows).to_have_count(20)
+        expect(rows.first).to_contain_text("100%")  # greedy
+        expect(rows.first).to_contain_text("the reply has this one")
+        expect(effect.locator(".tx-effect-cut")).to_have_count(19)
+        for key, value in {"min_p": "0", "temperature": "1"}.items():
+            page.locator(f"#tx-gen-{key} input[type=number]").fill(value)
+        expect(effect.locator(".tx-effect-cut")).to_have_count(0)
+        first = rows.first.inner_text()
+        effect.locator("[data-at='2']").click()
+        expect(rows.first).not_to_have_text(first)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -22,6 +22,8 @@ from modules.ui.widgets.option_form import Component, OptionForm, css_by_loader,
 
 gr = gradio()
 
+GRAMMAR = "grammar_string"
+
 _LOADED = '#tx-page:has(#tx-pill [data-loader="{name}"]) #tx-params'
 """Matches the form while the loader of that name is in use; the header's pill names it."""
 
@@ -135,7 +137,7 @@ class ParameterForm:
         tr, language = self._page.tr, self._page.language
         try:
             parsed = PARAMETERS[key].parse("" if value is None else value)
-            if key == "grammar_string" and parsed:
+            if key == GRAMMAR and parsed:
                 grammars.check(str(parsed))
         except OptionError as error:
             return tr("enter").format(expected=error.expected[language])

@@ -5,14 +5,12 @@ from __future__ import annotations
 from modules.core.errors import GrammarNotFound
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values
-from modules.ui.parameters.form import ParameterForm
+from modules.ui.parameters.form import GRAMMAR, ParameterForm
 from modules.ui.parameters.preset_card import UNDO_CLICK, mapping, sent_by, text_in, undo_button
 from modules.ui.widgets import messages
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
-
-KEY = "grammar_string"
 
 
 class GrammarRow:
@@ -52,7 +50,7 @@ class GrammarRow:
         """Attach the handlers. `preset` is the menu of presets, which the form's report needs."""
         self._form, self._preset, on = form, preset, self._page.on
         reads = {self.file, self.name, self.before, preset, *form.widgets.values()}
-        writes = [self.file, self.name, self.line, self.before, form.bridge, form.widgets[KEY]]
+        writes = [self.file, self.name, self.line, self.before, form.bridge, form.widgets[GRAMMAR]]
         at_once: Options = {"alert": self.line, "queue": False, **STALE_MENU}
         owners: Options = {**at_once, "owner_only": True}
         on(self.file.input, self.load_grammar, reads, writes, **at_once)
@@ -65,7 +63,7 @@ class GrammarRow:
         name = text_in(values[self.file])
         if not name:
             return {self.line: ""}
-        old, new = text_in(values[self._form.widgets[KEY]]).strip(), self._app.grammars.read(name)
+        old, new = text_in(values[self._form.widgets[GRAMMAR]]).strip(), self._app.grammars.read(name)
         said = messages.info(self._page.tr("grammar_replaced").format(name=name)) if old and old != new else ""
         return {
             self.name: name,
@@ -75,14 +73,14 @@ class GrammarRow:
         }
 
     def _show(self, values: Values, grammar: str) -> Updates:
-        raw = self._form.raw(values) | {KEY: grammar}
-        return {**self._form.show({KEY: grammar}), **self._form.report(raw, text_in(values[self._preset]))}
+        raw = self._form.raw(values) | {GRAMMAR: grammar}
+        return {**self._form.show({GRAMMAR: grammar}), **self._form.report(raw, text_in(values[self._preset]))}
 
     def save_grammar(self, values: Values) -> Updates:
         """Save the field under the name typed, or else that of the file picked, unless the grammar is invalid."""
         name = text_in(values[self.name]).strip() or text_in(values[self.file])
         existed = name in self._app.grammars.names()
-        self._app.grammars.save(name, text_in(values[self._form.widgets[KEY]]))
+        self._app.grammars.save(name, text_in(values[self._form.widgets[GRAMMAR]]))
         text = self._page.info("grammar_overwritten" if existed else "grammar_saved", name=name)
         return self._menu(name, text + (undo_button(self._page, {"kind": "save", "name": name}) if existed else ""))
 

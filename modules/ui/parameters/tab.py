@@ -8,6 +8,7 @@ from modules.core.events import Json
 from modules.loaders.registry import Loader
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
+from modules.ui.parameters.effect import EffectPanel, StoreOf
 from modules.ui.parameters.form import PARAMETERS_CSS, ParameterForm
 from modules.ui.parameters.grammar_row import GrammarRow
 from modules.ui.parameters.preset_card import PresetCard, mapping
@@ -24,20 +25,25 @@ _RECALL = """() => {
 
 
 class ParametersTab:
-    """Created inside a `gr.Tab`. `widgets` are those of the parameters by key."""
+    """Created inside a `gr.Tab`. `widgets` are those of the parameters by key.
 
-    def __init__(self, page: Page) -> None:
+    `store_of` returns the conversations of whoever sent a request.
+    """
+
+    def __init__(self, page: Page, store_of: StoreOf) -> None:
         self._page, self._app = page, page.app
         self.grammars = GrammarRow(page)
         with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300):
+            with gr.Column(scale=4, min_width=300, elem_id="tx-params-side"):
                 self.presets = PresetCard(page)
+                self.effect = EffectPanel(page, store_of)
             with gr.Column(scale=8, min_width=320, elem_classes="tx-card", elem_id="tx-params"):
                 self.form = ParameterForm(page, after={"constraints": self.grammars.build})
         self.widgets: dict[str, Component] = self.form.widgets
         self.kept: Component = gr.JSON({}, visible=False)
         self.presets.listen(self.form)
         self.grammars.listen(self.form, self.presets.preset)
+        self.effect.listen(self.form)
 
     def on_page_load(self, load: Any) -> None:
         """Fill the tab when the page is opened, by the event `load`."""

@@ -4,6 +4,7 @@ import { currentId, events, open } from "./chat_client.js";
 import * as conversations from "./conversation_list.js";
 import "./model_menu.js";
 import { make } from "./dom.js";
+import "./effect.js";
 import { renameIn } from "./names.js";
 import * as parameters from "./parameter_drawer.js";
 import "./parameters.js";

@@ -12,6 +12,7 @@ import pytest
 from modules.app import App
 from modules.config.grammars import Grammars
 from modules.config.presets import Presets
+from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import Page
 from modules.ui.parameters.tab import ParametersTab
 from tests.support.page_parts import AsCalled, page_parts
@@ -29,10 +30,11 @@ def make_tab(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(app.settings, "_presets", app.presets)
         monkeypatch.setattr(app, "grammars", Grammars(tmp_path / "grammars"))
         with page_parts() as blocks:
-            tab = ParametersTab(Page(app, language))
+            tab = ParametersTab(Page(app, language), Visitors(app).store)
             tab.on_page_load(blocks.load)
         parts: Any = AsCalled(blocks, tab, tab.presets, tab.form)
         parts.app, parts.grammar = app, AsCalled(blocks, tab.grammars)
+        parts.effects = AsCalled(blocks, tab.effect)
         return parts
 
     return make
