@@ -48,11 +48,11 @@ def check_request(raw: Mapping[str, Any]) -> None:
         raise OptionError("text", len(text), _TEXT)
     if isinstance(tokens, list) and len(tokens) > MAX_TOKENS:
         raise OptionError("tokens", len(tokens), _TOKENS)
-    if _is_nested_deeper(raw, MAX_NESTING):
+    if is_nested_deeper(raw, MAX_NESTING):
         raise too_deep()
 
 
-def _is_nested_deeper(raw: object, levels: int) -> bool:
+def is_nested_deeper(raw: object, levels: int) -> bool:
     """Return whether lists and objects lie within each other more than `levels` deep, going level by level."""
     level = [raw]
     for _ in range(levels):

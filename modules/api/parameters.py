@@ -20,6 +20,7 @@ from modules.runtime.loaded_model import LoadedModel
 
 _LENGTH = "max_new_tokens"
 _SCHEMA_FIELDS = frozenset({*CompletionRequest.model_fields, *ChatRequest.model_fields})
+_ONE_FORMAT = {"en": "no grammar beside it", "zh": "不与语法同时使用"}
 _MAX_COMPARED = 32
 """How many unknown fields of a request are compared with the known ones: that takes about a millisecond each."""
 
@@ -53,6 +54,11 @@ def resolve(
     orders = [] if strict else [name for name in effective if name in _ORDERS and name not in model.loader.samplers]
     needed = [name for name in effective if name not in orders]
     generation_settings.require_supported([*needed, *(["logit_bias"] if request.logit_bias else [])], model.loader)
+    if request.schema_text:
+        if requested.get("grammar_string"):
+            raise respelled(OptionError("response_format", request.schema_text[:80], _ONE_FORMAT), request.spelled)
+        generation_settings.require_supported(["grammar_string"], model.loader)
+        params["json_schema"] = request.schema_text
     return params, [*ignored, *orders, *request.ignored, *_unused_by_template(request, model)]
 
 

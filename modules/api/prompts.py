@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from modules.api.schemas import ChatRequest, CompletionRequest, Message, Part
@@ -39,6 +40,16 @@ def chat_prompt(
         hysteresis=False,
         template_kwargs=request.template_kwargs,
     )
+
+
+def thought_markers(templates: ChatTemplates, prompt: ChatPrompt) -> Json:
+    """Return how the model marks the thought that may precede JSON, None if there is none."""
+    if prompt.inside:
+        return {**dataclasses.asdict(prompt.markers[0]), "inside": True}
+    own = templates.features(prompt.template).markers if prompt.template else None
+    if own is None or prompt.begun or prompt.prompt.text.rstrip().endswith(own.close):
+        return None
+    return {**dataclasses.asdict(own), "inside": False}
 
 
 def _message(index: int, message: Message) -> dict[str, str]:

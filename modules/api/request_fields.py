@@ -75,9 +75,6 @@ def _without_tools(value: Any, fields: Fields) -> bool:
 
 
 NEUTRAL: Mapping[str, Callable[[Any, Fields], bool]] = {
-    "response_format": lambda value, fields: isinstance(value, dict) and value.get("type", "text") == "text",
-    "json_schema": _is({}),
-    "guided_json": _is({}),
     "guided_regex": _is(),
     "guided_choice": _is(),
     "tools": _without_tools,
@@ -114,7 +111,12 @@ NEUTRAL: Mapping[str, Callable[[Any, Fields], bool]] = {
 """Fields of features that are missing here, and whether a value asks for nothing. Empty texts and lists always do."""
 
 
-NAMES = frozenset({*PARAMETERS, *LENGTHS, *ALIASES, *NO_EFFECT, *NEUTRAL, "dynatemp_range", "n_probs", "num_ctx"})
+SCHEMAS = ("json_schema", "guided_json")
+"""Names of other servers for the schema of `response_format`."""
+
+NAMES = frozenset(
+    {*PARAMETERS, *LENGTHS, *ALIASES, *NO_EFFECT, *NEUTRAL, *SCHEMAS, "dynatemp_range", "n_probs", "num_ctx"}
+)
 
 _OTHER_SERVERS = frozenset({"mode", "models", "n_keep", "samplers"})
 """Fields of other servers whose names look like misspelled ones of ours."""
@@ -147,6 +149,7 @@ def canonical(raw: Fields) -> tuple[dict[str, Any], dict[str, str]]:
         # For llama.cpp, 0 means that the penalties consider no token; for us, all tokens.
         fields |= {"repetition_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0}
     _split_range(fields)
+    _join_schemas(fields, spelled)
     return {
         name: _CONVERSIONS[name](value) if name in _CONVERSIONS else value for name, value in fields.items()
     }, spelled
@@ -167,6 +170,14 @@ def _split_range(fields: dict[str, Any]) -> None:
         "dynatemp_low": max(low, center - distance),
         "dynatemp_high": center + distance,
     }
+
+
+def _join_schemas(fields: dict[str, Any], spelled: dict[str, str]) -> None:
+    for name in SCHEMAS:
+        schema = fields.pop(name, None)
+        if "response_format" not in fields and not is_empty(schema) and schema != {}:
+            fields["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+            spelled["response_format"] = name
 
 
 _MAX_TEMPERATURE = 100  # the bound of what is added up here; `parameters` has the true one

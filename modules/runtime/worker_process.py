@@ -114,7 +114,8 @@ class WorkerProcess:
             death = self.death
             if death is None:
                 self._calls[call] = (operation, deliver)
-                if grammar := args.get("params", {}).get("grammar_string"):
+                params = args.get("params", {})
+                if grammar := params.get("json_schema") or params.get("grammar_string"):
                     self._grammars[call] = shortened(grammar)
         if death is not None:
             deliver(Failed(death))

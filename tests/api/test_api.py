@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -90,6 +91,39 @@ def test_a_client_may_ask_for_the_text_with_its_thought(server: Server) -> None:
     extra = {"grammar_string": THINKS, "reasoning_format": "none"}
     answer = server.openai.chat.completions.create(messages=QUESTION, extra_body=extra, **GREEDY)
     assert answer.choices[0].message.content == "<think>\nIs it Rome?\n</think>\n\nIt is Paris."
+
+
+CITY = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 20},
+        "rivers": {"type": "array", "items": {"enum": ["Seine"]}},
+    },
+    "required": ["city", "rivers"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_follows_a_json_schema(server: Server) -> None:
+    response_format = {"type": "json_schema", "json_schema": {"name": "city", "strict": True, "schema": CITY}}
+    fields: dict[str, Any] = {"messages": QUESTION, "max_tokens": 60, "response_format": response_format, **GREEDY}
+    answer = server.openai.chat.completions.create(**fields).choices[0]
+    assert "Paris" in json.loads(answer.message.content or "")["city"]
+    chunks = server.openai.chat.completions.create(stream=True, **fields)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answer.message.content
+
+
+def test_any_json_object_can_be_asked_for(server: Server) -> None:
+    fields: dict[str, Any] = {"response_format": {"type": "json_object"}, "max_tokens": 200, **GREEDY}
+    answer = server.openai.chat.completions.create(messages=QUESTION, **fields).choices[0]
+    assert answer.finish_reason == "length" or isinstance(json.loads(answer.message.content or ""), dict)
+    assert (answer.message.content or "").startswith("{")
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused_by_its_word(server: Server) -> None:
+    schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    with pytest.raises(openai.BadRequestError, match="uniqueItems"):
+        server.openai.completions.create(prompt="A list:", extra_body={"json_schema": schema}, **GREEDY)
 
 
 def test_streaming_does_not_change_a_completion(server: Server) -> None:

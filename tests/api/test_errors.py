@@ -71,7 +71,6 @@ def test_fields_done_without_are_listed_in_the_header_and_the_answer(server: Ser
 
 
 UNSUPPORTED: list[tuple[str, object]] = [
-    ("response_format", {"type": "json_object"}),
     ("tools", [{"type": "function", "function": {"name": "f"}}]),
     ("best_of", 2),
     ("suffix", "the end"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from itertools import product
 from types import SimpleNamespace
@@ -39,6 +40,50 @@ def changes(fields: dict[str, Any], **how: Any) -> dict[str, Any]:
     params, _ = settle(fields, **how)
     neutral, _ = settle({}, chat=how.get("chat", False))
     return {name: value for name, value in params.items() if value != neutral[name]}
+
+
+# -- JSON ------------------------------------------------------------------------------------------------------------
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+SPELLINGS: tuple[dict[str, Any], ...] = (
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}},
+    {"response_format": {"type": "json_object", "schema": SCHEMA}},
+    {"response_format": {"type": "json_schema", "schema": SCHEMA}},
+    {"json_schema": SCHEMA},
+    {"guided_json": json.dumps(SCHEMA)},
+)
+
+
+def test_a_schema_is_taken_as_any_server_takes_it(subtests: pytest.Subtests) -> None:
+    for fields in SPELLINGS:
+        with subtests.test(fields=fields):
+            params, _ = settle(fields, chat=True)
+            assert json.loads(params.pop("json_schema")) == SCHEMA
+            assert params == settle({}, chat=True)[0]
+
+
+def test_json_object_asks_for_any_object() -> None:
+    params, _ = settle({"response_format": {"type": "json_object"}})
+    assert json.loads(params["json_schema"]) == {"type": "object"}
+
+
+def test_an_invalid_response_format_is_refused(subtests: pytest.Subtests) -> None:
+    for response_format in (
+        {"type": "json_schema"},
+        {"type": "regex"},
+        {"type": "json_schema", "json_schema": {"schema": [SCHEMA]}},
+        {"type": "json_schema", "json_schema": {"schema": "[" * 40_000}},
+        {"type": "json_schema", "json_schema": {"schema": '{"items": ' * 300 + "true" + "}" * 300}},
+        {"type": "json_object", "schema": {"enum": ["x" * 70_000]}},
+    ):
+        with subtests.test(response_format=str(response_format)[:80]), pytest.raises(OptionError) as error:
+            settle({"response_format": response_format})
+        assert error.value.option == "response_format"
+
+
+def test_a_schema_beside_a_grammar_is_refused() -> None:
+    with pytest.raises(OptionError, match="guided_json"):
+        settle({"guided_json": SCHEMA, "grammar": 'root ::= "a"'})
 
 
 # -- honored ---------------------------------------------------------------------------------------------------------
@@ -147,8 +192,6 @@ def test_fields_that_ask_for_nothing_are_accepted(fields: dict[str, Any], strict
     [
         {"tools": TOOLS},
         {"tools": TOOLS, "tool_choice": "auto"},
-        {"response_format": {"type": "json_object"}},
-        {"json_schema": {"type": "object"}},
         {"guided_regex": "a+"},
         {"skew": 0.5},
         {"banned_strings": ["x"]},

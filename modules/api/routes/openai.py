@@ -12,7 +12,7 @@ from starlette.responses import Response
 from modules.api import parameters
 from modules.api.errors import json_response, language_of
 from modules.api.generations import GenerationCall, Generations, cancel_on_disconnect
-from modules.api.prompts import chat_prompt, echoed_prompts, plain_prompts
+from modules.api.prompts import chat_prompt, echoed_prompts, plain_prompts, thought_markers
 from modules.api.responses import ChatResponseBuilder, CompletionResponseBuilder, ResponseBuilder
 from modules.api.routes.models import Defaults
 from modules.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
@@ -94,6 +94,8 @@ def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> N
         model = app.models.current
         params, ignored = resolve(body, model)
         prompt = await asyncio.to_thread(chat_prompt, app.templates, model, body, params)
+        if body.schema_text:
+            params["thought"] = await asyncio.to_thread(thought_markers, app.templates, prompt)
         parsers = [prompt.parser() for _ in range(body.n)] if body.reasoning_format != "none" else []
         builder = ChatResponseBuilder(model.record.name, body.stream_options.include_usage, ignored, parsers)
         return await _generate(request, body, model, params, [prompt.prompt], builder)

@@ -28,6 +28,7 @@ from modules.engines.exllamav2.build import check_config, load_model
 from modules.engines.exllamav2.job import SAMPLER_ERRORS, GrammarFilter, Job, sampler_settings
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import NO_PAGED_CACHE_NOTE, generator_notes
+from modules.engines.grammars import GrammarRequest
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.hf.evaluator import token_logprobs
 from modules.engines.hf.model import load_tokenizer
@@ -149,8 +150,8 @@ class Engine:
         )
         settings.cfg_scale = params["guidance_scale"] if len(sequences) > 1 else None
         filters = []
-        if params["grammar_string"]:
-            matcher = self._vocabulary.grammar(params["grammar_string"])()
+        if request := GrammarRequest.of(params):
+            matcher = self._vocabulary.grammar(request)()
             filters.append(GrammarFilter(self._model, self._native_tokenizer, matcher))
         candidates = next_token.candidate_count(params)
         return Job(

@@ -1,4 +1,4 @@
-"""Grammars (GBNF) for llama.cpp: llguidance's, or llama.cpp's own for those that llguidance does not take.
+"""Grammars for llama.cpp: llguidance's, or llama.cpp's own for those in GBNF that llguidance does not take.
 
 llguidance finds the allowed tokens in about a millisecond, whatever the grammar. llama.cpp's own sampler asks each
 token of the vocabulary, and its state may grow with every character of the text.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.core.errors import OptionError, Unsupported
-from modules.engines.grammars import Grammars, Matcher, import_llguidance, invalid_grammar
+from modules.engines.grammars import GrammarRequest, Grammars, Matcher, import_llguidance, refusal
 from modules.engines.llamacpp.candidates import Candidates
 from modules.engines.llamacpp.library import NativeLog
 from modules.engines.llamacpp.vocabulary import Vocabulary
@@ -29,12 +29,17 @@ class LlamaGrammars:
     def __init__(self, vocabulary: Vocabulary, log: NativeLog) -> None:
         self._vocabulary, self._log = vocabulary, log
 
-    def compile(self, text: str) -> Callable[[], Matcher]:
-        """Return a function that starts a matcher of the grammar. Raises OptionError if the grammar is invalid."""
+    def compile(self, request: GrammarRequest) -> Callable[[], Matcher]:
+        """Return a function that starts a matcher of the grammar.
+
+        Raises as `Grammars.compile` does, and Unsupported for a schema without llguidance.
+        """
         try:
-            return self._llguidance.compile(text)
+            return self._llguidance.compile(request)
         except (Unsupported, OptionError):
-            grammar = _OwnedSampler(self._parse(text))
+            if request.is_schema:
+                raise
+            grammar = _OwnedSampler(self._parse(request))
             return lambda: _LlamaMatcher(self._vocabulary, grammar.copy())
 
     @cached_property
@@ -47,15 +52,15 @@ class LlamaGrammars:
         tokenizer = llguidance.llamacpp.lltokenizer_from_vocab(self._vocabulary.handle, eos_token=list(ends) or None)
         return Grammars(tokenizer, ends)
 
-    def _parse(self, text: str) -> Any:
+    def _parse(self, request: GrammarRequest) -> Any:
         """Return llama.cpp's sampler. Raises OptionError with llama.cpp's message for an invalid grammar."""
         mark = len(self._log)
         with time_limit():
             sampler = native.llama_sampler_init_grammar(
-                self._vocabulary.handle, text.encode("utf-8", "replace"), b"root"
+                self._vocabulary.handle, request.text.encode("utf-8", "replace"), b"root"
             )
         if not sampler:
-            raise invalid_grammar(text, self._log.errors_since(mark))
+            raise refusal(request, self._log.errors_since(mark))
         return sampler
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from modules.core.errors import GenerationFailed
 from modules.core.events import Json
 from modules.engines import next_token
-from modules.engines.grammars import Matcher
+from modules.engines.grammars import GrammarRequest, Matcher
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.candidates import Candidates, Logits
 from modules.engines.time_limit import time_limit
@@ -46,8 +46,8 @@ class Sampler:
         biases = logit_biases(params, model.n_vocab, end_tokens)
         self._biased_tokens = np.array(list(biases), np.int64)
         self._biases = np.array(list(biases.values()), np.float32)
-        grammar = params["grammar_string"]
-        self._grammar = model.grammars.compile(grammar)() if grammar else None
+        request = GrammarRequest.of(params)
+        self._grammar = model.grammars.compile(request)() if request else None
         self._adjusting = _chain(_adjusting_samplers(model, params))
         self._selecting = _chain(_selecting_samplers(params, model.n_vocab))
         self._nucleus = _combined_cut(params)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from modules.engines.grammars import Matcher
+from modules.engines.grammars import GrammarRequest, Matcher
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.llamacpp.bindings import Model
 
@@ -17,5 +17,5 @@ class LlamaVocabulary(TokenizerVocabulary):
         super().__init__(tokenizer, model.n_vocab, eos)
         self._model = model
 
-    def grammar(self, text: str) -> Callable[[], Matcher]:
-        return self._model.grammars.compile(text)
+    def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
+        return self._model.grammars.compile(request)

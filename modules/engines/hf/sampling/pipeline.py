@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from modules.core.events import Json
+from modules.engines.grammars import GrammarRequest
 from modules.engines.hf.sampling import penalties, warpers
 from modules.engines.hf.sampling.grammar import Grammar
 from modules.engines.hf.sampling.mirostat import Mirostat
@@ -61,8 +62,8 @@ def build_processors(
     """
     factory = _ProcessorFactory(params, prompt_tokens, vocabulary, device, generator or new_generator(params, device))
     always = list(_biases(params, len(prompt_tokens), vocabulary, eos, device))
-    if params["grammar_string"]:
-        always.append(Grammar(vocabulary.grammar(params["grammar_string"]), len(prompt_tokens)))
+    if request := GrammarRequest.of(params):
+        always.append(Grammar(vocabulary.grammar(request), len(prompt_tokens)))
     samplers = (processor for name in sampler_order(params) for processor in factory.build(name))
     return LogitsProcessorList([*always, *samplers])
 

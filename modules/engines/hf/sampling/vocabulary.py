@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-from modules.engines.grammars import Grammars, Matcher
+from modules.engines.grammars import GrammarRequest, Grammars, Matcher
 from modules.engines.hf.sampling.grammar import grammars_of
 
 
@@ -22,8 +22,8 @@ class Vocabulary(Hashable, Protocol):
     def encode(self, text: str) -> list[int]:
         """Return the tokens of `text`, without special tokens around it."""
 
-    def grammar(self, text: str) -> Callable[[], Matcher]:
-        """Return what starts a matcher of that GBNF grammar.
+    def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
+        """Return what starts a matcher of that grammar.
 
         Raises OptionError if it is invalid, Unsupported if this vocabulary cannot have grammars.
         """
@@ -53,8 +53,8 @@ class TokenizerVocabulary:
         tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return tokens
 
-    def grammar(self, text: str) -> Callable[[], Matcher]:
-        return self._grammars.compile(text)
+    def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
+        return self._grammars.compile(request)
 
     @cached_property
     def _grammars(self) -> Grammars:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from modules.core.errors import OptionError, Unsupported
-from modules.engines.grammars import PACKAGE
+from modules.engines.grammars import PACKAGE, GrammarRequest
 from modules.loaders import generation_settings
 from tests.support.hf_vocabularies import small_tokenizer
 
@@ -126,7 +126,7 @@ def test_banning_the_eos_token_leaves_no_token_at_the_end_of_a_grammar(vocabular
 @pytest.mark.parametrize("text", ["root ::= (", "nonsense", 'other ::= "a"', "root ::= missing", 'root ::= "a'])
 def test_an_invalid_grammar_is_refused_by_the_name_of_the_option(vocabulary: TokenizerVocabulary, text: str) -> None:
     with pytest.raises(OptionError) as error:
-        vocabulary.grammar(text)
+        vocabulary.grammar(GrammarRequest(text))
     assert error.value.option == "grammar_string"
 
 
@@ -140,14 +140,16 @@ def test_rows_follow_the_grammar_independently_and_an_ended_row_is_unconstrained
 
     end = vocabulary.tokenizer.eos_token_id
     (yes,), n = vocabulary.encode("yes")[:1] or [0], vocabulary.encode("n")[0]
-    grammar = Grammar(vocabulary.grammar('root ::= "yes" | "no"'), 1)
+    grammar = Grammar(vocabulary.grammar(GrammarRequest(YES_NO)), 1)
     first = grammar(torch.tensor([[1], [1]]), torch.zeros(2, vocabulary.size))
     assert torch.equal(first[0], first[1])
     second = grammar(torch.tensor([[1, yes], [1, n]]), torch.zeros(2, vocabulary.size))
     assert not torch.equal(second[0], second[1])
     no = vocabulary.encode("no")
     padded = torch.tensor([[1, *no, end, end, end]])
-    assert Grammar(vocabulary.grammar(YES_NO), 1)(padded, torch.zeros(1, vocabulary.size)).isfinite().all()
+    assert (
+        Grammar(vocabulary.grammar(GrammarRequest(YES_NO)), 1)(padded, torch.zeros(1, vocabulary.size)).isfinite().all()
+    )
 
 
 @needs_llguidance
@@ -156,7 +158,7 @@ def test_the_grammar_state_follows_a_shorter_text_after_rejected_tokens(vocabula
 
     from modules.engines.hf.sampling.grammar import Grammar
 
-    grammar, zeros = Grammar(vocabulary.grammar(LIST), 1), torch.zeros(1, vocabulary.size)
+    grammar, zeros = Grammar(vocabulary.grammar(GrammarRequest(LIST)), 1), torch.zeros(1, vocabulary.size)
     start = vocabulary.encode("- ")
     before = grammar(torch.tensor([[1, *start]]), zeros)
     grammar(torch.tensor([[1, *start, *vocabulary.encode("abc\n")]]), zeros)
@@ -171,6 +173,6 @@ def test_without_the_package_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "llguidance", None)
     without_cache = TokenizerVocabulary(vocabulary.tokenizer, vocabulary.size, [0])
     with pytest.raises(Unsupported) as error:
-        without_cache.grammar(YES_NO)
+        without_cache.grammar(GrammarRequest(YES_NO))
     assert PACKAGE in error.value.say("en")
     assert PACKAGE in error.value.say("zh")
