@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from modules.core.errors import UnknownName, WebUIError, Words
 
@@ -22,6 +23,22 @@ class TemplateRefused(WebUIError):
     model: str
     reason: str
     line: int = 0
+    position: ClassVar[Words] = {"en": " (line {line})", "zh": "（第 {line} 行）"}
+
+    def say(self, language: str) -> str:
+        position = self.position[language].format(line=self.line) if self.line else ""
+        return super().say(language) + position
+
+
+class MessageLeftOut(WebUIError):
+    """A template that does not write the user's message into the prompt."""
+
+    status = 422
+    template = {
+        "en": "This template leaves the user's message out of the prompt, so it was not chosen. "
+        "It must write the content of `messages`.",
+        "zh": "该模板没有把用户消息写入提示词，因此未采用。模板必须输出 messages 中的内容。",
+    }
 
 
 @dataclass(eq=False)

@@ -42,6 +42,10 @@ class TemplateChoices:
             reason = {language: error.say(language) for language in LANGUAGES}
             fault = ChosenTemplateUnusable(own.model, name, reason)
             return dataclasses.replace(own, source="", named={}, origin="chosen", file=name, fault=fault)
+        return self.without_choice(own)
+
+    def without_choice(self, own: ModelTemplate) -> ModelTemplate:
+        """Return the template that a model uses if none is chosen for it."""
         if own.is_ours and self._default().strip():
             return dataclasses.replace(own, source=self._default(), origin="settings")
         return own
@@ -50,6 +54,10 @@ class TemplateChoices:
         """Return the name of the template chosen for a model, "" if it uses its own. Raises SettingsError."""
         name = self._settings.get(model).get(KEY)
         return name if isinstance(name, str) and name not in _OWN else ""
+
+    def models(self, name: str) -> list[str]:
+        """Return the models for which a template is chosen. Raises SettingsError."""
+        return self._settings.having(KEY, name)
 
     def choose(self, model: str, name: str) -> Path | None:
         """Choose a template for a model, or "" for the model's own.

@@ -162,6 +162,10 @@ class ChatTemplates:
         own = ModelTemplate.of(record, info)
         return self._choose(own) if self._choose else own
 
+    def own(self, record: ModelRecord, info: Info | None = None) -> ModelTemplate:
+        """Return the template of the model's files, whether or not another one was chosen for it."""
+        return ModelTemplate.of(record, info)
+
     def features(self, template: ModelTemplate) -> TemplateFeatures:
         """Return what the model's template can take. Raises TemplateStopped or NoDefaultTemplate."""
         return self._features(template.for_tools(None), template)

@@ -46,6 +46,11 @@ class ModelSettings:
             raise self._invalid_entry(name)
         return _from_original(entry)
 
+    def having(self, key: str, value: object) -> list[str]:
+        """Return the models with this setting, by the keys of their entries. Raises SettingsError."""
+        entries = self._file.read().items()
+        return [name for name, entry in entries if isinstance(entry, dict) and entry.get(key) == value]
+
     def save(self, name: str, loader: str, values: Mapping[str, object], keys: Collection[str]) -> Path | None:
         """Save the loader and `values`; remove the other `keys`, and keep everything else in the entry.
 

@@ -20,7 +20,7 @@ WebUIError
 ├── PromptTooLong         the prompt does not fit the context
 ├── TextTooLong           nor does a prompt that is too long even to be tokenized
 ├── TemplateRefused · TemplateStopped · NoDefaultTemplate   a chat template that cannot be used: see `chat/errors.py`
-├── TemplateNotFound · InvalidTemplateFile · ChosenTemplateUnusable   a file of a template: see `chat/errors.py`
+├── TemplateNotFound · InvalidTemplateFile · ChosenTemplateUnusable · MessageLeftOut   templates of users: see there
 ├── ConversationBusy · NothingToAnswer   an answer that cannot be written now, or at all: see `chat/errors.py`
 ├── ConversationBegun     a character that cannot be changed any more: see `chat/errors.py`
 ├── DeletionError         a model that cannot be deleted or restored: see `catalog/errors.py`

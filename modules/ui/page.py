@@ -18,6 +18,7 @@ from modules.ui.model import model_html
 from modules.ui.model.llamacpp_hf_creator import CreatorPanel
 from modules.ui.model.loading import ModelFollowers
 from modules.ui.model.tab import ModelTab
+from modules.ui.model.template_editor import TemplateEditor
 from modules.ui.model_menu import ModelMenu
 from modules.ui.parameters.tab import ParametersTab
 from modules.ui.session.tab import SessionTab
@@ -51,6 +52,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
                 with gr.Tab(page.tr("model"), id="model", elem_id="tx-page-model"):
                     truncation = parameters.widgets["truncation_length"]
                     model = ModelTab(page, ModelFollowers(pill, version, chat.greeting, truncation))
+                    TemplateEditor(page, model, parameters.widgets["negative_prompt"])
                     downloads = DownloadsPanel(page, model)
                     CreatorPanel(page, model)
                 with gr.Tab(page.tr("session"), id="session", elem_id="tx-page-session") as session_tab:
