@@ -41,7 +41,7 @@ _CALL = {"id": "call00001", "type": "function", "function": {"name": "multiply",
 
 @dataclass(frozen=True)
 class Sample:
-    """What the sample conversation has. `thinking` applies only to templates that read such a variable."""
+    """What the sample conversation has. `thinking` is also the value of the variables that switch it."""
 
     language: str = "en"
     system: bool = True
@@ -66,8 +66,7 @@ class Sample:
 
 def render_sample(templates: ChatTemplates, template: ModelTemplate, sample: Sample) -> str:
     """Return the prompt for an answer to the sample. Raises what `ChatTemplates.render` raises."""
-    read = {variable.name for variable in templates.variables(template)}
-    kwargs: dict[str, Any] = {name: sample.thinking for name in _THINKING if name in read}
+    kwargs: dict[str, Any] = dict.fromkeys(_THINKING, sample.thinking)
     if sample.tools:
         kwargs["tools"] = _TOOLS
     return templates.render(template, sample.messages(), template_kwargs=kwargs)

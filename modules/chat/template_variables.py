@@ -64,18 +64,37 @@ def probe_variables(render: RenderAll, system: bool, parts: frozenset[str]) -> t
 
     `system` and `parts` are those of its TemplateFeatures.
     """
-    found = (_probe(render, known, _conversations(system, parts)) for known in KNOWN)
+    conversations = _conversations(system, parts)
+    bases = {known: [one for one in conversations if known.name not in one] for known in KNOWN}
+    prompts = {
+        (known, value): [{**base, **({} if value is None else {known.name: value})} for base in bases[known]]
+        for known in KNOWN
+        for value in (None, *known.values, _UNKNOWN)
+    }
+    rendered = iter(render([prompt for some in prompts.values() for prompt in some]))  # in one request, with its limits
+    results = {key: [next(rendered) for _ in some] for key, some in prompts.items()}
+    found = (
+        _variable(
+            known,
+            {value: results[known, value] for value in known.values},
+            results[known, None],
+            results[known, _UNKNOWN],
+        )
+        for known in KNOWN
+    )
     return tuple(variable for variable in found if variable)
 
 
-def _probe(render: RenderAll, known: Known, conversations: Sequence[Mapping[str, Json]]) -> TemplateVariable | None:
-    """Return the variable if a value of it changes a prompt. Values that the template refuses are no choices."""
-    bases = [variables for variables in conversations if known.name not in variables]
-    values = (*known.values, _UNKNOWN)
-    rendered = render([*bases, *({**base, known.name: value} for value in values for base in bases)])
-    plain, count = rendered[: len(bases)], len(bases)
-    results = {value: rendered[(index + 1) * count :][:count] for index, value in enumerate(values)}
-    unknown = results.pop(_UNKNOWN)
+def _variable(
+    known: Known,
+    results: Mapping[Json, Sequence[Rendering]],
+    plain: Sequence[Rendering],
+    unknown: Sequence[Rendering],
+) -> TemplateVariable | None:
+    """Return the variable if a value of it changes a prompt. Values that the template refuses are no choices.
+
+    `results` are the prompts by value, `plain` those without one, and `unknown` those with a word of no meaning.
+    """
     if any(rendering.shows(_UNKNOWN) for rendering in unknown):
         choices: tuple[Json, ...] = _EFFORTS if known.kind == "choice" else known.values
     else:
