@@ -7,6 +7,7 @@ limits, so that a hostile one costs some seconds of a processor and nothing else
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import PurePath
 from typing import Any
 
@@ -18,7 +19,7 @@ from modules.chat.templates import ALPACA, ModelTemplate
 from modules.core.errors import NothingPicked, WebUIError
 from modules.runtime.loaded_model import LoadedModel
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values
+from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values, in_browser
 from modules.ui.model import template_html
 from modules.ui.model.tab import ModelTab
 from modules.ui.widgets.option_form import Component
@@ -27,6 +28,10 @@ gr = gradio()
 
 OWN = ""
 """The choice of the template that the model uses if none is chosen for it."""
+_NAME_SOURCE = """() => {
+  document.querySelector("#tx-template-source .cm-content")?.setAttribute("aria-label", %s);
+}"""
+"""The editor's own label is not attached to the text for screen readers."""
 _ONE_AT_A_TIME: Options = {"trigger_mode": "always_last", "concurrency_id": "template", "concurrency_limit": 1}
 """A preview may take all the time that a template may have; the next one is for the text as it is by then."""
 
@@ -92,6 +97,7 @@ class TemplateEditor:
             self._page.on(event, handler, reads, writes, **{**guarded, **_ONE_AT_A_TIME, **options})
 
         on(fold.expand, self.open, shows)
+        in_browser(fold.expand, _NAME_SOURCE % json.dumps(self._page.tr("template_source")), self.choice)
         for event in model_tab.menu_events:
             on(event.then, self.follow, shows)
         on(self.choice.input, self.pick, shows)
