@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from modules.api import request_fields
-from modules.api.errors import MAX_NESTING
-from modules.api.limits import is_nested_deeper
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
+from modules.api.response_format import RESPONSE_FORMAT, check_format, schema_text
 from modules.core.errors import OptionError
 from modules.core.events import Json
 
@@ -38,54 +37,12 @@ class StreamOptions(BaseModel):
         return [name for name, value in (self.model_extra or {}).items() if value]
 
 
-MAX_SCHEMA = 64_000
-
 _STREAM_OPTIONS = Expected('an object such as {"include_usage": true}', '形如 {"include_usage": true} 的对象')
 _STOP = Expected("a text or a list of texts", "文本或文本列表")
 _COUNT = Expected("a whole number from 1 to 16", " 1 到 16 之间的整数")
 _CANDIDATES = Expected("a whole number from 0 to 20", " 0 到 20 之间的整数")
 _NAME = Expected("a name", "名称")
 _BIAS = Expected('an object such as {"50256": -100}', '形如 {"50256": -100} 的对象')
-
-
-_RESPONSE_FORMAT = Expected(
-    'an object such as {"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": {…}}} '
-    f"with a schema of at most {MAX_SCHEMA} bytes",
-    '形如 {"type": "json_object"} 或 {"type": "json_schema", "json_schema": {"schema": {…}}} 的对象，'
-    f"其中 schema 不超过 {MAX_SCHEMA} 字节",
-)
-
-
-def _check_format(response_format: dict[str, Any]) -> dict[str, Any]:
-    if len(_schema_text(response_format).encode("utf-8", "replace")) > MAX_SCHEMA:
-        raise ValueError
-    return response_format
-
-
-def _parsed(schema: str) -> Any:
-    """Return the JSON that some clients send as a text. Raises ValueError."""
-    try:
-        parsed = json.loads(schema[: MAX_SCHEMA + 1])
-    except RecursionError as error:
-        raise ValueError from error
-    if is_nested_deeper(parsed, MAX_NESTING):
-        raise ValueError
-    return parsed
-
-
-def _schema_text(response_format: Mapping[str, Any]) -> str:
-    """Return the JSON schema that an answer must match, "" if any text will do. Raises ValueError if it is invalid."""
-    kind = response_format.get("type", "text")
-    if kind == "text":
-        return ""
-    body = response_format.get("json_schema") if kind == "json_schema" else {"schema": {"type": "object"}}
-    body = {**(body if isinstance(body, dict) else {}), **({} if "schema" not in response_format else response_format)}
-    schema = body.get("schema")
-    if isinstance(schema, str):
-        schema = _parsed(schema)
-    if kind not in ("json_object", "json_schema") or not isinstance(schema, (dict, bool)):
-        raise ValueError
-    return json.dumps(schema, ensure_ascii=False)
 
 
 class GenerationRequest(RequestBody):
@@ -97,7 +54,7 @@ class GenerationRequest(RequestBody):
     n: Annotated[int, Field(ge=1, le=16), _COUNT] = 1
     stop: Annotated[Text | list[Text], _STOP] = []
     logit_bias: Annotated[dict[str, float], _BIAS] = Field(default_factory=dict)
-    response_format: Annotated[dict[str, Any], AfterValidator(_check_format), _RESPONSE_FORMAT] = Field(
+    response_format: Annotated[dict[str, Any], AfterValidator(check_format), RESPONSE_FORMAT] = Field(
         default_factory=dict
     )
 
@@ -113,7 +70,7 @@ class GenerationRequest(RequestBody):
     @property
     def schema_text(self) -> str:
         """The JSON schema that the answer must match, "" if there is none."""
-        return _schema_text(self.response_format)
+        return schema_text(self.response_format)
 
     @property
     def stops(self) -> list[str]:
