@@ -1,4 +1,4 @@
-"""Prompts of the notebook: plain text, the ids of tokens that a model has written, and text to be filled in."""
+"""Prompts of the notebook: plain text, the ids of tokens that a model has written, and gaps to be filled in."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Mapping
 
 from modules.chat.prompt import room
 from modules.core.events import Json
+from modules.core.fill_in_middle import FimTokens
 from modules.core.prompt import Prompt
 from modules.notebook.notebook import Beginning
 from modules.runtime.loaded_model import LoadedModel
 
 LONGEST_TOKEN = 256
-"""Characters: no token has more. What is further from the end than the context can reach is not tokenized."""
+"""Characters: no token has more. What is further away than the context can reach is not tokenized."""
+NEXT_TOKENS = 50
+"""Most likely next tokens that are shown."""
+AFTER_SHARE = 4
+"""The text after a gap gets at least one of so many parts of the prompt, if all of the text is too long."""
+_MARKERS = 3
 
 
 def prompt_of(model: LoadedModel, beginning: Beginning, params: Mapping[str, Json]) -> Prompt:
@@ -19,14 +25,61 @@ def prompt_of(model: LoadedModel, beginning: Beginning, params: Mapping[str, Jso
 
     Tokens that the model has written stay as they are: tokenized anew, the same text could be other tokens.
     """
-    limit, passage = room(model, params), beginning.passage
-    if not passage.tokens:
+    limit = room(model, params)
+    written = tuple(token.id for token in beginning.passage.tokens)
+    if (fim := _fim_of(model, beginning)) is not None:
+        before, after, bos = _around(model, beginning, limit)
+        return Prompt("", limit, truncate=True, tokens=(*fim.prompt(before, after, bos), *written))
+    if not written:
         return Prompt(beginning.before, limit, truncate=True)
-    text = beginning.before[: passage.start]
-    ids = model.ask("encode", text=text[-LONGEST_TOKEN * limit :])
-    return Prompt("", limit, truncate=True, tokens=(*ids, *(token.id for token in passage.tokens)))
+    return Prompt("", limit, truncate=True, tokens=(*_before(model, beginning, limit), *written))
 
 
-def count_tokens(model: LoadedModel, text: str) -> int:
-    """Return how many tokens the text has as a prompt."""
-    return int(model.ask("count", text=text))
+def _fim_of(model: LoadedModel, beginning: Beginning) -> FimTokens | None:
+    return model.info.fim if beginning.passage.fills else None
+
+
+def _before(model: LoadedModel, beginning: Beginning, limit: int, add_special: bool = True) -> list[int]:
+    """Return the tokens of the text before the passage, without most of those that are too far away."""
+    text = beginning.before[: beginning.passage.start]
+    ids: list[int] = model.ask("encode", text=text[-LONGEST_TOKEN * limit :], add_special=add_special)
+    return ids
+
+
+def _around(model: LoadedModel, beginning: Beginning, limit: int) -> tuple[list[int], list[int], list[int]]:
+    """Return the tokens before and after a gap for which there is room, and those that every prompt begins with."""
+    bos: list[int] = model.ask("encode", text="")
+    before = _before(model, beginning, limit, add_special=False)
+    after: list[int] = model.ask("encode", text=beginning.after[: LONGEST_TOKEN * limit], add_special=False)
+    space = max(limit - len(bos) - _MARKERS - len(beginning.passage.tokens), 0)
+    after = after[: max(space - len(before), space // AFTER_SHARE)]
+    return before[max(len(before) + len(after) - space, 0) :], after, bos
+
+
+def fit_of(model: LoadedModel, beginning: Beginning, params: Mapping[str, Json]) -> dict[str, Json]:
+    """Return how many tokens the whole prompt has, how many it may have (`limit`), where in the text those that the
+    model gets begin, and whether the model can fill gaps.
+    """
+    limit, passage, fim = room(model, params), beginning.passage, _fim_of(model, beginning)
+    tokens = int(model.ask("count", text=beginning.before[: passage.start])) + len(passage.tokens)
+    if fim is not None:
+        tokens += int(model.ask("count", text=beginning.after)) + _MARKERS
+    begins = 0
+    if tokens > limit:
+        if fim is not None:
+            last = _around(model, beginning, limit)[0]
+        else:
+            first: list[int] = model.ask("encode", text="")  # what every prompt of this model begins with
+            written = [token.id for token in passage.tokens]
+            last = [*_before(model, beginning, limit), *written][-max(limit - len(first), 1) :]
+        end = passage.start if fim is not None else len(beginning.before)
+        begins = max(end - len(model.ask("decode", tokens=last)), 0)
+    return {"tokens": tokens, "limit": limit, "begins": begins, "fills": model.info.fim is not None}
+
+
+def next_tokens(model: LoadedModel, beginning: Beginning, params: Mapping[str, Json]) -> Json:
+    """Return the most likely next tokens: "plain", with log probabilities before any sampler, and "sampled", with the
+    probabilities by which one would be drawn after all samplers; each as id, text and number.
+    """
+    prompt = prompt_of(model, beginning, params)
+    return model.ask("next", prompt=prompt.to_json(), params=dict(params), top=NEXT_TOKENS)

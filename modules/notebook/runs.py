@@ -37,15 +37,17 @@ Listener = Callable[[NotebookStore, str, bool], None]
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run has written so far: `text`, at the position `start`. `phase` is one of "preparing", "waiting" (at
-    `position` in the queue), "reading" (the prompt, up to `progress` of it, from 0 to 1), "writing" and "ended".
+    """What a run has written so far: `text`, into `base` at the position `start`.
 
-    `tokens` are those of the text; None if the loader does not tell them. `count` tokens were decoded in `seconds`
-    since the first of them. `rev` is that of the last save, `reason` why the run ended, as in `Done`.
+    `phase` is one of "preparing", "waiting" (at `position` in the queue), "reading" (the prompt, up to `progress` of
+    it, from 0 to 1), "writing" and "ended". `tokens` are those of the text; None if the loader does not tell them.
+    `count` tokens were decoded in `seconds` since the first of them. `rev` is that of the last save, `reason` why the
+    run ended, as in `Done`.
     """
 
     name: str
     start: int
+    base: State
     phase: str = "preparing"
     position: int = 0
     progress: float = 0.0
@@ -178,7 +180,7 @@ class _Run:
         where = begin(present.state)  # what surrounds the new text is to be known before anything is stored
         self._around = (len(where.before), len(where.after))
         stored = store.change(name, present.rev, begun, writing=self._around)
-        self.state = RunState(name, len(self._beginning.before), rev=stored.rev)
+        self.state = RunState(name, len(self._beginning.before), self._beginning.state("", ()), rev=stored.rev)
 
     def stop(self) -> None:
         """Let the worker stop, which sends nothing more; what is written so far stays in the text."""

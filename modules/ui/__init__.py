@@ -22,6 +22,7 @@ from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_sear
 from modules.ui.locales import supported
 from modules.ui.login import LoginGuard
 from modules.ui.model.options_card import LOADER_CSS
+from modules.ui.notebook import routes as notebook_routes
 from modules.ui.page import build
 from modules.ui.parameters.tab import PARAMETERS_CSS
 from modules.ui.session import routes as session_routes
@@ -100,6 +101,7 @@ def attach(server: FastAPI, app: App) -> None:
     _add_routes(server, app)
     status_feed.add_route(server, app)
     routes.add_routes(server, app, visitors)
+    notebook_routes.add_routes(server, app, visitors)
     character_routes.add_routes(server, app)
     template_route.add_route(server, app)
     model_menu.add_route(server, app)

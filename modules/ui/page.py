@@ -20,6 +20,7 @@ from modules.ui.model.loading import ModelFollowers
 from modules.ui.model.tab import ModelTab
 from modules.ui.model.template_editor import TemplateEditor
 from modules.ui.model_menu import ModelMenu
+from modules.ui.notebook.tab import NotebookTab
 from modules.ui.parameters.tab import ParametersTab
 from modules.ui.session.tab import SessionTab
 from modules.ui.status_feed import StatusFeed
@@ -45,6 +46,8 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
                     chat = ChatTab(page, visitors)
                 with gr.Tab(page.tr("characters"), id="characters", elem_id="tx-page-characters"):
                     gr.HTML("<div data-characters></div>", elem_id="tx-characters-root")  # see static/characters.js
+                with gr.Tab(page.tr("notebook"), id="notebook", elem_id="tx-page-notebook"):
+                    notebook = NotebookTab(page, visitors)
                 with gr.Tab(page.tr("parameters"), id="parameters", elem_id="tx-page-parameters"):
                     gr.HTML(_drawer_head(page), elem_id="tx-drawer-head")
                     chat.build_system_message()
@@ -59,6 +62,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
                     session = SessionTab(page)
             menu = ModelMenu(page)
         chat.listen(parameters)
+        notebook.listen(parameters)
         model.attach_first_run(chat.first_run)
         menu.listen(model, version)
         session.listen(session_tab.select, parameters)

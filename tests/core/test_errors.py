@@ -28,6 +28,7 @@ from modules.core.errors import (
 )
 from modules.downloads.errors import DownloadNotFound
 from modules.hub.errors import DownloadError
+from modules.notebook.errors import NotebookError
 
 
 def error_classes(root: type[WebUIError] = WebUIError) -> Iterator[type[WebUIError]]:
@@ -108,7 +109,7 @@ def test_every_status_is_an_http_error_status(subtests: pytest.Subtests) -> None
             assert 400 <= error_class.status < 600
 
 
-ELSEWHERE = (CharacterError, ConversationError, DeletionError, DownloadError, lora_errors.LoraError)
+ELSEWHERE = (CharacterError, ConversationError, DeletionError, DownloadError, NotebookError, lora_errors.LoraError)
 
 
 def test_the_docstring_of_the_module_names_every_error(subtests: pytest.Subtests) -> None:

@@ -12,6 +12,7 @@ const SEARCH_DELAY = 80;
 export const DESTINATIONS = [
   { id: "chat", name: tr("chat") },
   { id: "characters", name: tr("characters") },
+  { id: "notebook", name: tr("notebook") },
   { id: "parameters", name: tr("parameters") },
   { id: "model", name: tr("model") },
   { id: "session", name: tr("session") },

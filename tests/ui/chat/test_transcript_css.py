@@ -11,6 +11,7 @@ from modules.ui.static_files import FOLDER
 
 CSS = (FOLDER / "transcript_markdown.css").read_text()
 CONTRAST = 4.5
+MARKDOWN = ":is(#tx-chat, #tx-notebook) .tx-md"
 
 
 def colors(selector: str) -> dict[str, str]:
@@ -31,16 +32,16 @@ def contrast(first: str, second: str) -> float:
 
 
 def test_every_color_of_code_is_legible_in_both_themes(subtests: pytest.Subtests) -> None:
-    for selector in ("#tx-chat .tx-md", ".dark #tx-chat .tx-md"):
+    for selector in (MARKDOWN, f".dark {MARKDOWN}"):
         found = colors(selector)
         for name in {*CLASSES.values()}:
             with subtests.test(selector=selector, name=name):
                 assert contrast(found[f"tok-{name}"], found["code"]) >= CONTRAST
-                assert f"#tx-chat .tx-md .tx-{name} {{ color: var(--tx-md-tok-{name})" in CSS
+                assert f"{MARKDOWN} .tx-{name} {{ color: var(--tx-md-tok-{name})" in CSS
 
 
 def test_text_is_legible_on_its_backgrounds(subtests: pytest.Subtests) -> None:
-    for selector, page in (("#tx-chat .tx-md", "#ffffff"), (".dark #tx-chat .tx-md", "#1f2937")):
+    for selector, page in ((MARKDOWN, "#ffffff"), (f".dark {MARKDOWN}", "#1f2937")):
         found = colors(selector)
         for front, back in (
             *(("text", "code"), ("text", "inline"), ("text", "head"), ("faint", "head"), ("link", "code")),
@@ -51,4 +52,4 @@ def test_text_is_legible_on_its_backgrounds(subtests: pytest.Subtests) -> None:
 
 
 def test_both_themes_name_the_same_colors() -> None:
-    assert colors("#tx-chat .tx-md").keys() == colors(".dark #tx-chat .tx-md").keys()
+    assert colors(MARKDOWN).keys() == colors(f".dark {MARKDOWN}").keys()

@@ -1,0 +1,88 @@
+"""An open page hears of every change of its text once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.loaders import generation_settings
+from modules.notebook.notebook import Beginning, State, continued
+from modules.ui.handlers import Page
+from modules.ui.notebook.event_stream import News, NotebookStream
+from tests.support import echo_plans
+from tests.support.echo_plans import wait_until
+
+PARAMS = generation_settings.resolve({"max_new_tokens": 10})
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App]) -> Iterator[App]:
+    app = make_app()
+    echo_plans.load(app.models)
+    yield app
+
+
+def stream_of(app: App) -> NotebookStream:
+    return NotebookStream(app, Page(app, "en"), app.notebooks, "x")
+
+
+def at_end(state: State) -> Beginning:
+    return continued(state, len(state.text))
+
+
+def bodies(news: News, kind: str) -> list[dict[str, Any]]:
+    return [body for name, body in news if name == kind]
+
+
+def test_nothing_is_told_twice(app: App) -> None:
+    rev = app.notebooks.create("apple ", "x").rev
+    stream = stream_of(app)
+    assert bodies(stream.news(), "state") == [{"name": "x", "running": False, "rev": rev}]
+    assert stream.news() == []
+    changed = app.notebooks.change("x", rev, lambda notebook: notebook.typed("pear "))
+    assert bodies(stream.news(), "state") == [{"name": "x", "running": False, "rev": changed.rev}]
+    app.notebooks.delete("x")
+    assert bodies(stream.news(), "state") == [{"name": "x", "gone": True}]
+
+
+def test_what_is_written_comes_in_pieces_and_then_its_end(app: App) -> None:
+    app.notebooks.create("slow count 40 ", "x")
+    stream = stream_of(app)
+    stream.news()
+    app.notebook_runs.start(app.notebooks, "x", None, at_end, app.models.current, PARAMS)
+    told: News = []
+    while "ended" not in [name for name, _ in told]:
+        told += stream.news()
+        wait_until(lambda: True)
+        if len(told) > 3:
+            app.notebook_runs.stop(app.notebooks, "x")
+    told += stream.news()
+    assert bodies(told, "state")[0]["running"] is True and bodies(told, "state")[-1]["running"] is False
+    text = ""
+    for piece in bodies(told, "live"):
+        assert piece["start"] == len("slow count 40 ")
+        text = text[: piece["from"]] + piece["text"]
+    assert app.notebooks.read("x").text == "slow count 40 " + text
+    assert bodies(told, "ended")[0]["error"] == "" and "stopped" in bodies(told, "ended")[0]["line"]
+
+
+def test_a_page_that_comes_later_gets_all_that_is_written_but_no_old_end(app: App) -> None:
+    app.notebooks.create("apple fail ", "x")
+    first = stream_of(app)
+    app.notebook_runs.start(app.notebooks, "x", None, at_end, app.models.current, PARAMS)
+    wait_until(lambda: not app.notebook_runs.running(app.notebooks))
+    (ended,) = bodies(first.news(), "ended")
+    assert ended["error"]
+    assert bodies(stream_of(app).news(), "ended") == []
+
+
+def test_the_list_is_told_when_it_changes(app: App) -> None:
+    app.notebooks.create("one", "x")
+    stream = stream_of(app)
+    version = bodies(stream.news(), "list")[0]["version"]
+    app.notebooks.rename("x", "y")
+    (listed,) = bodies(stream.news(), "list")
+    assert listed["version"] > version and listed["running"] == []
