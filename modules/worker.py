@@ -323,9 +323,9 @@ def _tokenized(
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     info = engine.info
     fitted = fit(whole, lambda text: engine.tokenize(text, params), info.context_length, info.vocabulary_size)
-    params = with_seed(params)
     if top is not None:
         params = next_token.ask_for(params, top)
+    params = with_seed(params)
     facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
     return {"prompt": fitted.tokens, "params": params, "facts": facts}
 
