@@ -84,7 +84,7 @@ class PresetCard:
         at_once: Options = {"alert": self.line, "queue": False, **STALE_MENU}
         owners: Options = {**at_once, "owner_only": True}
         on(form.edits(), self.report, reads, [form.bridge], trigger_mode="always_last", queue=False, **STALE_MENU)
-        on(form.bridge.submit, self.reset, reads, [self.line, form.bridge, *samplers], **at_once)
+        on(form.bridge.submit, self.reset, reads, writes, **at_once)
         on(self.preset.input, self.pick_preset, reads, writes, **at_once)
         on(self.neutral_button.click, self.neutralize, reads, writes, **at_once)
         on(self.random_button.click, self.draw, reads, writes, **at_once)
@@ -119,16 +119,19 @@ class PresetCard:
         return self._form.report(self._form.raw(values), text_in(values[self.preset]))
 
     def reset(self, values: Values, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
-        """Bring one parameter back to the value of the preset picked."""
-        key = text_in(sent_by(event).get("reset"))
-        own = self._app.presets.read(text_in(values[self.preset])).values
+        """Bring one parameter, or all of them, back to the values of the preset picked."""
+        sent, name = sent_by(event), text_in(values[self.preset])
+        own = self._app.presets.read(name).values
+        if sent.get("all") is True:
+            return self._replace(values, own, name, self._page.tr("preset_all_back").format(name=name), undo=True)
+        key = text_in(sent.get("reset"))
         if key not in own:
             raise OptionError("reset", key[:80], {"en": "a parameter of presets", "zh": "预设中的参数"})
         new = {key: own[key]}
         return {
             self.line: "",
             **self._form.show(new),
-            **self._form.report(self._form.raw(values) | new, text_in(values[self.preset])),
+            **self._form.report(self._form.raw(values) | new, name),
         }
 
     def pick_preset(self, values: Values) -> Updates:

@@ -60,7 +60,26 @@ function markGroup(group) {
   title.toggleAttribute("data-invalid", invalid > 0);
 }
 
+/** Say below the menu of presets how many values differ, and offer to bring all of them back. */
+function markPreset() {
+  const menu = document.querySelector("#tx-preset");
+  const count = Object.keys(report.changed).length;
+  let line = document.querySelector("#tx-preset-changed");
+  if (!count || !menu) {
+    if (line?.contains(document.activeElement)) menu?.querySelector("input")?.focus();
+    line?.remove();
+    return;
+  }
+  if (!line) {
+    const back = () => window.txParameters({ all: true });
+    line = make("div", { id: "tx-preset-changed" }, make("span"), make("button", { type: "button", class: "tx-undo", click: back }, tr("preset_reset")));
+    menu.after(line);
+  }
+  line.firstElementChild.textContent = tr("preset_changed", { count });
+}
+
 function mark() {
+  markPreset();
   const form = document.querySelector("#tx-params");
   if (!form) return;
   for (const option of form.querySelectorAll(".tx-opt")) {

@@ -52,6 +52,10 @@ def test_one_value_goes_back_to_that_of_the_preset(make_tab: MakeTab) -> None:
     reset = tab.reset(values, event({"reset": "temperature"}))
     assert reset[tab.widgets["temperature"]] == 1.2 and report(tab, reset)["changed"] == {}
     assert tab.widgets["top_k"] not in reset
+    values |= {tab.widgets["top_k"]: 7}
+    all_back = tab.reset(values, event({"all": True}))
+    assert report(tab, all_back)["changed"] == {} and all_back[tab.preset] == "warm"
+    assert undone(tab, values, all_back)[tab.widgets["top_k"]] == 7
     for sent in ({"reset": "max_new_tokens"}, {"reset": ["x"]}, {}, None):
         assert 'role="alert"' in tab.reset(values, event(sent))[tab.line]
 
