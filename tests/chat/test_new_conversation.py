@@ -89,6 +89,10 @@ def test_a_character_changes_with_its_greetings_until_the_user_has_written(
     talk.add("user", "Hello")
     with pytest.raises(ConversationBegun):
         setup.change(talk, None, "rex", None)
+    asked = setup.new()
+    asked.add("user", "Hello")
+    with pytest.raises(ConversationBegun):
+        setup.change(asked, None, "rex", None)
     setup.change(talk, "instruct", "mia", "tom")
     assert (talk.mode, talk.persona, len(talk.messages)) == ("instruct", "tom", 4)
 
