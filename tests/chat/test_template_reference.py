@@ -13,9 +13,10 @@ from modules.chat.mending import mend
 from modules.chat.message import Message
 from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.core.events import Info
-from tests.support.checkpoint_files import checkpoint, only_record, put
+from tests.support.checkpoint_files import only_record
 from tests.support.forked import forked
 from tests.support.template_table import CHATML, SPECIAL_TOKENS, TEMPLATES
+from tests.support.tokenizer_folder import write_tokenizer
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -52,20 +53,6 @@ def layouts() -> dict[str, dict[str, Any]]:
         },
         "the processor's file": {"chat_template.json": {"chat_template": CHATML}, "tokenizer_config.json": {}},
     }
-
-
-def write_tokenizer(folder: Path, files: Mapping[str, Any]) -> Path:
-    """Write a model's folder with a tokenizer of two words."""
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL_TOKENS, "extra_special_tokens": {}}
-    config["extra_special_tokens"] = {"image_token": config.pop("image_token")}
-    checkpoint(folder)
-    model = {"type": "WordLevel", "vocab": {"<unk_token>": 0, "a": 1}, "unk_token": "<unk_token>"}
-    put(folder / "tokenizer.json", json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
-    for name, content in files.items():
-        put(folder / name, {**config, **content} if name == "tokenizer_config.json" else content)
-    if "tokenizer_config.json" not in files:
-        put(folder / "tokenizer_config.json", config)
-    return folder
 
 
 def reference(folders: list[Path], cases: list[tuple[list[Message], dict[str, Any]]]) -> list[Any]:
