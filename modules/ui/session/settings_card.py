@@ -149,7 +149,8 @@ class SettingsCard:
         attributes = f'id="{field}" name="{escape(key)}" aria-describedby="{field}-help"'
         attributes += (" data-edited" if key in edits else "") + (' aria-invalid="true"' if wrong else "")
         if isinstance(row.option.default, bool):
-            return f'<input type="checkbox" {attributes}{" checked" if value is True else ""}>'
+            checked = " checked" if value is True else ""
+            return f'<label class="tx-s-check"><input type="checkbox" {attributes}{checked}></label>'
         if choices := self._choices(key, row.option, value):
             options = "".join(_choice(choice, str(value), self._tr("preset_none")) for choice in choices)
             return f"<select {attributes}>{options}</select>"
