@@ -181,8 +181,9 @@ def _without_keys(content: bytes, keys: Collection[str]) -> bytes:
             comment = lines[end.line][end.column :].strip() if end.column else ""
             lines[key.start_mark.line : stop] = [f"# {key.value}: {comment[1:].strip()}\n"] if comment else []
     kept = "".join(lines)
-    if (yaml.load(kept, _Loader) or {}) == after:
-        return kept.encode()
+    with contextlib.suppress(yaml.YAMLError):
+        if (yaml.load(kept, _Loader) or {}) == after:
+            return kept.encode()
     content_map = _round_trip().load(text)  # several keys in one line, or an anchor of another one
     for key in keys:
         content_map.pop(key, None)

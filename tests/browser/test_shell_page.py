@@ -165,7 +165,7 @@ def test_on_a_phone_nothing_in_the_chat_is_smaller_than_44_pixels(window: Window
 
 @pytest.mark.window("en", 390, 844)
 def test_on_a_phone_nothing_on_the_other_pages_is_smaller_than_32_pixels(window: Window) -> None:
-    for destination in ("parameters", "model"):
+    for destination in PAGES[1:]:
         go_to(window.page, destination)
         open_groups(window.page)
         assert window.page.evaluate(SMALL, 32) == []
@@ -192,7 +192,7 @@ def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, server: Server
         expect(page.locator("#tx-models-menu").get_by_role("button", name=MODEL)).to_be_visible()
         check_accessibility(page)
         page.keyboard.press("Escape")
-        for destination in ("parameters", "model"):
+        for destination in PAGES[1:]:
             go_to(page, destination)
             open_groups(page)
             check_accessibility(page)

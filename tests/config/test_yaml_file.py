@@ -43,6 +43,34 @@ def test_an_update_of_an_empty_file_keeps_its_comments(path: Path, text: str) ->
     assert all(line in path.read_text(encoding="utf-8") for line in text.splitlines() if line.startswith("#"))
 
 
+def test_a_key_is_removed_without_the_comments_around_it(path: Path, subtests: pytest.Subtests) -> None:
+    for text, left in (
+        ("# a\na: 1\n# b\nb: 2\n", "# a\n# b\nb: 2\n"),
+        ("b: 2\n# a\na: 1  # about a\n# end\n", "b: 2\n# a\n# a: about a\n# end\n"),
+        ("a: |\n  two\n  lines\n# b\nb: 2\n", "# b\nb: 2\n"),
+        ("a:\n- 1\n- 2\n# b\nb: 2\n", "# b\nb: 2\n"),
+        ('a: "in\n  two lines"\n\nb: 2\n', "\nb: 2\n"),
+        ("{a: 1, b: 2}\n", "{b: 2}\n"),
+        ("a: &x 1\nb: *x\n", "b: 1\n"),
+        ("b: 2\n", "b: 2\n"),
+    ):
+        with subtests.test(text=text):
+            path.write_text(text)
+            YamlFile(path).update(lambda content: None, remove={"a"})
+            assert "a" not in YamlFile(path).read()
+            assert path.read_text() == left or text.startswith(("{", "a: &"))
+
+
+def test_an_earlier_content_is_put_back_unless_the_file_has_changed(path: Path) -> None:
+    file = YamlFile(path)
+    file.put_back(b"a: 1  # one\n", unless_changed_from=None)
+    assert path.read_text() == "a: 1  # one\n"
+    with pytest.raises(SettingsError, match="has been changed"):
+        file.put_back(b"", unless_changed_from=b"a: 2\n")
+    file.put_back(None, unless_changed_from=b"a: 1  # one\n")
+    assert not path.exists() and file.content() is None
+
+
 def test_keys_are_read_as_text(path: Path) -> None:
     path.write_text("1.10: 1\nyes: 2\n2024-01-01: 3\nnull: 4\n", encoding="utf-8")
     assert YamlFile(path).read() == {"1.10": 1, "yes": 2, "2024-01-01": 3, "null": 4}

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from modules.ui.static_files import FOLDER, StaticFiles
+from modules.ui.static_files import FOLDER, StaticFiles, scale_text
 
 
 @pytest.fixture
@@ -48,6 +48,22 @@ def test_nothing_else_is_served(files: StaticFiles, subtests: pytest.Subtests) -
     for path in [f"/ui/{files.version}{path}" for path in paths] + ["/ui/0123456789abcdef/shell.js"]:
         with subtests.test(path=path):
             assert get(files, path).status_code == 404
+
+
+def test_sizes_of_text_grow_with_the_size_chosen(subtests: pytest.Subtests) -> None:
+    for css, served in (
+        ("a { font-size: 12.5px; }", "a { font-size: calc(12.5px * var(--tx-text-scale)); }"),
+        ("a{font:13px/1.5 x}", "a{font:calc(13px * var(--tx-text-scale))/1.5 x}"),
+        (
+            "a { font-size: 16px !important; }",
+            "a { font-size: max(16px, calc(16px * var(--tx-text-scale))) !important; }",
+        ),
+        ("a { width: 12px; font-weight: 600; height: 9px; }", "a { width: 12px; font-weight: 600; height: 9px; }"),
+        ("a { font-size: 1.2em; top: 3px; }", "a { font-size: 1.2em; top: 3px; }"),
+        ("a { --my-font-size: 9px; }", "a { --my-font-size: 9px; }"),
+    ):
+        with subtests.test(css=css):
+            assert scale_text(css) == served
 
 
 def test_the_hash_changes_with_any_file(files: StaticFiles, tmp_path: Path) -> None:
