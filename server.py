@@ -127,13 +127,13 @@ def serve(app: App, arguments: Sequence[str]) -> None:
     """Serve until Ctrl-C, then stop downloads and installations and unload the model."""
     import uvicorn
 
-    from modules.api.host_guard import HostGuard, allowed_hosts
+    from modules.api.host_guard import guard
     from modules.api.http_protocol import BoundedProtocol
     from modules.api.limits import BodyLimit
 
     listener = bind_port(*address(app.flags))
     config = uvicorn.Config(
-        HostGuard(BodyLimit(build(app)), allowed_hosts(app.flags)),
+        guard(BodyLimit(build(app)), app),
         http=BoundedProtocol,
         log_level="warning",
         access_log=False,

@@ -9,9 +9,12 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from modules.api import errors
 from modules.api.auth import AuthMiddleware
+from modules.api.host_guard import allowed_origins
 from modules.api.routes import downloads, loras, models, openai
 from modules.app import App
 
@@ -25,4 +28,13 @@ def mount_api(server: FastAPI, app: App) -> None:
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))
     errors.register_handlers(api)
-    server.mount("/v1", AuthMiddleware(api, app.credentials, app.guesses))
+    guarded = AuthMiddleware(api, app.credentials, app.guesses)
+    origins = allowed_origins(app.flags, bool(app.credentials.keys))
+    server.mount("/v1", _with_cors(guarded, origins) if origins else guarded)
+
+
+def _with_cors(api: ASGIApp, origins: frozenset[str]) -> ASGIApp:
+    """Return `api`, whose answers the browser shows to pages of `origins`. Preflights need no key."""
+    return CORSMiddleware(
+        api, allow_origins=sorted(origins), allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=["*"]
+    )

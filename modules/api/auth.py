@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.api.errors import error_response
-from modules.config.credentials import Credentials
-from modules.core.errors import Words
+from modules.config.credentials import ApiKey, Credentials
+from modules.core.errors import WebUIError, Words
 from modules.system.guess_limiter import GuessLimiter
 
 _NO_KEY: Words = {
-    "en": "This API requires a key: send it as `Authorization: Bearer KEY`.",
-    "zh": "此 API 需要密钥：请在请求头中发送 Authorization: Bearer 密钥。",
+    "en": "This API requires a key: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
+    "zh": "此 API 需要密钥：请在请求头中发送 Authorization: Bearer 密钥，或 x-api-key: 密钥。",
 }
 _NO_LOGIN: Words = {
     "en": "This API requires a login: send user name and password by HTTP Basic authentication.",
@@ -27,6 +28,22 @@ _TOO_MANY: Words = {
     "en": "Too many wrong attempts from this address: try again in {seconds} s.",
     "zh": "此地址的错误尝试过多，请在 {seconds} 秒后重试。",
 }
+
+
+KEY = "text_studio.api_key"
+"""Key of a request's scope: the `ApiKey` that it was sent with."""
+
+
+@dataclass(eq=False)
+class OwnersKeyNeeded(WebUIError):
+    """The request came with a key for using models only."""
+
+    name: str
+    status = 403
+    template = {
+        "en": "Not allowed with the API key {name!r}, which may use models, but not load, unload or download any.",
+        "zh": "API 密钥 {name!r} 只能使用模型，不能加载、卸载或下载模型。",
+    }
 
 
 class AuthMiddleware:
@@ -44,25 +61,31 @@ class AuthMiddleware:
         if scope["type"] != "http" or not self._credentials.required:
             await self._app(scope, receive, send)
             return
-        address = (scope.get("client") or ("",))[0]
-        sent = Headers(scope=scope).get("authorization")
+        address, headers = (scope.get("client") or ("",))[0], Headers(scope=scope)
+        sent = self._secret(headers)
+        key = self._key(sent) if sent else None
         if sent is not None and (seconds := self._guesses.delay(address)):
-            await _too_many(Headers(scope=scope), seconds)(scope, receive, send)
-        elif sent is not None and self._is_authorized(dict(scope["headers"])[b"authorization"]):
+            await _too_many(headers, seconds)(scope, receive, send)
+        elif key is not None:
             self._guesses.succeeded(address)
-            await self._app(scope, receive, send)
+            await self._app({**scope, KEY: key}, receive, send)
         else:
             if sent is not None:
                 self._guesses.missed(address)
             await self._send_unauthorized(scope, receive, send)
 
-    def _is_authorized(self, sent: bytes) -> bool:
-        scheme, _, secret = sent.partition(b" ")
-        accepted = self._accepts_key if self._scheme == b"bearer" else self._accepts_login
-        return accepted(secret.strip()) and scheme.lower() == self._scheme
+    def _secret(self, headers: Headers) -> bytes | None:
+        """Return the secret that was sent, "" if it was sent by another scheme; None if there is none."""
+        authorization, key = headers.get("authorization"), headers.get("x-api-key")
+        if authorization is None:
+            return None if key is None or self._scheme == b"basic" else key.encode("latin-1")
+        scheme, _, secret = authorization.encode("latin-1").partition(b" ")
+        return secret.strip() if scheme.lower() == self._scheme else b""
 
-    def _accepts_key(self, secret: bytes) -> bool:
-        return self._credentials.accept_key(secret)
+    def _key(self, secret: bytes) -> ApiKey | None:
+        if self._scheme == b"bearer":
+            return self._credentials.key_of(secret)
+        return ApiKey("", is_owner=True) if self._accepts_login(secret) else None
 
     def _accepts_login(self, secret: bytes) -> bool:
         try:

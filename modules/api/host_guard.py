@@ -19,11 +19,13 @@ from typing import TypeVar
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from modules.app import App
 from modules.config.flags import Flags
-from modules.core.errors import Words
+from modules.core.errors import CommandLineError, Words
 
 T = TypeVar("T")
 
+ANY_ORIGIN = "*"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RESOLVER_SECONDS = 1.0
 """Longest wait for the network to resolve this machine's full name when the server starts."""
@@ -50,11 +52,15 @@ _POLICY = (
 
 
 class HostGuard:
-    """Pass on requests for one of `hosts` that come from no other site; answer all others 403."""
+    """Pass on requests for one of `hosts` that come from no other site; answer all others 403.
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+    Pages of `origins` may call the API, as those of all sites may if ANY_ORIGIN is among them.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], origins: frozenset[str] = frozenset()) -> None:
         self._app = app
         self._hosts = hosts
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -74,10 +80,22 @@ class HostGuard:
         if len(hosts) != 1 or host_name(hosts[0]) not in self._hosts:
             return _UNKNOWN_HOST
         origin = headers.get("origin")
+        if origin is not None and _is_api(scope["path"]) and self._origins & {origin.lower(), ANY_ORIGIN}:
+            return None
         if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
             return _CROSS_SITE
         cross_site = headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
         return _CROSS_SITE if cross_site and not _is_page_navigation(scope, headers) else None
+
+
+def guard(server: ASGIApp, app: App) -> HostGuard:
+    """Return `server` behind a guard as the flags of `app` ask for. Raises what `allowed_origins` raises."""
+    origins = allowed_origins(app.flags, bool(app.credentials.keys))
+    return HostGuard(server, allowed_hosts(app.flags), origins)
+
+
+def _is_api(path: str) -> bool:
+    return path == "/v1" or path.startswith("/v1/")
 
 
 def _is_page_navigation(scope: Scope, headers: Headers) -> bool:
@@ -118,6 +136,35 @@ async def _refuse(send: Send, reason: Words) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+# -- other sites -----------------------------------------------------------------------------------------------------
+
+
+def allowed_origins(flags: Flags, has_keys: bool) -> frozenset[str]:
+    """Return the origins of `--cors-origins`, in lower case.
+
+    Raises CommandLineError for a text that is no origin, and for ANY_ORIGIN if the API has no keys: a page of any site
+    could then use it.
+    """
+    origins = [origin.strip().lower() for origin in flags.text("cors_origins").split(",") if origin.strip()]
+    for origin in origins:
+        if origin == ANY_ORIGIN and not has_keys:
+            raise CommandLineError(_KEY_MISSING)
+        if origin != ANY_ORIGIN and not _ORIGIN.fullmatch(origin):
+            raise CommandLineError({language: text.format(origin=origin) for language, text in _NO_ORIGIN.items()})
+    return frozenset(origins)
+
+
+_ORIGIN = re.compile(r"https?://[^/\s,*@?#]+")
+_KEY_MISSING: Words = {
+    "en": "--cors-origins * needs --api-key: without a key, every web page could use the API.",
+    "zh": "--cors-origins * 需要与 --api-key 一起使用：没有密钥时，任何网页都能调用 API。",
+}
+_NO_ORIGIN: Words = {
+    "en": "--cors-origins: {origin} is not an origin. Expected one like https://app.example, without a path.",
+    "zh": "--cors-origins：{origin} 不是有效的来源，应形如 https://app.example，不含路径。",
+}
 
 
 # -- the names of this machine ---------------------------------------------------------------------------------------

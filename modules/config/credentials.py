@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,38 @@ LOGIN_VARIABLE = "TEXT_STUDIO_AUTH"
 
 Login = tuple[str, str]
 
+ROLES = ("use", "owner")
+"""Who has a key of the first kind may use models, but not load, unload or download any."""
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key of the API. `name` says whose it is, "" if nobody has said so."""
+
+    secret: str
+    name: str = ""
+    is_owner: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> ApiKey:
+        """Return the key of a text: KEY, NAME:KEY, or NAME:ROLE:KEY with one of ROLES.
+
+        A key with a colon needs a name before it.
+        """
+        name, colon, rest = text.partition(":")
+        if not colon:
+            return cls(text)
+        role, colon, secret = rest.partition(":")
+        if colon and role in ROLES:
+            return cls(secret, name, role == ROLES[1])
+        return cls(rest, name)
+
 
 @dataclass(frozen=True)
 class Credentials:
     """API keys, and logins as user and password. Everybody may do everything if there are neither."""
 
-    keys: tuple[str, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
     logins: tuple[Login, ...] = ()
 
     @classmethod
@@ -44,24 +70,30 @@ class Credentials:
                 else environment.get(LOGIN_VARIABLE, "")
             )
         pairs = str(SERVER["gradio_auth"].parse(pairs))
-        return cls(tuple(key for key in keys if key), tuple(logins(pairs)))
+        parsed = tuple(ApiKey.parse(key) for key in keys if key)
+        if nameless := next((key.name for key in parsed if not key.secret), None):
+            raise CommandLineError(
+                {
+                    "en": f"The API key of {nameless} is empty: write NAME:KEY or NAME:ROLE:KEY.",
+                    "zh": f"{nameless} 的 API 密钥为空：请写成 名称:密钥 或 名称:角色:密钥。",
+                }
+            )
+        return cls(parsed, tuple(logins(pairs)))
 
     @property
     def required(self) -> bool:
         return bool(self.keys or self.logins)
 
-    def accept_key(self, key: bytes) -> bool:
-        return _matches(key, (accepted.encode() for accepted in self.keys))
+    def key_of(self, secret: bytes) -> ApiKey | None:
+        """Return the API key with that secret, None if there is none."""
+        # All comparisons are made, each in constant time, so that timing reveals nothing about the secrets.
+        found = [key for key in self.keys if hmac.compare_digest(secret, key.secret.encode())]
+        return found[0] if found else None
 
     def accept_login(self, user: str, password: str) -> bool:
         sent = f"{user}:{password}".encode("utf-8", "surrogatepass")
-        return _matches(sent, (":".join(login).encode() for login in self.logins))
-
-
-def _matches(sent: bytes, accepted: Iterable[bytes]) -> bool:
-    """Make all comparisons, each in constant time, so that timing reveals nothing about the secret."""
-    matches = [hmac.compare_digest(sent, secret) for secret in accepted]
-    return any(matches)
+        matches = [hmac.compare_digest(sent, ":".join(login).encode()) for login in self.logins]
+        return any(matches)
 
 
 def _lines(file: str, flag: str) -> list[str]:

@@ -115,10 +115,23 @@ _SERVER = (
         "",
         {"en": "File of API keys", "zh": "API 密钥文件"},
         {
-            "en": "File with API keys, one per line, instead of --api-key. Without either, the environment variable "
-            "TEXT_STUDIO_API_KEY is used.",
-            "zh": "API 密钥文件，每行一个，代替 --api-key。两者均未指定时，使用环境变量 TEXT_STUDIO_API_KEY。",
+            "en": "File with API keys, one per line, instead of --api-key; as KEY, NAME:KEY, or NAME:use:KEY for one "
+            "that may not load models. Without either, the environment variable TEXT_STUDIO_API_KEY is used.",
+            "zh": "API 密钥文件，每行一个，代替 --api-key；可写成 密钥、名称:密钥，或 名称:use:密钥（不可加载模型）。"
+            "两者均未指定时，使用环境变量 TEXT_STUDIO_API_KEY。",
         },
+    ),
+    Option(
+        "cors_origins",
+        "cors-origins",
+        "",
+        {"en": "Origins for the API", "zh": "API 允许的网页来源"},
+        {
+            "en": "Web pages that may call the API, by their origins, separated by commas. * allows all, and needs an "
+            "API key.",
+            "zh": "允许调用 API 的网页来源，多个用逗号分隔。* 表示全部，需同时设置 API 密钥。",
+        },
+        example="https://app.example",
     ),
     Option(
         "strict_api",

@@ -136,7 +136,8 @@ class LoginGuard:
     def _accepts(self, user: str, password: str) -> bool:
         if self._credentials.logins:
             return self._credentials.accept_login(user, password)
-        return self._credentials.accept_key(password.encode("utf-8", "surrogatepass"))
+        key = self._credentials.key_of(password.encode("utf-8", "surrogatepass"))
+        return key is not None and key.is_owner
 
     def _form(self, request: Request, status: HTTPStatus, error: str = "", **values: object) -> Response:
         language = self._language(request)

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from modules.api.auth import AuthMiddleware
-from modules.config.credentials import Credentials
+from modules.config.credentials import ApiKey, Credentials
 from modules.system.guess_limiter import GuessLimiter
 
 
@@ -19,7 +19,7 @@ def client(credentials: Credentials, guesses: GuessLimiter) -> TestClient:
 
 def test_a_guesser_of_keys_is_answered_429_for_a_growing_time(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
-    http = client(Credentials(keys=("key",)), GuessLimiter(lambda: now[0]))
+    http = client(Credentials(keys=(ApiKey("key"),)), GuessLimiter(lambda: now[0]))
     with caplog.at_level(logging.WARNING, logger="modules"):
         for number in range(10):
             assert http.get("/", headers={"Authorization": f"Bearer guess{number}"}).status_code == 401
@@ -35,7 +35,7 @@ def test_a_guesser_of_keys_is_answered_429_for_a_growing_time(caplog: pytest.Log
 
 
 def test_requests_without_a_key_are_no_guesses() -> None:
-    http = client(Credentials(keys=("key",)), GuessLimiter(lambda: 0.0))
+    http = client(Credentials(keys=(ApiKey("key"),)), GuessLimiter(lambda: 0.0))
     assert {http.get("/").status_code for _ in range(30)} == {401}
     assert http.get("/", headers={"Authorization": "Bearer key"}).text == "answered"
 
@@ -45,3 +45,20 @@ def test_a_login_that_is_no_login_is_refused(sent: str) -> None:
     http = client(Credentials(logins=(("me", "secret"),)), GuessLimiter(lambda: 0.0))
     assert http.get("/", headers={"Authorization": sent}).status_code == 401
     assert http.get("/", headers={"Authorization": "basic bWU6c2VjcmV0"}).text == "answered"
+
+
+def test_a_key_is_taken_from_either_header() -> None:
+    http = client(Credentials(keys=(ApiKey("key"), ApiKey("other", "bob"))), GuessLimiter(lambda: 0.0))
+    for headers in (
+        {"x-api-key": "key"},
+        {"Authorization": "Bearer other"},
+        {"x-api-key": "no", "Authorization": "Bearer key"},
+    ):
+        assert http.get("/", headers=headers).text == "answered"
+    for headers in ({"x-api-key": "ke"}, {"x-api-key": ""}, {"x-api-key": "key", "Authorization": "Bearer no"}):
+        assert http.get("/", headers=headers).status_code == 401
+
+
+def test_a_login_is_not_replaced_by_the_header_of_keys() -> None:
+    http = client(Credentials(logins=(("me", "secret"),)), GuessLimiter(lambda: 0.0))
+    assert http.get("/", headers={"x-api-key": "bWU6c2VjcmV0"}).status_code == 401

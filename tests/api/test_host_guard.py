@@ -13,8 +13,9 @@ from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from modules.api.host_guard import LOOPBACK, HostGuard, allowed_hosts
+from modules.api.host_guard import LOOPBACK, HostGuard, allowed_hosts, allowed_origins
 from modules.config import flags
+from modules.core.errors import CommandLineError
 from tests.support.serving import serving
 
 
@@ -168,3 +169,33 @@ def test_the_outgoing_address_is_allowed() -> None:
         except OSError:
             pytest.skip("this machine has no network")
         assert probe.getsockname()[0] in allowed_hosts(flags.parse(["--listen"]))
+
+
+# -- the API and pages of other sites ----------------------------------------------------------------------------------
+
+
+def test_pages_of_allowed_origins_may_call_the_api_alone() -> None:
+    app = FastAPI()
+
+    @app.get("/v1/models")
+    @app.get("/chat/list")
+    def answer() -> str:
+        return "answer"
+
+    http = TestClient(HostGuard(app, LOOPBACK, frozenset({"https://app.example"})), base_url="http://localhost")
+    friend = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+    assert http.get("/v1/models", headers=friend).status_code == 200
+    assert http.get("/chat/list", headers=friend).status_code == 403
+    for origin in ("https://app.example.evil", "http://app.example", "https://app.example:8443", "null"):
+        assert http.get("/v1/models", headers={**friend, "Origin": origin}).status_code == 403
+
+
+def test_origins_are_read_from_the_flag(subtests: pytest.Subtests) -> None:
+    def origins(text: str, has_keys: bool = False) -> frozenset[str]:
+        return allowed_origins(flags.parse(["--cors-origins", text]), has_keys)
+
+    assert origins(" https://App.example, http://localhost:3000 ") == {"https://app.example", "http://localhost:3000"}
+    assert origins("*", has_keys=True) == {"*"}
+    for text in ("*", "app.example", "https://app.example/", "https://*.example", "ftp://app.example"):
+        with subtests.test(text), pytest.raises(CommandLineError):
+            origins(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modules.config import flags
-from modules.config.credentials import KEY_VARIABLE, LOGIN_VARIABLE, Credentials
+from modules.config.credentials import KEY_VARIABLE, LOGIN_VARIABLE, ApiKey, Credentials
 from modules.core.errors import CommandLineError, OptionError
 
 
@@ -31,10 +31,12 @@ def test_flags_come_before_files_and_files_before_the_environment(tmp_path: Path
     keys, pairs = file_with(tmp_path, "\nfirst\n  second \n"), tmp_path / "logins"
     pairs.write_text("me:a b\nyou:c\n")
     files = ("--api-key-file", keys, "--gradio-auth-path", str(pairs))
-    assert credentials(**environment) == Credentials(("from environment",), (("e", "e"),))
-    assert credentials(*files, **environment) == Credentials(("first", "second"), (("me", "a b"), ("you", "c")))
+    assert credentials(**environment) == Credentials((ApiKey("from environment"),), (("e", "e"),))
+    assert credentials(*files, **environment) == Credentials(
+        (ApiKey("first"), ApiKey("second")), (("me", "a b"), ("you", "c"))
+    )
     flag = ("--api-key", "typed", "--gradio-auth", "me:typed")
-    assert credentials(*files, *flag, **environment) == Credentials(("typed",), (("me", "typed"),))
+    assert credentials(*files, *flag, **environment) == Credentials((ApiKey("typed"),), (("me", "typed"),))
 
 
 @pytest.mark.parametrize("flag", ["--api-key-file", "--gradio-auth-path"])
@@ -54,6 +56,24 @@ def test_a_login_without_a_colon_is_an_error_wherever_it_stands(tmp_path: Path) 
 
 def test_keys_and_logins_match_as_a_whole() -> None:
     both = credentials("--api-key", "密钥", "--gradio-auth", "me:secret")
-    assert both.accept_key("密钥".encode()) and both.accept_login("me", "secret")
-    assert not any([both.accept_key(b""), both.accept_key("密".encode()), both.accept_login("me", "secre")])
-    assert not Credentials().accept_key(b"") and not Credentials().accept_login("", "")
+    assert both.key_of("密钥".encode()) and both.accept_login("me", "secret")
+    assert not any([both.key_of(b""), both.key_of("密".encode()), both.accept_login("me", "secre")])
+    assert not Credentials().key_of(b"") and not Credentials().accept_login("", "")
+
+
+def test_a_key_may_have_a_name_and_a_role(subtests: pytest.Subtests) -> None:
+    for text, expected in {
+        "secret": ApiKey("secret"),
+        "alice:secret": ApiKey("secret", "alice"),
+        "alice:owner:secret": ApiKey("secret", "alice"),
+        "bob:use:secret": ApiKey("secret", "bob", is_owner=False),
+        "bob:se:cret": ApiKey("se:cret", "bob"),
+        ":se:cret": ApiKey("se:cret"),
+    }.items():
+        with subtests.test(text):
+            assert credentials("--api-key", text).keys == (expected,)
+
+
+def test_a_named_key_that_is_empty_is_an_error() -> None:
+    with pytest.raises(CommandLineError, match="alice"):
+        credentials("--api-key", "alice:use:")

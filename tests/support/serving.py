@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from modules.api.app import mount_api
-from modules.api.host_guard import HostGuard, allowed_hosts
+from modules.api.host_guard import guard
 from modules.app import App
 from modules.config import flags
 from modules.planning.load_request import LoadRequest
@@ -31,7 +31,7 @@ def api_of(app: App) -> Iterator[str]:
     """Yield the address of a server with the API of `app`, mounted as in server.py."""
     server = FastAPI()
     mount_api(server, app)
-    with serving(HostGuard(server, allowed_hosts(app.flags))) as address:
+    with serving(guard(server, app)) as address:
         yield address
 
 

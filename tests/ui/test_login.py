@@ -13,13 +13,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from modules import ui
-from modules.config.credentials import Credentials
+from modules.config.credentials import ApiKey, Credentials
 from modules.system.guess_limiter import GuessLimiter
 from modules.ui.login import LoginGuard, Sessions
 from server import open_warning
 
-KEY_ONLY = Credentials(keys=("the key",))
-USERS = Credentials(keys=("the key",), logins=(("me", "päss"),))
+KEY_ONLY = Credentials(keys=(ApiKey("the key"),))
+USERS = Credentials(keys=(ApiKey("the key"),), logins=(("me", "päss"),))
 
 
 async def page(request: Request) -> PlainTextResponse:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from modules.api.errors import error_body, json_response, language_of
-from modules.api.routes.models import owner_only
+from modules.api.routes.models import owners_only
 from modules.api.schemas import DownloadRequest, JobRequest, ResumeRequest
 from modules.app import App
 from modules.core.events import Json
@@ -19,22 +19,19 @@ from modules.downloads.view import JobView
 
 def routes(app: App) -> APIRouter:
     """Return the router. Its functions are not async because all of them may block; FastAPI runs them in threads."""
-    router = APIRouter(prefix="/internal/download")
+    router = APIRouter(prefix="/internal/download", dependencies=[owners_only(app)])
 
     @router.post("")
     def start(body: DownloadRequest, request: Request) -> Response:
-        owner_only(app)
         return _job_response(app, _start(app, body), request)
 
     @router.get("")
     def list_jobs(request: Request) -> Response:
-        owner_only(app)
         language = language_of(request.headers)
         return json_response({"downloads": [_job_json(view, language) for view in app.downloads.snapshot()]})
 
     def job_route(action: Callable[[str], None]) -> Callable[[JobRequest, Request], Response]:
         def act(body: JobRequest, request: Request) -> Response:
-            owner_only(app)
             action(body.id)
             return _job_response(app, body.id, request)
 
@@ -45,7 +42,6 @@ def routes(app: App) -> APIRouter:
 
     @router.post("/resume")
     def resume(body: ResumeRequest, request: Request) -> Response:
-        owner_only(app)
         app.downloads.resume(body.id, body.keep_commit)
         return _job_response(app, body.id, request)
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from modules.api.errors import json_response, language_of
-from modules.api.routes.models import owner_only
+from modules.api.routes.models import owners_only
 from modules.api.schemas import LorasRequest
 from modules.app import App
 from modules.catalog.background_scan import LIST_SECONDS
@@ -20,7 +20,7 @@ from modules.runtime.loaded_model import AppliedLora
 
 def routes(app: App) -> APIRouter:
     """Return the router. Its handlers may block: without `async`, they run in threads."""
-    router = APIRouter(prefix="/internal/lora")
+    router, owner = APIRouter(prefix="/internal/lora"), [owners_only(app)]
 
     @router.get("/list")
     def list_loras(request: Request) -> Response:
@@ -34,15 +34,13 @@ def routes(app: App) -> APIRouter:
             }
         )
 
-    @router.post("/load")
+    @router.post("/load", dependencies=owner)
     def load(body: LorasRequest) -> Response:
-        owner_only(app)
         weights = body.lora_weights or [DEFAULT_WEIGHT] * len(body.lora_names)
         return json_response({"applied": _applied(app.loras.apply(dict(zip(body.lora_names, weights, strict=True))))})
 
-    @router.post("/unload")
+    @router.post("/unload", dependencies=owner)
     def unload() -> Response:
-        owner_only(app)
         return json_response({"applied": _applied(app.loras.apply({}))})
 
     return router

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from modules.api.auth import KEY, OwnersKeyNeeded
 from modules.api.errors import json_response, language_of
 from modules.api.schemas import ModelLoadRequest, TextRequest, TokensRequest
 from modules.app import App
+from modules.config.credentials import ApiKey
 from modules.core.errors import ModelLoading, NoModelLoaded, OptionError, WorkerDied
 from modules.core.events import Json, Note
 from modules.loaders.generation_settings import PARAMETERS
@@ -28,7 +31,7 @@ _NO_MODEL = "None"  # the original's word for no loaded model
 
 def routes(app: App, defaults: Defaults) -> APIRouter:
     """Return the router. Its handlers may block: without `async`, they run in threads."""
-    router = APIRouter(prefix="/internal")
+    router, owner = APIRouter(prefix="/internal"), [owners_only(app)]
 
     @router.get("/model/info")
     def model_info() -> Response:
@@ -38,17 +41,15 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
     def list_names() -> Response:
         return json_response({"model_names": [record.name for record in app.selectable_models()]})
 
-    @router.post("/model/load")
+    @router.post("/model/load", dependencies=owner)
     def load(body: ModelLoadRequest, request: Request) -> Response:
-        owner_only(app)
         plan, settings = _plan(app, body), parse_all(PARAMETERS, body.settings)
         model = app.loading.load(plan)
         defaults[model] = settings
         return json_response(_load_result(model, app.loading.notes(model), language_of(request.headers)))
 
-    @router.post("/model/unload")
+    @router.post("/model/unload", dependencies=owner)
     def unload() -> Response:
-        owner_only(app)
         return json_response({"model_name": _NO_MODEL, "freed": app.models.unload()})
 
     @router.post("/encode")
@@ -67,10 +68,20 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
     return router
 
 
-def owner_only(app: App) -> None:
-    """Raise OwnerOnly with --multi-user, unless there is an API key: whoever has it is the owner."""
-    if not app.credentials.keys:
-        app.refuse_guests()
+def owners_only(app: App) -> Any:
+    """Return a dependency of routes that are the owner's alone.
+
+    It raises OwnersKeyNeeded for a key without that role, and OwnerOnly with --multi-user if there are no keys.
+    """
+
+    def check(request: Request) -> None:
+        key: ApiKey | None = request.scope.get(KEY)
+        if key is not None and not key.is_owner:
+            raise OwnersKeyNeeded(key.name)
+        if not app.credentials.keys:
+            app.refuse_guests()
+
+    return Depends(check)
 
 
 def _info(app: App) -> Json:

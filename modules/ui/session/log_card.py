@@ -90,7 +90,8 @@ def _choice(level: str, chosen: str, label: str) -> str:
 
 def _secrets(app: App) -> Iterator[str]:
     """Yield the secrets that this process knows."""
-    yield from app.credentials.keys
+    for key in app.credentials.keys:
+        yield key.secret
     for _, password in app.credentials.logins:
         yield password
     if app.mirrors.token is not None:

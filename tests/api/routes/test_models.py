@@ -195,6 +195,29 @@ def test_with_a_key_only_requests_that_carry_it_are_answered(make_app: Callable[
         assert get(server, "/models", {"Authorization": "bearer geheim-密钥"}).status_code == 200
 
 
+def test_a_key_for_using_models_may_not_load_or_download_any(make_app: Callable[..., App], tmp_path: Path) -> None:
+    (keys := tmp_path / "keys").write_text("alice:owner:hers\nbob:use:his\n")
+    with server_of(make_app("--api-key-file", str(keys))) as server:
+        for path in ("/internal/model/unload", "/internal/model/load", "/internal/lora/unload", "/internal/download"):
+            refused = server.http.post(path, json={}, headers={"x-api-key": "his"})
+            assert refused.status_code == 403 and "'bob'" in refused.json()["error"]["message"]
+        assert get(server, "/internal/model/list", {"x-api-key": "his"}).status_code == 200
+        assert server.http.post("/internal/model/unload", headers={"x-api-key": "hers"}).status_code == 200
+
+
+def test_a_page_of_an_allowed_origin_is_told_that_it_may_read_the_answer(make_app: Callable[..., App]) -> None:
+    with server_of(make_app("--api-key", "key", "--cors-origins", "https://app.example")) as server:
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        allowed = server.http.options("/chat/completions", headers={"Origin": "https://app.example", **asks})
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+        assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+        refused = server.http.options("/chat/completions", headers={"Origin": "https://other.example", **asks})
+        assert "access-control-allow-origin" not in refused.headers
+        answer = get(server, "/models", {"Origin": "https://app.example", "Authorization": "Bearer key"})
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+
+
 def test_openais_client_sends_the_key(make_app: Callable[..., App]) -> None:
     with server_of(make_app("--api-key", "key")) as server:
         assert server.openai.with_options(api_key="key").models.list().data == []
