@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from modules.core.prompt import Prompt
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.support.answers import Crowd, answer, ask, assert_next_tokens_of_a_generation, forget, next_tokens
+from tests.support.llama_requests import MAX_ROUNDING, assert_same_answer
 from tests.support.worker_pool import WorkerPool
 
 OPTIONS: dict[str, dict[str, object]] = {
@@ -104,14 +106,16 @@ def test_asking_leaves_the_evaluated_prompt_in_the_cache(worker: WorkerProcess) 
 
 
 def test_asking_does_not_disturb_a_running_answer(worker: WorkerProcess) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 200, "ban_eos_token": True, "top_logprobs": 20}
+    alone = answer(worker, STORY, **settings)
     crowd = Crowd(worker)
-    long = crowd.ask(STORY, max_new_tokens=200, ban_eos_token=True)
+    long = crowd.ask(STORY, **settings)
     crowd.wait(long, Text)
     asked = [next_tokens(worker, f"{number} {STORY}")["plain"] for number in range(3)]
-    assert crowd.answer(long).done.completion_tokens == 200
-    assert [next_tokens(worker, f"{number} {STORY}")["plain"][0][0] for number in range(3)] == [
-        plain[0][0] for plain in asked
-    ]
+    assert_same_answer(crowd.answer(long), alone)
+    for number, plain in enumerate(asked):
+        expected = {token: logprob for token, _, logprob in next_tokens(worker, f"{number} {STORY}", top=50)["plain"]}
+        assert all(abs(expected[token] - logprob) < MAX_ROUNDING for token, _, logprob in plain)
 
 
 def test_an_answer_begins_with_the_character_in_which_the_prompt_ends(worker: WorkerProcess) -> None:
