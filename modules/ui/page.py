@@ -65,7 +65,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
         notebook.listen(parameters)
         model.attach_first_run(chat.first_run)
         menu.listen(model, version)
-        session.listen(session_tab.select, parameters)
+        session.listen(session_tab.select, parameters.widgets)
         _refresh_on_news(page, blocks, chat, model, version, downloads)
         for part in (model.loras, parameters, downloads, model):
             part.on_page_load(blocks.load)

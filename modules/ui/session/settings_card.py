@@ -14,7 +14,6 @@ from modules.options.generation import GROUPS, PARAMETERS
 from modules.options.option import Option, Value
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates, Values
-from modules.ui.parameters.tab import ParametersTab
 from modules.ui.session.card import button, card, fold, heading, sent_fields, tagged
 from modules.ui.widgets.messages import alert
 from modules.ui.widgets.option_form import Component
@@ -39,14 +38,14 @@ class SettingsCard:
         self._page, self._app, self._tr = page, page.app, page.tr
         self.part: Component = card("settings", "save", "undo", "discard", "take_over")
 
-    def listen(self, parameters: ParametersTab) -> None:
-        """Attach the handlers. The widgets of the Parameters page are what can be taken over."""
-        self._parameters = parameters
+    def listen(self, widgets: Mapping[str, Component]) -> None:
+        """Attach the handlers. `widgets` are those of the Parameters page, whose values can be taken over."""
+        self._widgets = widgets
         on, at_once = self._page.on, Options(queue=False, owner_only=True)
         on(self.part.save, self.save, None, [self.part], **at_once)
         on(self.part.undo, self.undo, None, [self.part], **at_once)
         on(self.part.discard, self.show, None, [self.part], **at_once)
-        on(self.part.take_over, self.take_over, {*parameters.widgets.values()}, [self.part], **at_once)
+        on(self.part.take_over, self.take_over, {*widgets.values()}, [self.part], **at_once)
 
     # -- handlers -------------------------------------------------------------------------------------------------
 
@@ -74,7 +73,7 @@ class SettingsCard:
 
     def take_over(self, values: Values, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Fill in what the Parameters page shows now, to be saved as the defaults."""
-        shown = {key: values[widget] for key, widget in self._parameters.widgets.items() if widget in values}
+        shown = {key: values[widget] for key, widget in self._widgets.items() if widget in values}
         table = self._app.defaults.table()
         taken = {key: value for key, value in shown.items() if value is not None and value != table[key].value}
         edits = {**_checked(sent_fields(event)), **taken}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates
-from modules.ui.parameters.tab import ParametersTab
 from modules.ui.session.card import card
 from modules.ui.session.flags_card import FlagsCard
 from modules.ui.session.log_card import LogCard
@@ -34,15 +34,15 @@ class SessionTab:
         self.versions = VersionsCard(page)
         self.log = LogCard(page)
 
-    def listen(self, opened: Any, parameters: ParametersTab) -> None:
-        """Attach the handlers. `opened` is the event of showing the page."""
+    def listen(self, opened: Any, widgets: Mapping[str, Component]) -> None:
+        """Attach the handlers. `opened` is the event of showing the page, `widgets` are those of the parameters."""
         on = self._page.on
         at_once = [self.look, self.settings.part, self.flags.part, self.log.part]
         shown = on(opened, self.open, None, at_once, queue=False, trigger_mode="always_last")
         owners = Options(owner_only=True, trigger_mode="always_last", concurrency_limit=2)
         on(shown.then, self.storage.show, None, [self.storage.part], **owners)
         on(shown.then, self.versions.show, None, [self.versions.part], **owners)
-        self.settings.listen(parameters)
+        self.settings.listen(widgets)
         for part in (self.flags, self.storage, self.versions, self.log):
             part.listen()
 

@@ -12,9 +12,10 @@ import pytest
 from modules.app import App
 from modules.config.presets import Presets
 from modules.config.settings import OPTIONS
+from modules.options.generation import PARAMETERS
 from modules.ui.handlers import Page
-from modules.ui.parameters.tab import ParametersTab
 from modules.ui.session.settings_card import MAX_TEXT, SettingsCard
+from modules.ui.widgets.option_form import OptionForm
 from tests.support.page_parts import AsCalled, page_parts
 
 
@@ -30,10 +31,10 @@ def make_card(make_app: Callable[..., App], tmp_path: Path) -> Callable[..., Any
         app.presets = Presets(tmp_path / "presets")
         with page_parts() as blocks:
             card = SettingsCard(Page(app, "en"))
-            parameters = ParametersTab(Page(app, "en"))
-            card.listen(parameters)
+            widgets = OptionForm([*PARAMETERS.values()], "en", "tx-gen").widgets
+            card.listen(widgets)
         called: Any = AsCalled(blocks, card)
-        called.widgets = parameters.widgets
+        called.widgets = widgets
         return called
 
     return make

@@ -13,11 +13,12 @@ import pytest
 from modules.app import App
 from modules.config.flags_file import FlagsFile
 from modules.config.presets import Presets
+from modules.options.generation import PARAMETERS
 from modules.setup.installed import Package
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
-from modules.ui.parameters.tab import ParametersTab
 from modules.ui.session.tab import SessionTab
+from modules.ui.widgets.option_form import OptionForm
 from tests.support.page_parts import AsCalled, page_parts
 
 gr = gradio()
@@ -32,7 +33,7 @@ def make_tab(make_app: Callable[..., App], tmp_path: Path) -> Callable[..., Any]
         with page_parts() as blocks:
             page = Page(app, "en")
             tab = SessionTab(page)
-            tab.listen(blocks.load, ParametersTab(page))
+            tab.listen(blocks.load, OptionForm([*PARAMETERS.values()], "en", "tx-gen").widgets)
         called: Any = AsCalled(blocks, tab)
         called.app = app
         for name in ("settings", "flags", "storage", "versions", "log"):
