@@ -86,3 +86,12 @@ def test_every_text_that_the_scripts_use_exists_and_every_import_is_served(subte
         for name in re.findall(r'from "\./(.+?)"', script.read_text(encoding="utf-8")):
             with subtests.test(script=script.name, imports=name):
                 assert (FOLDER / name).is_file()
+
+
+def test_every_name_that_a_script_imports_is_exported(subtests: pytest.Subtests) -> None:
+    for script in FOLDER.glob("*.js"):
+        for names, source in re.findall(r'import \{([^}]*)\} from "\./(.+?)"', script.read_text(encoding="utf-8")):
+            wanted = {name.split(" as ")[0].strip() for name in names.split(",")}
+            text = (FOLDER / source).read_text(encoding="utf-8")
+            with subtests.test(script=script.name, source=source):
+                assert wanted <= set(re.findall(r"^export (?:async )?(?:const|let|function|class) (\w+)", text, re.M))

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from modules.app import App
 from modules.chat.errors import ConversationBusy
+from modules.chat.participants import INSTRUCT
 from modules.conversations.conversation import Conversation
 from modules.conversations.exporters.export import export as export_conversation
 from modules.conversations.importers.detect import import_file
@@ -87,6 +88,8 @@ def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
         store, language = visitors.store(request.scope), language_of(request)
         running, version = app.runs.running(store), store.version  # taken first: a change meanwhile is a newer version
         found = store.search(q) if q.strip() else store.list()
+        characters = {one.id: one.character if one.mode != INSTRUCT else "" for one in found}
+        pictures = {id: app.characters.picture_version(id) for id in set(characters.values()) - {""}}
         body = [
             {
                 "id": one.id,
@@ -97,6 +100,8 @@ def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
                 "snippet": one.snippet,
                 "problem": one.problem[language] if one.problem else "",
                 "running": one.id in running,
+                "character": characters[one.id],
+                "picture": pictures.get(characters[one.id], ""),
             }
             for one in found
         ]

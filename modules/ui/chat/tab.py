@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from html import escape
 
+from modules.chat.participants import INSTRUCT
 from modules.chat.receipt import parameters_again, template_kwargs_again
 from modules.chat.run import ReplyRequest
 from modules.conversations.store import ConversationStore
@@ -51,9 +52,18 @@ class ChatTab:
         self.notice = PreparationNotice(page, "tx-chat-prepare")
         self.greeting: Component = gr.HTML(greeting_html(page), elem_id="tx-greeting", elem_classes="tx-when-empty")
         self.first_run = FirstRun(page, "tx-chat-first", offers_load=True)
-        gr.HTML("<div data-chat></div>", elem_id="tx-chat-root")
+        gr.HTML(self._place(), elem_id="tx-chat-root")
         self.bridge: Component = gr.HTML(
             "{}", html_template="<i></i>", js_on_load=_BRIDGE, elem_id="tx-bridge", visible="hidden"
+        )
+
+    def _place(self) -> str:
+        """Render the element into which the page's script draws the chat, with what new conversations begin with."""
+        settings = self._app.settings.current
+        character = settings.character if settings.mode != INSTRUCT else ""
+        return (
+            f'<div data-chat data-mode="{escape(settings.mode)}" data-character="{escape(character)}" '
+            f'data-start-with="{escape(settings.start_with)}"></div>'
         )
 
     def build_system_message(self) -> None:

@@ -1,6 +1,12 @@
 // The Chat page: puts the transcript and the composer into Gradio's page, wherever Gradio has drawn their place.
+import * as setup from "./chat_setup.js";
 import * as composer from "./composer.js";
+import * as menu from "./composer_menu.js";
+import "./system_message.js";
+import * as templateVariables from "./template_variables.js";
 import * as transcript from "./transcript.js";
+
+composer.addControls(menu.element, setup.element, templateVariables.element);
 
 const parts = document.createElement("div");
 parts.id = "tx-chat";

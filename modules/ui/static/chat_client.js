@@ -4,6 +4,7 @@
 //   "open"          another conversation was opened: {id}, "" for a new one that has no messages yet
 //   "conversation"  the open conversation as it is now; see modules/ui/chat/snapshot.py
 //   "live"          what has been added to the answer that is being written
+//   "draft"         what the model has written for the user so far: {text, done, error}
 //   "list"          the list of conversations has changed: ask `GET /chat/list` again
 
 const language = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
@@ -62,7 +63,7 @@ function connect() {
   if (document.hidden) return;
   const stream = new EventSource(address(`/chat/events?id=${encodeURIComponent(current)}`));
   source = stream;
-  for (const name of ["conversation", "live", "list", "gone"]) {
+  for (const name of ["conversation", "live", "draft", "list", "gone"]) {
     stream.addEventListener(name, (event) => stream === source && emit(name, JSON.parse(event.data)));
   }
   // EventSource reconnects by itself, but not after an error status, such as that of a server which is starting.

@@ -1,9 +1,11 @@
 // The box in which messages are written, and what it sends. Sending goes through Gradio, which knows the parameters.
 import { currentId, events, open, post, upload } from "./chat_client.js";
 import { iconButton, make } from "./dom.js";
+import { choices, chosenSystem, create } from "./new_chat.js";
 import { register } from "./shortcuts.js";
+import * as templateVariables from "./template_variables.js";
 import { tr } from "./texts.js";
-import { change, conversation, copyText, edit, isAnswering, lastMessage, selectVersion } from "./transcript.js";
+import { change, conversation, edit, isAnswering, lastMessage, selectVersion } from "./transcript.js";
 
 const COUNT_DELAY = 400;
 const MAX_FILES = 10;
@@ -22,16 +24,29 @@ const meterText = make("span", {});
 const meter = make("div", { id: "tx-meter", hidden: true, title: tr("context_meter") }, make("span", { class: "tx-meter-bar" }, meterBar), meterText);
 const box = make("div", { id: "tx-text" }, attach, area, stop, send);
 
-export const element = make("div", { id: "tx-composer" }, line, files, box, make("div", { id: "tx-below", class: "tx-below" }, startBox, meter), picker);
+const below = make("div", { id: "tx-below", class: "tx-below" }, startBox, meter);
+
+export const element = make("div", { id: "tx-composer" }, line, files, box, below, picker);
+
+/** Put the controls of other modules beside the text and below it. */
+export function addControls(besideText, ...belowText) {
+  attach.after(besideText);
+  below.prepend(...belowText);
+}
 
 let attachments = [];
 let pending = null; // the number of the request that Gradio has not answered
 let requests = 0;
 let started = false; // an answer has been begun that the transcript does not show yet
-let system = null; // of a conversation that has not begun
+let creating = false; // the server creates the conversation
+let draft = null; // {id, before}: in this conversation the model writes into the box, which had the text `before`
 
+const usualStart = () => document.querySelector("[data-chat]")?.dataset.startWith ?? "";
 const alertHtml = (html) => { line.innerHTML = html; };
 const alertText = (text) => line.replaceChildren(...(text ? [make("div", { class: "tx-status tx-alert", role: "alert" }, text)] : []));
+
+/** Show above the text why something was not done. */
+export const report = alertText;
 
 // -- what is written is kept ------------------------------------------------------------------------------------------
 
@@ -41,16 +56,57 @@ const fit = () => {
   if (area.isConnected) area.style.height = `${Math.min(area.scrollHeight + 2, Math.max(innerHeight * 0.4, 60))}px`;
 };
 const setText = (text) => { area.value = text; fit(); };
+const keepText = () => sessionStorage.setItem(draftKey(), area.value);
 area.addEventListener("input", () => {
-  sessionStorage.setItem(draftKey(), area.value);
+  line.querySelector(".tx-undo")?.remove();
+  keepText();
   fit();
   countSoon();
 });
 
+export const text = () => area.value;
+export const focusInput = () => area.focus({ preventScroll: true });
+const openStartWith = () => {
+  startBox.open = true;
+  start.focus();
+};
+
+/** Return the items of a menu for the controls that a small screen hides. */
+export const hiddenControls = () => [
+  ...(attach.checkVisibility() ? [] : [{ label: tr("attach_file"), action: attachFiles }]),
+  ...(startBox.checkVisibility() ? [] : [{ label: tr("start_reply_with"), action: openStartWith }]),
+];
+
+/** Put `after` into the box as if it had been typed. */
+export function write(after) {
+  setText(after);
+  keepText();
+  countSoon();
+}
+
+/** Say `note` above the text, with a button that brings the text `before` back. */
+function offerUndo(note, before) {
+  const undo = make("button", { type: "button", class: "tx-button", click: () => { alertText(""); write(before); focusInput(); } }, tr("undo"));
+  line.replaceChildren(make("div", { class: "tx-status tx-undo", role: "status" }, make("span", {}, note), undo));
+}
+
+/** Replace the text of the box, which can be undone if there was one. */
+export function replaceText(after, note) {
+  const before = area.value;
+  alertText("");
+  write(after);
+  if (before && before !== after) offerUndo(note, before);
+  focusInput();
+}
+
 events.addEventListener("open", () => {
+  start.value ||= usualStart();
+  if (draft && draft.id !== currentId()) {
+    post(`/chat/${encodeURIComponent(draft.id)}/stop`).catch(() => null);
+    endDraft();
+  }
   setText(sessionStorage.getItem(draftKey()) ?? "");
   attachments = [];
-  system = null;
   drawFiles();
   alertText("");
   area.focus({ preventScroll: true });
@@ -59,30 +115,51 @@ events.addEventListener("open", () => {
 // -- sending ----------------------------------------------------------------------------------------------------------
 
 /** Ask for an answer: `action` as in modules/chat/runs.py. */
-function request(action, body = {}) {
-  if (pending !== null || started) return;
-  if (isAnswering()) {
+export function request(action, body = {}) {
+  if (pending !== null || started) return false;
+  if (isBusy()) {
     alertText(tr("wait_for_answer"));
-    return;
+    return false;
   }
   if (!window.txAsk) { // modules/ui/chat/tab.py defines it once Gradio has drawn the page
     alertText(tr("page_starts"));
-    return;
+    return false;
   }
   pending = ++requests;
   alertText("");
   show();
-  const sent = { n: pending, action, conversation: currentId(), rev: conversation().rev, system, start_with: start.value, ...body };
+  const sent = { n: pending, action, conversation: currentId(), rev: conversation().rev, ...choices(), start_with: start.value, template_kwargs: templateVariables.values(), ...body };
   window.txAsk(sent);
   // An answer of Gradio's that got lost must not block the page for ever.
   const mine = pending;
   setTimeout(() => pending === mine && finish({ n: mine }), 20000);
+  return true;
+}
+
+/** Have the server create the open conversation with what was chosen and `values`; what is written stays. */
+export async function begin(values = {}) {
+  if (currentId()) return true;
+  if (creating) return false;
+  creating = true;
+  try {
+    const id = await create(values);
+    const [written, attached] = [area.value, attachments];
+    sessionStorage.removeItem(draftKey());
+    sessionStorage.setItem(`tx-draft-${id}`, written);
+    open(id);
+    attachments = attached;
+    drawFiles();
+    return true;
+  } catch (error) {
+    alertText(error.message);
+    return false;
+  } finally {
+    creating = false;
+  }
 }
 
 function sendMessage() {
-  const text = area.value;
-  if (!text.trim() && !attachments.length) return;
-  request("send", { text, attachments });
+  if (area.value.trim() || attachments.length) request("send", { text: area.value, attachments });
 }
 
 document.addEventListener("tx-answer", (event) => finish(event.detail));
@@ -91,10 +168,12 @@ function finish(answer) {
   if (answer.n !== pending) return;
   pending = null;
   if (answer.error) {
+    const load = draft ? "" : answer.load;
+    endDraft();
     alertHtml(answer.error);
-    if (answer.load) line.append(make("button", { type: "button", id: "tx-load-and-send", click: () => loadAndSend(answer.load) }, tr("load_and_send", { model: answer.load })));
+    if (load) line.append(make("button", { type: "button", id: "tx-load-and-send", click: () => loadAndSend(load) }, tr("load_and_send", { model: load })));
   }
-  else if (answer.id) {
+  else if (answer.id && !draft) {
     started = true;
     setTimeout(settle, 5000);
     if (answer.sent) {
@@ -102,7 +181,7 @@ function finish(answer) {
       setText("");
       attachments = [];
       drawFiles();
-      start.value = "";
+      start.value = usualStart();
     }
     if (answer.id !== currentId()) open(answer.id);
   }
@@ -130,19 +209,24 @@ const settle = () => {
 };
 events.addEventListener("conversation", settle);
 
+const isBusy = () => isAnswering() || draft !== null;
+
 function show() {
-  const answering = isAnswering() || pending !== null || started;
+  const answering = isBusy() || pending !== null || started;
   send.hidden = answering;
   stop.hidden = !answering;
-  stop.disabled = !isAnswering();
+  stop.disabled = !isBusy();
+  area.readOnly = draft !== null;
 }
 
 const stopAnswer = () => {
-  if (!isAnswering()) return false; // Esc may mean something else then
+  if (!isBusy()) return false; // Esc may mean something else then
   post(`/chat/${encodeURIComponent(currentId())}/stop`).catch((error) => alertText(error.message));
 };
 
 events.addEventListener("shown", () => {
+  const { mode, character } = conversation();
+  area.placeholder = mode && mode !== "instruct" && character?.name ? tr("write_to", { name: character.name }) : tr("write");
   show();
   countSoon();
 });
@@ -167,12 +251,42 @@ area.addEventListener("keydown", (event) => {
 });
 
 /** Remove the last question with its answer, and put it back into the box. */
-async function takeBack() {
+export async function takeBack() {
   const [question, answer] = [lastMessage("user"), lastMessage("")];
   if (!question || isAnswering()) return;
   const ids = answer.id === question.id ? [question.id] : [answer.id, question.id];
   for (const message of ids) if (!(await change("remove", { message, rev: null }))) return;
-  if (!area.value) setText(question.content);
+  if (!area.value) write(question.content);
+}
+
+// -- the model writes the user's next message into the box -----------------------------------------------------------------
+
+/** Have the model write the user's next message, after what is in the box. */
+export async function impersonate() {
+  if (!isBusy() && !(await begin())) return;
+  if (!request("impersonate", { text: area.value })) return;
+  draft = { id: currentId(), before: area.value };
+  show();
+}
+
+events.addEventListener("draft", ({ detail }) => {
+  draft ??= { id: currentId(), before: area.value }; // the page was loaded again meanwhile
+  if (detail.text) write(detail.text);
+  area.scrollTop = area.scrollHeight;
+  if (!detail.done) return show();
+  endDraft();
+  if (detail.error) alertHtml(detail.error);
+});
+
+function endDraft() {
+  if (!draft) return;
+  const { id, before } = draft;
+  draft = null;
+  show();
+  if (id !== currentId()) return;
+  if (area.value === before) alertText(tr("impersonated_nothing"));
+  else offerUndo(tr("impersonated"), before);
+  focusInput();
 }
 
 // -- files ------------------------------------------------------------------------------------------------------------
@@ -195,7 +309,8 @@ async function add(chosen) {
     }
   }
 }
-attach.addEventListener("click", () => picker.click());
+const attachFiles = () => picker.click();
+attach.addEventListener("click", attachFiles);
 picker.addEventListener("change", () => { add(picker.files); picker.value = ""; });
 box.addEventListener("dragover", (event) => event.preventDefault());
 box.addEventListener("drop", (event) => {
@@ -209,7 +324,7 @@ area.addEventListener("paste", (event) => event.clipboardData.files.length && ad
 
 let countTimer = 0;
 let countNumber = 0;
-function countSoon() {
+export function countSoon() {
   clearTimeout(countTimer);
   countTimer = setTimeout(count, COUNT_DELAY);
 }
@@ -217,7 +332,9 @@ async function count() {
   if (document.hidden || isAnswering()) return;
   const number = ++countNumber;
   const path = currentId() ? `/chat/${encodeURIComponent(currentId())}/count` : "/chat/count";
-  const counted = await post(path, { text: area.value, attachments, system: system ?? systemField()?.dataset.default ?? "" }).catch(() => null);
+  const { mode, persona } = choices();
+  const counts = currentId() ? {} : { mode, persona, system: chosenSystem() };
+  const counted = await post(path, { ...counts, text: area.value, attachments }).catch(() => null);
   if (number !== countNumber) return;
   meter.hidden = !counted?.context;
   if (meter.hidden) return;
@@ -228,37 +345,11 @@ async function count() {
   meterText.textContent = tr("context_used", { used: number_.format(counted.tokens), context: number_.format(counted.context) });
 }
 
-// -- the system message, which belongs to the conversation ----------------------------------------------------------------
-
-const systemField = () => document.querySelector("#tx-system");
-let systemTimer = 0;
-
-const saveSystem = (text) => {
-  if (currentId()) post(`/chat/${encodeURIComponent(currentId())}/system`, { system: text }).then(countSoon, (error) => alertText(error.message));
-  else {
-    system = text; // sent with the first message
-    countSoon();
-  }
-};
-document.addEventListener("input", (event) => {
-  if (event.target.id !== "tx-system") return;
-  clearTimeout(systemTimer);
-  systemTimer = setTimeout(saveSystem, 600, event.target.value);
-});
-const showSystem = () => {
-  const field = systemField();
-  if (field && field !== document.activeElement) field.value = currentId() ? conversation().system : (system ?? field.dataset.default);
-};
-events.addEventListener("shown", showSystem);
-new MutationObserver(() => systemField() && !systemField().dataset.filled && (systemField().dataset.filled = "1", showSystem())).observe(document.body, { subtree: true, childList: true });
-
 // -- keys -------------------------------------------------------------------------------------------------------------
 
 register("Escape", tr("stop"), stopAnswer);
 register("Ctrl+Enter", tr("regenerate"), () => request("regenerate", { message: lastMessage("")?.id ?? "" }));
 register("Alt+Enter", tr("continue"), () => request("continue", { message: lastMessage("assistant")?.id ?? "" }));
-register("Ctrl+Shift+K", tr("copy_last_reply"), () => copyText(lastMessage("assistant")?.content ?? ""));
-register("Ctrl+Shift+Backspace", tr("take_back"), takeBack);
 register("ArrowLeft", tr("previous_version"), () => selectVersion(lastMessage("assistant")?.id, -1));
 register("ArrowRight", tr("next_version"), () => selectVersion(lastMessage("assistant")?.id, 1));
 

@@ -1,4 +1,5 @@
 // The list of conversations: grouped by day, searched by the server, operated by pointer or keyboard.
+import { avatar } from "./avatar.js";
 import { currentId, events, get, open, post, upload } from "./chat_client.js";
 import { make } from "./dom.js";
 import { icon } from "./icons.js";
@@ -52,7 +53,7 @@ const shortTime = (date) => {
 
 // -- drawing ------------------------------------------------------------------------------------------------------------
 
-const titleOf = (entry) => entry.title || tr("untitled");
+const titleOf = (entry) => entry.title || entry.character || tr("untitled");
 
 const marked = (text) => {
   const at = query ? text.toLowerCase().indexOf(query.toLowerCase()) : -1;
@@ -65,6 +66,7 @@ const rowOf = (entry) => {
   const link = make(
     "a",
     { class: "tx-entry", href: `#chat/${encodeURIComponent(entry.id)}`, tabindex: entry.id === focusedId ? "0" : "-1", title: `${titleOf(entry)}\n${fullTime.format(date)}`, "aria-current": current && "page" },
+    entry.character && avatar({ id: entry.character, name: entry.character, picture: entry.picture }),
     make("span", { class: "tx-entry-title" }, ...marked(titleOf(entry))),
     entry.running && make("span", { class: "tx-entry-running" }, make("span", { class: "tx-unseen" }, tr("answering"))),
     entry.problem && make("span", { class: "tx-entry-problem", title: entry.problem }, "!"),

@@ -53,6 +53,27 @@ export function openMenu(anchor, label, items) {
   menu.querySelector("[role=menuitem]").focus();
 }
 
+// -- panels -------------------------------------------------------------------------------------------------------------
+
+/** Show a panel with `children` beside the button `anchor`, which closes it again, and return it. */
+export function openPanel(anchor, attributes, children, onClose) {
+  const panel = make("div", { class: "tx-panel", popover: "auto", role: "dialog", ...attributes }, ...children);
+  panel.addEventListener("toggle", ({ newState }) => {
+    if (newState === "open") return;
+    if (panel.contains(document.activeElement) || document.activeElement === document.body) anchor.focus();
+    anchor.removeAttribute("aria-expanded");
+    anchor.popoverTargetElement = null;
+    panel.remove();
+    onClose();
+  });
+  document.body.append(panel);
+  panel.showPopover();
+  anchor.setAttribute("aria-expanded", "true");
+  placeAt(panel, anchor, false);
+  setTimeout(() => panel.isConnected && (anchor.popoverTargetElement = panel)); // not for the click that opens it
+  return panel;
+}
+
 // -- toasts -------------------------------------------------------------------------------------------------------------
 
 const toasts = make("div", { id: "tx-toasts", role: "status" });

@@ -74,7 +74,7 @@ events.addEventListener("open", ({ detail }) => {
 
 const titles = new Map(); // of the open conversation, which the list has only once its first message is sent
 
-const chatTitle = () => conversations.entryOf(currentId())?.title || titles.get(currentId()) || tr(currentId() ? "untitled" : "new_chat");
+const chatTitle = () => conversations.entryOf(currentId())?.title || titles.get(currentId()) || conversations.entryOf(currentId())?.character || tr(currentId() ? "untitled" : "new_chat");
 
 const showTitle = () => {
   const heading = document.querySelector("#tx-title");

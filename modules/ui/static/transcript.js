@@ -1,5 +1,6 @@
 // The messages of the open conversation. Each is drawn once; of an answer that is being written only the last block is
 // drawn again.
+import { avatar } from "./avatar.js";
 import { currentId, events, get, open, post } from "./chat_client.js";
 import { iconButton, make, rendered } from "./dom.js";
 import { language, tr } from "./texts.js";
@@ -54,15 +55,32 @@ const blocks = (container, first, htmls) => {
 
 function draw(body) {
   const node = make("article", { class: `tx-msg tx-${body.role === "user" ? "user" : "bot"}`, "data-id": body.id, tabindex: "-1" });
-  node.setAttribute("aria-label", body.role === "user" ? tr("message_of_user") : tr("message_of_model"));
+  const speaker = make("div", { class: "tx-speaker", hidden: true });
   const content = make("div", { class: "tx-body tx-md" });
   const facts = make("div", { class: "tx-facts-line" });
   const thoughts = make("div", { class: "tx-thoughts tx-md" });
   const thought = make("details", { class: "tx-thought", hidden: true }, make("summary", {}), thoughts);
   const files = make("ul", { class: "tx-files" });
-  node.append(...(body.role === "user" ? [files, content] : [thought, content]), make("div", { class: "tx-note" }), make("div", { class: "tx-actions" }), facts);
-  node.parts = { content, facts, thought, thoughts, files };
+  node.append(speaker, ...(body.role === "user" ? [files, content] : [thought, content]), make("div", { class: "tx-note" }), make("div", { class: "tx-actions" }), facts);
+  node.parts = { speaker, content, facts, thought, thoughts, files };
   return node;
+}
+
+/** Return who speaks in messages of `role` by the conversation `setup`; null where nobody plays a character. */
+const speakerOf = (role, { mode, character, persona }) => {
+  if (!mode || mode === "instruct") return null;
+  return role === "user" ? { name: tr("you"), ...persona } : { name: tr("assistant"), ...character };
+};
+
+function nameSpeaker(node, role, setup) {
+  const who = speakerOf(role, setup);
+  const { speaker } = node.parts;
+  const shownNow = who ? `${who.id}\n${who.name}\n${who.picture}` : "";
+  if (speaker.dataset.shown === shownNow) return;
+  speaker.dataset.shown = shownNow;
+  speaker.hidden = !who;
+  speaker.replaceChildren(...(who ? [avatar(who), make("span", {}, who.name)] : []));
+  node.setAttribute("aria-label", who ? tr("message_of", { name: who.name }) : role === "user" ? tr("message_of_user") : tr("message_of_model"));
 }
 
 function update(node, body) {
@@ -118,6 +136,7 @@ function show(body) {
     if (!nodes.has(id)) nodes.set(id, draw(messages[id]));
     const node = nodes.get(id);
     if (body.messages[id] && !node.classList.contains("tx-editing")) update(node, messages[id]);
+    nameSpeaker(node, messages[id].role, body);
     if (id === body.dropped_until) wanted.push(make("div", { class: "tx-memory-line", role: "separator" }, tr("memory_begins")));
     wanted.push(node);
   }

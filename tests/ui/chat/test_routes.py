@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import Page
 from tests.support import echo_plans
+from tests.support.dialogues import write_character
 from tests.support.echo_plans import wait_until
 
 
@@ -59,6 +61,19 @@ def test_conversations_are_listed_searched_renamed_and_pinned(app: App, http: Te
     assert [(one["title"], one["pinned"]) for one in listed(http)] == [("Towers", True), ("About bread", False)]
     (found,) = listed(http, "flour")
     assert found["id"] == second.id and "Flour" in found["snippet"]
+
+
+def test_the_list_has_the_character_and_its_picture_where_one_is_played(
+    app: App, http: TestClient, tmp_path: Path
+) -> None:
+    write_character(tmp_path, "mia", name="Mia")
+    picture = tmp_path / "characters" / "mia.png"
+    picture.write_bytes(b"any bytes")
+    played = http.post("/chat/new", json={"character": "mia"}).json()["id"]
+    unused = http.post("/chat/new", json={"character": "mia", "mode": "instruct"}).json()["id"]
+    shown = {one["id"]: (one["character"], one["picture"]) for one in listed(http)}
+    assert shown == {played: ("mia", app.characters.picture_version("mia")), unused: ("", "")}
+    assert shown[played][1]
 
 
 def test_a_deleted_conversation_can_be_restored(app: App, http: TestClient) -> None:

@@ -1,0 +1,71 @@
+// The menu beside the text: what can be done with what is written, other than to send it, and with the last messages.
+import { element as setupButton, openSetup } from "./chat_setup.js";
+import { begin, focusInput, hiddenControls, impersonate, replaceText, report, takeBack, text, write } from "./composer.js";
+import { iconButton } from "./dom.js";
+import { openMenu, toast } from "./popups.js";
+import { register } from "./shortcuts.js";
+import { tr } from "./texts.js";
+import { change, isAnswering, lastMessage } from "./transcript.js";
+
+const button = iconButton("menu", tr("more_for_message"), "more", { id: "tx-more", "aria-haspopup": "menu" });
+export const element = button;
+
+/** Return the last reply, or say that there is none. */
+function lastReply() {
+  const reply = lastMessage("assistant");
+  if (!reply) report(tr("no_reply_yet"));
+  return reply;
+}
+
+const isWritten = () => {
+  if (!text().trim()) report(tr("write_first"));
+  return Boolean(text().trim());
+};
+
+const isFree = () => {
+  if (isAnswering()) report(tr("wait_for_answer"));
+  return !isAnswering();
+};
+
+async function replaceLastReply() {
+  if (!isFree() || !isWritten()) return;
+  const reply = lastReply();
+  const content = text();
+  if (!reply || !(await change("edit", { message: reply.id, content }))) return;
+  report("");
+  write("");
+  toast(tr("reply_replaced"), { label: tr("undo"), action: () => change("edit", { message: reply.id, content: reply.content, rev: null }) });
+}
+
+function copyLastReply() {
+  const reply = lastReply();
+  if (reply) replaceText(reply.content, tr("text_replaced"));
+}
+
+/** Add what is written as a message of `role`; no answer is asked for. */
+async function addMessage(role) {
+  if (!isFree() || !isWritten() || !(await begin())) return;
+  if (!(await change("add", { role, content: text() }))) return;
+  report("");
+  write("");
+  focusInput();
+}
+
+const ITEMS = [
+  { label: tr("impersonate"), key: "Ctrl+Shift+M", action: impersonate },
+  { label: tr("replace_last_reply"), key: "Ctrl+Shift+L", action: replaceLastReply },
+  { label: tr("copy_last_reply"), key: "Ctrl+Shift+K", action: copyLastReply },
+  { label: tr("dummy_message"), action: () => addMessage("user") },
+  { label: tr("dummy_reply"), action: () => addMessage("assistant") },
+  { label: tr("take_back"), key: "Ctrl+Shift+Backspace", action: takeBack },
+];
+
+const open = () =>
+  openMenu(button, tr("more_for_message"), [
+    ...(setupButton.checkVisibility() ? [] : [{ label: tr("chat_setup"), action: () => openSetup(button) }]),
+    ...hiddenControls(),
+    ...ITEMS.map(({ key = "", ...item }) => ({ ...item, key: key.replaceAll("+", " ") })),
+  ]);
+
+button.addEventListener("click", open);
+for (const { key, label, action } of ITEMS) if (key) register(key, label, action);
