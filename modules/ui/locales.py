@@ -902,6 +902,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "text_replaced": ("已替换输入框中的内容。", "The text you had written was replaced."),
     "dummy_message": ("发送假消息", "Send dummy message"),
     "dummy_reply": ("触发假回复", "Send dummy reply"),
+    "send_to_notebook": ("发送至笔记本", "Send to notebook"),
     "take_back": ("删除上一条", "Remove last"),
     "no_reply_yet": ("此对话还没有回复。", "This conversation has no reply yet."),
     "write_first": ("请先在输入框中写下内容。", "Write a text first."),

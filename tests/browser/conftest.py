@@ -271,7 +271,7 @@ class Window:
     def wait_for_answer(self) -> None:
         """Wait until no answer is being written."""
         expect(self.page.locator("#tx-conversation.tx-answering")).to_have_count(0, timeout=60_000)
-        expect(self.page.locator("#tx-send")).to_be_visible()
+        expect(self.page.locator("#tx-send")).to_be_visible(timeout=60_000)  # it may only have begun after that
 
     @property
     def answers(self):  # type: ignore[no-untyped-def]

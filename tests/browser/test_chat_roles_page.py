@@ -20,7 +20,6 @@ alternate_greetings:
 - Do you like engines, {{user}}?
 - The machine is ready.
 """
-MESSAGE = {"zh": "聊天", "en": "Chat"}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def speakers(window: Window) -> Locator:
 
 def test_a_chat_with_a_character_from_its_greeting_to_a_reload(chromium: Browser, server: Server, roles: Path) -> None:
     with kept_open(chromium, server) as (window, _):
-        prepare_chat(window, 30)
+        prepare_chat(window, 16)
         window.new_chat()
         box, chip = window.page.locator("#tx-input"), window.page.locator("#tx-setup")
         expect(chip).to_have_text("instruct")
@@ -112,12 +111,12 @@ def test_a_chat_with_a_character_from_its_greeting_to_a_reload(chromium: Browser
 
 def test_a_character_on_a_phone(chromium: Browser, server: Server, roles: Path) -> None:
     with kept_open(chromium, server, "en", (390, 844)) as (window, _):
-        prepare_chat(window, 20)
+        prepare_chat(window, 16)
         window.new_chat()
         panel = open_setup(window)
         assert panel.bounding_box()["width"] <= 374
         panel.get_by_role("radio", name="chat", exact=True).check()
-        pick_character_in(panel, "Ada")
+        panel.get_by_role("button", name="Ada", exact=True).click()
         expect(body(last_answer(window))).to_have_text("Good evening, You.")
         chip = window.page.locator("#tx-setup")
         expect(chip).to_have_attribute("aria-label", "Ada, mode: chat")
@@ -143,7 +142,5 @@ def test_a_character_on_a_phone(chromium: Browser, server: Server, roles: Path) 
         expect(speakers(window)).to_have_count(0)
         window.page.keyboard.press("Escape")
         assert window.page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-def pick_character_in(panel: Locator, name: str) -> None:
-    panel.get_by_role("button", name=name, exact=True).click()
+        choose(window, "Send to notebook")
+        expect(window.page.locator("#nb-text")).to_have_value(re.compile("Good evening, You"))

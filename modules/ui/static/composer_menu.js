@@ -1,7 +1,9 @@
 // The menu beside the text: what can be done with what is written, other than to send it, and with the last messages.
 import { element as setupButton, openSetup } from "./chat_setup.js";
 import { begin, focusInput, hiddenControls, impersonate, replaceText, report, takeBack, text, write } from "./composer.js";
+import { currentId, post } from "./chat_client.js";
 import { iconButton } from "./dom.js";
+import { address } from "./notebook_list.js";
 import { openMenu, toast } from "./popups.js";
 import { register } from "./shortcuts.js";
 import { tr } from "./texts.js";
@@ -51,6 +53,17 @@ async function addMessage(role) {
   focusInput();
 }
 
+/** Make a notebook of the prompt that would continue the conversation, and open it. */
+async function sendToNotebook() {
+  try {
+    const { text: prompt } = await post(`/chat/${encodeURIComponent(currentId())}/prompt`, {});
+    const { id } = await post("/notebook/new", { text: prompt });
+    location.hash = address(id);
+  } catch (error) {
+    report(error.message);
+  }
+}
+
 const ITEMS = [
   { label: tr("impersonate"), key: "Ctrl+Shift+M", action: impersonate },
   { label: tr("replace_last_reply"), key: "Ctrl+Shift+L", action: replaceLastReply },
@@ -65,6 +78,7 @@ const open = () =>
     ...(setupButton.checkVisibility() ? [] : [{ label: tr("chat_setup"), action: () => openSetup(button) }]),
     ...hiddenControls(),
     ...ITEMS.map(({ key = "", ...item }) => ({ ...item, key: key.replaceAll("+", " ") })),
+    ...(currentId() ? [{ label: tr("send_to_notebook"), action: sendToNotebook }] : []),
   ]);
 
 button.addEventListener("click", open);
