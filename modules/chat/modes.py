@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from modules.chat.errors import TemplateRefused
 from modules.chat.message import Message
 from modules.chat.own_name import NamedReplyParser
 from modules.chat.participants import CHAT, INSTRUCT, Casting, Participants
@@ -122,16 +124,18 @@ class ConversationPrompts:
     def _dialogue(
         self, model: LoadedModel, conversation: Conversation, path: Sequence[ChatMessage], asked: Asked
     ) -> _Dialogue:
-        own = instruct_form(self.templates, model, asked.template_kwargs, asked.start_with)
         if conversation.mode == INSTRUCT:
+            own = instruct_form(self.templates, model, asked.template_kwargs, asked.start_with)
             form = self._with_stops(_impersonating(own, asked.start_with) if asked.impersonates else own)
             return _Dialogue.of(_system(conversation.system), [_message(message) for message in path], path, form)
         people, settings = self.casting.of(conversation), self.casting.settings
+        tokens = self.templates.of(model.record, model.info).special_tokens
         count = partial(_count_tokens, model)
-        script = Script(self.templates, people, settings.chat_template_str, own.template.special_tokens, count)
+        script = Script(self.templates, people, settings.chat_template_str, tokens, count)
         if conversation.mode == CHAT:
             form, apart = _chat_form(script, asked), conversation.system
         else:
+            own = instruct_form(self.templates, model, asked.template_kwargs, asked.start_with)
             system = _system(script.system_message(conversation.system))
             command = _command(settings.chat_instruct_command, people, asked)
             form, apart = _chat_instruct_form(own, script, command, system, asked), None
@@ -146,7 +150,9 @@ class ConversationPrompts:
         template = form.template
         if template.is_ours:
             return dataclasses.replace(form, stop=(*ALPACA_STOPS, *more))
-        found = separators(lambda messages: self.templates.render(template, messages, generation_prompt=False))
+        found: tuple[str, ...] = ()
+        with suppress(TemplateRefused):  # it may take other conversations than that of `separators`
+            found = separators(lambda messages: self.templates.render(template, messages, generation_prompt=False))
         stops = without_markers(found, self.templates.features(template).markers)
         return dataclasses.replace(form, stop=tuple(dict.fromkeys([*stops, *more])))
 

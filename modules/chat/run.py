@@ -192,7 +192,7 @@ class Run:
         done = self._answer(prompt)
         if done is None:
             return None
-        paper = self._receipt(prompt, done)
+        paper = self._receipt(prompt, done) | {"mode": conversation.mode}
         if self._stopped.is_set() and prompt.chat.starts:
             # Which of the shorter prompts the worker had taken is not known.
             return paper | {"prompt_sha256": ""}

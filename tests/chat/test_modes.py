@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from modules.catalog.catalog import Catalog
+from modules.chat.errors import TemplateRefused
 from modules.chat.modes import Asked, ConversationPrompts, ReplyPrompt
 from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import Conversation
@@ -180,6 +181,31 @@ def test_strings_that_end_a_thought_do_not_end_the_reply(
     try:
         thinking = manager.load(LoadPlan(record, ECHO, echo_plans.SETTINGS))
         assert prompt_of(prompts, thinking, conversation("instruct", "Hi")).prompt.stop == ()
+    finally:
+        manager.unload()
+
+
+def test_a_script_needs_no_template_of_the_model(prompts: ConversationPrompts) -> None:
+    manager = ModelManager()
+    record = dataclasses.replace(echo_plans.record("good"), chat_template="{{ raise_exception('never') }}")
+    try:
+        strict = manager.load(LoadPlan(record, ECHO, echo_plans.SETTINGS))
+        made = prompt_of(prompts, strict, conversation("chat", "Hi"), Asked(start_with="Well"))
+        assert made.prompt.text == "Mia is a cat.\n\nTom: Hi\nMia: Well"
+        with pytest.raises(TemplateRefused, match="never"):
+            prompt_of(prompts, strict, conversation("chat-instruct", "Hi"))
+    finally:
+        manager.unload()
+
+
+def test_a_template_that_takes_few_conversations_is_used_nevertheless(prompts: ConversationPrompts) -> None:
+    template = "{% if messages|length > 1 %}{{ raise_exception('one only') }}{% endif %}Q: {{ messages[0].content }} A:"
+    manager = ModelManager()
+    record = dataclasses.replace(echo_plans.record("good"), chat_template=template)
+    try:
+        single = manager.load(LoadPlan(record, ECHO, echo_plans.SETTINGS))
+        made = prompt_of(prompts, single, conversation("instruct", "Hi"))
+        assert (made.prompt.text, made.prompt.stop) == ("Q: Hi A:", ())
     finally:
         manager.unload()
 

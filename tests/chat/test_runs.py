@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.catalog.catalog import Catalog
 from modules.chat import run as run_module
 from modules.chat.errors import ConversationBusy, NothingToAnswer
 from modules.chat.run import ReplyRequest, RunState
@@ -18,8 +19,11 @@ from modules.conversations.store import ConversationStore
 from modules.core.errors import WebUIError, WorkerDied
 from modules.core.events import Json
 from modules.loaders import generation_settings
+from modules.loaders.load_settings import resolve
+from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
+from tests.conftest import LLAMA
 from tests.support import echo_plans
 from tests.support.dialogues import make_prompts, write_character
 from tests.support.echo_plans import wait_until
@@ -64,8 +68,8 @@ def send(text: str, **fields: Json) -> ReplyRequest:
     return ReplyRequest("send", PARAMS, text=text, **fields)
 
 
-def finish(runs: Runs, store: ConversationStore, state: RunState) -> Conversation:
-    wait_until(lambda: runs.state(store, state.conversation) is None)
+def finish(runs: Runs, store: ConversationStore, state: RunState, seconds: float = 5) -> Conversation:
+    wait_until(lambda: runs.state(store, state.conversation) is None, seconds)
     return store.read(state.conversation)
 
 
@@ -262,6 +266,7 @@ def test_an_answer_of_a_character_is_stored_without_its_name(
     prompt = store.blobs.get(answer.receipt["prompt_sha256"]).decode()
     assert prompt == "Cat.\n\nYou: Mia: Mia: purr\nMia:"
     assert answer.content == "Cat. You: Mia: Mia: purr Mia: ", "the echo engine repeats the prompt"
+    assert answer.receipt["mode"] == "chat"
     id = talk_with_mia(store, tmp_path)
     state = runs.start(store, id, send("x", start_with="Mia: Hello"), model)
     assert finish(runs, store, state).path()[-1].content.startswith("Hello")
@@ -318,3 +323,32 @@ def test_a_draft_can_be_stopped_and_can_fail(
     failed = runs.draft(store, id)
     assert failed is not None and "the echo engine will not" in str(failed.error)
     assert runs.failure(store, id) is None and len(store.read(id).messages) == 1
+
+
+def test_a_real_model_plays_a_character_and_goes_on_in_each_mode(
+    runs: Runs, store: ConversationStore, models_folder: Path, tmp_path: Path
+) -> None:
+    manager = ModelManager()
+    record = Catalog(models_folder).models()[0]
+    form = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
+    params = generation_settings.resolve({"temperature": 0, "max_new_tokens": 16})
+    write_character(tmp_path, "mia", name="Mia", context="{{char}} is a helpful cat.")
+    try:
+        model = manager.load(
+            LoadPlan(record, LLAMA, resolve(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
+        )
+        for mode in ("instruct", "chat", "chat-instruct"):
+            new = Conversation("", mode=mode, character="mia")
+            state = runs.start(store, "", ReplyRequest("send", params, text="Say hello to me."), model, new)
+            answer = finish(runs, store, state, seconds=60).path()[-1]
+            assert answer.content.strip() and not answer.content.startswith("Mia:") and "\nYou:" not in answer.content
+            prompt = store.blobs.get(answer.receipt["prompt_sha256"]).decode()
+            assert ("Mia is a helpful cat." in prompt) == (mode != "instruct")
+            again = ReplyRequest("continue", params, message=answer.id)
+            state = runs.start(store, state.conversation, again, model)
+            longer = finish(runs, store, state, seconds=60).message(answer.id)
+            assert longer.content.startswith(answer.content), mode
+            prompt = store.blobs.get(longer.receipt["prompt_sha256"]).decode()
+            assert prompt.endswith(answer.content), mode
+    finally:
+        manager.unload()
