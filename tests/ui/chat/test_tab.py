@@ -36,8 +36,8 @@ def app(make_app: Callable[..., App], tmp_path: Path) -> Iterator[App]:
 def ask(app: App) -> Ask:
     """Send a request over the bridge and return the answer, once what it began has ended."""
     with page_parts():
-        page = Page(app, "en")
-        tab, parameters = ChatTab(page, Visitors(app)), ParametersTab(page)
+        page, visitors = Page(app, "en"), Visitors(app)
+        tab, parameters = ChatTab(page, visitors), ParametersTab(page, visitors.store)
         tab.listen(parameters)
     values = {widget: widget.value for widget in parameters.widgets.values()}
     request: Any = SimpleNamespace(request=SimpleNamespace(scope={}))
