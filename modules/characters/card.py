@@ -14,8 +14,8 @@ from typing import Any
 
 from modules.characters.character import Character
 from modules.characters.errors import CardProblem
-from modules.characters.lorebook import Lorebook, read_lorebook
-from modules.conversations.importers.values import as_text, is_shallow
+from modules.characters.lorebook import Lorebook, as_lines, read_lorebook
+from modules.conversations.importers.values import as_line, as_text, is_shallow
 from modules.core.errors import Words
 from modules.core.events import Json
 
@@ -131,19 +131,19 @@ def warnings_of(card: Mapping[str, Json]) -> list[Words]:
 def of_card(id: str, card: Mapping[str, Json]) -> Character:
     """Return the character of a card, whose types have been checked."""
     body = body_of(card)
-    text = {key: as_text(body.get(key)).replace("\r\n", "\n") for key in _TEXT_KEYS}
+    text = {key: as_lines(body.get(key)) for key in _TEXT_KEYS}
     alternates = body.get("alternate_greetings") or []
-    greetings = [text["first_mes"], *(as_text(one).replace("\r\n", "\n") for one in _list(alternates))]
+    greetings = [text["first_mes"], *map(as_lines, _list(alternates))]
     book = body.get("character_book")
     return Character(
         id=id,
-        name=text["nickname"].strip() or text["name"].strip() or id,
+        name=as_line(text["nickname"]) or as_line(text["name"]) or id,
         context=_context(text),
         greetings=tuple(one for one in greetings if one.strip()),
         examples=text["mes_example"].strip(),
         system_prompt=text["system_prompt"].strip(),
         post_history=text["post_history_instructions"].strip(),
-        user_name=as_text(card.get("your_name")).strip(),
+        user_name=as_line(card.get("your_name")),
         lorebook=read_lorebook(book) if book is not None else None,
         creator_notes=text["creator_notes"].strip(),
         card=dict(card),
@@ -201,7 +201,7 @@ def _edits(old: Character, new: Character, body: Mapping[str, Json]) -> dict[str
 
 def _split_context(context: str, body: Mapping[str, Json]) -> dict[str, Json]:
     """Return the three fields of a changed context. Sections at its end that have not changed stay in their fields."""
-    text = {key: as_text(body.get(key)).replace("\r\n", "\n") for key in ("description", "personality", "scenario")}
+    text = {key: as_lines(body.get(key)) for key in ("description", "personality", "scenario")}
     fields: dict[str, Json] = {"personality": "", "scenario": ""}
     personality, scenario = _sections(text)
     for key, section in (("scenario", scenario), ("personality", personality)):

@@ -12,9 +12,9 @@ from collections.abc import Mapping, MutableMapping
 from modules.characters.card import card_with, check_types, dump_json, is_card, of_card, parse_card, parse_object
 from modules.characters.character import Character
 from modules.characters.errors import CardProblem
-from modules.characters.lorebook import read_lorebook
+from modules.characters.lorebook import as_lines, read_lorebook
 from modules.config.yaml_file import as_block
-from modules.conversations.importers.values import as_list, as_text
+from modules.conversations.importers.values import as_line, as_list
 from modules.core.events import Json
 
 NAME_KEYS = ("name", "bot", "<|bot|>", "char_name")
@@ -102,19 +102,19 @@ def _context(data: Mapping[str, Json]) -> str:
 def _greetings(data: Mapping[str, Json], start: Character) -> tuple[str, ...]:
     key = "greeting" if _is_own(data) else "char_greeting"
     alternates = (
-        start.greetings[1:] if start.card else tuple(filter(str.strip, map(as_text, as_list(data.get(_GREETINGS)))))
+        start.greetings[1:] if start.card else tuple(filter(str.strip, map(as_lines, as_list(data.get(_GREETINGS)))))
     )
     first = (_text(data[key]),) if key in data else start.greetings[:1]
     return (*filter(str.strip, first), *alternates)
 
 
 def _first_text(data: Mapping[str, Json], keys: tuple[str, ...]) -> str:
-    return next(filter(None, (_text(data.get(key)).strip() for key in keys)), "")
+    return next(filter(None, (as_line(_text(data.get(key))) for key in keys)), "")
 
 
 def _text(value: Json) -> str:
     """Return a value as text: YAML reads a name such as 007 as a number."""
-    return as_text(str(value)).replace("\r\n", "\n") if value is not None else ""
+    return as_lines(str(value)) if value is not None else ""
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

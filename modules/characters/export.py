@@ -24,7 +24,7 @@ class ExportedFile:
     media_type: str
 
 
-def export(character: Character, format: str, picture: Path | None) -> ExportedFile:
+def export(character: Character, format: str, picture: Path | bytes | None) -> ExportedFile:
     """Return the character in one of FORMATS. Raises CardNotExported.
 
     "png" is its picture with the card as V2 and V3, "json" the card as it was imported, with what was changed since,
@@ -48,8 +48,8 @@ def card_of(character: Character) -> dict[str, Json]:
     return card_with(character.card, character) if character.card is not None else new_card(character)
 
 
-def _png(character: Character, name: str, picture: Path | None) -> bytes:
-    if picture is not None and picture.suffix != ".png":
+def _png(character: Character, name: str, picture: Path | bytes | None) -> bytes:
+    if isinstance(picture, Path) and picture.suffix != ".png":
         kind = picture.suffix[1:].upper()
         problem = {
             "en": f"its picture is a {kind} file; choose it again in the editor, which stores it as PNG",
@@ -57,7 +57,8 @@ def _png(character: Character, name: str, picture: Path | None) -> bytes:
         }
         raise CardNotExported(name, problem)
     try:
-        return png.with_card(picture.read_bytes() if picture else png.blank_picture(), card_of(character))
+        data = picture.read_bytes() if isinstance(picture, Path) else picture
+        return png.with_card(data or png.blank_picture(), card_of(character))
     except CardProblem as problem:
         raise CardNotExported(name, problem.words) from problem
     except OSError as error:

@@ -82,12 +82,20 @@ class FileFolder:
             return True
         return False
 
+    def deleted(self) -> dict[str, str]:
+        """Return the stems in the bin, with the day of deletion as YYYYMMDD; those deleted last come first."""
+        found: dict[str, str] = {}
+        for deletion in reversed(self._deletions()):
+            stems = {path.stem for path in deletion.iterdir() if path.suffix in self._suffixes}
+            found |= {stem: deletion.name[:8] for stem in sorted(stems) if stem not in found}
+        return found
+
     def empty_bin(self, days: int) -> None:
-        """Delete what was moved to the bin more than `days` days ago, and what killed saves have left behind."""
+        """Delete what was moved to the bin at least `days` days ago, and what killed saves have left behind."""
         until = time.strftime("%Y%m%d", time.localtime(time.time() - days * _DAY))
-        for deleted in self._deletions():
-            if deleted.name[:8] < until:
-                shutil.rmtree(deleted, ignore_errors=True)
+        for deletion in self._deletions():
+            if deletion.name[:8] <= until:
+                shutil.rmtree(deletion, ignore_errors=True)
         sweep(self.folder, [path.name for path in self._paths()])
 
     @contextlib.contextmanager

@@ -38,7 +38,8 @@ _SUFFIXES = (".yml", ".yaml", ".json")  # in the order in which the original loo
 
 @dataclass(frozen=True)
 class CharacterSummary:
-    """A character in a list. `line` is the beginning of what describes it; `picture` differs for another picture.
+    """A character in a list. `line` is the beginning of what describes it; `picture` differs for another picture,
+    "" for none; `has_png` says whether it is a PNG file.
 
     `problem` says why the file cannot be read, as the end of a sentence. `details` are texts that a search looks in.
     """
@@ -47,6 +48,7 @@ class CharacterSummary:
     name: str
     line: str = ""
     picture: str = ""
+    has_png: bool = False
     problem: Words | None = None
     details: str = ""
 
@@ -86,7 +88,10 @@ class CharacterLibrary:
         known = self._summaries.get(id)
         if known is None or known[0] != version:
             known = self._summaries[id] = (version, self._summarized(id))
-        return dataclasses.replace(known[1], picture=self.picture_version(id))
+        picture = self.picture(id)
+        if picture is None:
+            return known[1]
+        return dataclasses.replace(known[1], picture=_version(picture), has_png=picture.suffix == ".png")
 
     def _summarized(self, id: str) -> CharacterSummary:
         try:
@@ -150,7 +155,7 @@ class CharacterLibrary:
                 raise CharacterNotFound(id)
 
     def empty_bin(self, days: int = 30) -> None:
-        """Delete for good what was deleted more than `days` days ago."""
+        """Delete for good what was deleted at least `days` days ago."""
         self._files.empty_bin(days)
 
     # -- pictures ------------------------------------------------------------------------------------------------------
@@ -164,14 +169,21 @@ class CharacterLibrary:
         picture = self.picture(id)
         return _version(picture) if picture else ""
 
+    def has_png(self, id: str) -> bool:
+        """Whether the picture of the character is a PNG file, which a card can be exported in."""
+        picture = self.picture(id)
+        return picture is not None and picture.suffix == ".png"
+
     def set_picture(self, id: str, data: bytes) -> None:
         """Store a PNG, JPEG or WebP file as the picture of a character. Raises CardRefused."""
-        suffix = _picture_suffix(data)
-        if suffix is None:
-            words = {"en": "it is not a PNG, JPEG or WebP picture", "zh": "它不是 PNG、JPEG 或 WebP 图片"}
-            raise CardRefused(id, words)
-        if len(data) > MAX_FILE_BYTES:
-            raise CardRefused(id, _too_large().words)
+        try:
+            suffix = _picture_suffix(data)
+            if len(data) > MAX_FILE_BYTES:
+                raise _too_large()
+            if suffix == ".png":
+                data = png.without_card(data)
+        except CardProblem as problem:
+            raise CardRefused(id, problem.words) from problem
         with self._writing, self._files.saving():
             self._existing(id)
             replace_file(self.folder / f"{id}{suffix}", data)
@@ -229,9 +241,16 @@ class CharacterLibrary:
                 Path(temporary).unlink(missing_ok=True)
         return Imported(id)
 
-    def export(self, id: str, format: str) -> ExportedFile:
-        """Return the character as a file in `format`: "png", "json" or "yaml". Raises CardNotExported."""
-        return export(self.read(id), format, self.picture(id))
+    def export(self, id: str, format: str, picture: bytes | None = None) -> ExportedFile:
+        """Return the character as a file in `format`: "png", "json" or "yaml". Raises CardNotExported.
+
+        `picture` is a PNG file for the card of a character whose own picture is none, or who has none.
+        """
+        return export(self.read(id), format, self.picture(id) if picture is None else picture)
+
+    def deleted(self) -> dict[str, str]:
+        """Return the characters in the bin by id, with the day of deletion as YYYYMMDD; the latest ones first."""
+        return self._files.deleted()
 
     def _existing(self, id: str) -> Path:
         path = self._files.find(id)
@@ -264,12 +283,15 @@ def _version(path: Path) -> str:
     return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
 
 
-def _picture_suffix(data: bytes) -> str | None:
+def _picture_suffix(data: bytes) -> str:
+    """Return the suffix of a picture's file. Raises CardProblem for what is none."""
     if data.startswith(png.SIGNATURE):
         return ".png"
     if data.startswith(b"\xff\xd8\xff"):
         return ".jpg"
-    return ".webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    raise CardProblem("it is not a PNG, JPEG or WebP picture", "它不是 PNG、JPEG 或 WebP 图片")
 
 
 def _too_large() -> CardProblem:

@@ -18,6 +18,7 @@ DEFAULT_SCAN_DEPTH = 4
 """Messages that are searched for keys where the lorebook does not say."""
 DEFAULT_TOKEN_BUDGET = 1024
 MAX_ENTRIES = 10_000
+MAX_ORDER = 1_000_000_000
 BEFORE, AFTER = "before_char", "after_char"
 
 
@@ -119,7 +120,7 @@ def read_entry(raw: Mapping[str, Json]) -> LoreEntry:
     entry = as_mapping(raw)
     return LoreEntry(
         keys=_keys(entry.get("keys")),
-        content=as_text(entry.get("content")).replace("\r\n", "\n"),
+        content=as_lines(entry.get("content")),
         enabled=entry.get("enabled") is not False,
         constant=entry.get("constant") is True,
         selective=entry.get("selective") is True,
@@ -132,6 +133,11 @@ def read_entry(raw: Mapping[str, Json]) -> LoreEntry:
         name=as_line(entry.get("name")) or as_line(entry.get("comment")),
         raw=entry,
     )
+
+
+def as_lines(value: Json) -> str:
+    """Return a text with the line breaks that a field of a page gives it; "" for other types."""
+    return as_text(value).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def select(
@@ -182,7 +188,7 @@ def _keys(value: Json) -> tuple[str, ...]:
 
 
 def _number(value: Json) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9 else 0
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_ORDER else 0
 
 
 def _count(value: Json, default: int) -> int:

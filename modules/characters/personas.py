@@ -83,8 +83,12 @@ class Personas:
         if not self._files.restore(id):
             raise PersonaNotFound(id)
 
+    def deleted(self) -> dict[str, str]:
+        """Return the personas in the bin by id, with the day of deletion as YYYYMMDD; the latest ones first."""
+        return self._files.deleted()
+
     def empty_bin(self, days: int = 30) -> None:
-        """Delete for good what was deleted more than `days` days ago."""
+        """Delete for good what was deleted at least `days` days ago."""
         self._files.empty_bin(days)
 
     def _existing(self, id: str) -> Path:

@@ -271,6 +271,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ch_back": ("全部角色", "All characters"),
     "ch_gone": ("该角色已不存在或无法读取。", "This character no longer exists or cannot be read."),
     "ch_guest": ("只有服务器的管理者可以更改角色。", "Only the owner of this server can change characters."),
+    "ch_bin_info": ("删除的内容保留 30 天。", "What was deleted is kept for 30 days."),
+    "ch_empty_bin_yes": ("永久删除 {count} 项", "Delete {count} for good"),
     "ch_you": ("您", "you"),
     "ch_name": ("名称", "Name"),
     "ch_context": ("背景", "Context"),

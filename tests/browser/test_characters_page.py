@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from modules.characters import png
 from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Personas
 from tests.browser.conftest import Server, Window
+from tests.browser.test_shell_page import SMALL, check_accessibility
 from tests.support.cards import V2, V3, png_file, text_chunk
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(1)}{{constructor}}"
@@ -60,7 +62,10 @@ def test_a_character_is_added_edited_and_talked_to(chromium: Browser, kept: Serv
         expect(page.locator("#tx-messages .tx-bot")).to_contain_text("门上的铃铛")
         assert library.read("阿岑").context == "一只会说话的猫。"
         window.tab("角色")
-        expect(card(page, "阿岑")).to_contain_text("岑岑")
+        card(page, "阿岑").get_by_label("“岑岑”的操作").click()
+        with page.expect_download() as download:
+            page.get_by_role("menuitem", name="导出为 PNG 角色卡").click()
+        assert png.read_card(download.value.path().read_bytes())["data"]["name"] == "岑岑"
 
 
 def test_cards_are_imported_deleted_and_brought_back_on_a_phone(
@@ -81,6 +86,8 @@ def test_cards_are_imported_deleted_and_brought_back_on_a_phone(
         expect(page.locator("#tx-toasts")).to_contain_text("no.png was not imported: the picture has no character card")
         expect(page.locator(".tx-ch-card strong").first).to_have_text(HOSTILE)
         assert fits(page)
+        assert page.evaluate(SMALL, 44) == []
+        check_accessibility(page)
         page.get_by_label("Search characters").fill("countess")
         expect(page.locator(".tx-ch-card")).to_have_count(1)
         card(page, "Countess").get_by_label("Actions for Countess").click()
@@ -92,7 +99,8 @@ def test_cards_are_imported_deleted_and_brought_back_on_a_phone(
         page.locator(".tx-lore summary").click()
         page.get_by_label("Keys").fill("engine, loom")
         page.get_by_label("Always added").check()
-        assert fits(page)
+        assert fits(page) and page.evaluate(SMALL, 32) == []
+        check_accessibility(page)
         page.get_by_role("button", name="Save").click()
         expect(page.locator(".tx-ch-status")).to_have_text("Saved")
         entry = CharacterLibrary(tmp_path / "characters").read("Countess").lorebook.entries[0]
@@ -113,7 +121,10 @@ def test_a_persona_is_written_and_its_changes_are_not_lost(chromium: Browser, ke
         page.locator(".tx-persona-dialog").get_by_role("button", name="Save").click()
         expect(page.locator(".tx-persona")).to_contain_text("A pilot.")
         assert Personas(tmp_path / "users").read("Ann").bio == "A pilot."
+        check_accessibility(page)
         page.get_by_role("button", name="Delete “Ann”").click()
         expect(page.locator(".tx-persona")).to_have_count(0)
-        page.get_by_role("button", name="Undo").click()
+        page.get_by_role("button", name="Recently deleted (1)").last.click()
+        page.get_by_role("button", name="Restore “Ann”").click()
+        page.get_by_role("button", name="Close", exact=True).click()
         expect(page.locator(".tx-persona")).to_contain_text("Ann")

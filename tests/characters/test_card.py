@@ -68,6 +68,13 @@ def test_a_card_that_is_not_changed_stays_as_it_is(subtests: pytest.Subtests) ->
             assert card_with(card, of_card("ada", card)) == card
 
 
+def test_fields_are_as_the_page_shows_them_so_that_showing_them_changes_nothing() -> None:
+    odd = {**V1, "name": " Ada\n Lovelace ", "description": " a\r\nb\rc ", "first_mes": "x\r"}
+    ada = of_card("ada", odd)
+    assert (ada.name, ada.context.split("\n\n")[0], ada.greetings) == ("Ada Lovelace", "a\nb\nc", ("x\n",))
+    assert card_with(odd, ada) == odd
+
+
 def test_an_edited_field_changes_the_same_field_of_the_card(subtests: pytest.Subtests) -> None:
     edits: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "name": ({"name": "Byron"}, {"name": "Byron"}),

@@ -154,7 +154,9 @@ def test_the_bin_is_emptied_after_30_days(library: CharacterLibrary) -> None:
     library.delete("Bo")
     library.empty_bin()
     library.restore("Bo")
+    assert library.deleted() == {}
     library.delete("Bo")
+    assert library.deleted() == {"Bo": time.strftime("%Y%m%d")}
     (deleted,) = (library.folder / ".trash").iterdir()
     past = time.strftime("%Y%m%d-%H%M%S", time.localtime(time.time() - 32 * 86400))
     os.rename(deleted, deleted.with_name(past))
@@ -168,7 +170,7 @@ def test_pictures_are_told_by_their_content(library: CharacterLibrary) -> None:
     library.set_picture("Bo", b"\xff\xd8\xff\xe0....")
     library.set_picture("Bo", png_file())
     assert [path.name for path in library.folder.glob("Bo.[pj]*")] == ["Bo.png"]
-    for data in (b"<svg>", b"", b"GIF89a"):
+    for data in (b"<svg>", b"", b"GIF89a", png_file()[:-9]):
         with pytest.raises(CardRefused):
             library.set_picture("Bo", data)
     with pytest.raises(CharacterNotFound):

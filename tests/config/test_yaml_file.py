@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from modules.config.yaml_file import YamlFile, to_yaml
+from modules.config.yaml_file import YamlFile, as_block, dump, to_yaml
 from modules.core.errors import SettingsError
 from modules.core.paths import ROOT
 
@@ -168,3 +169,16 @@ def test_concurrent_updates_by_several_processes_lose_nothing(path: Path) -> Non
     processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert len(YamlFile(path).read()) == 60
+
+
+def test_texts_of_several_lines_are_blocks_where_yaml_can_keep_them(path: Path, subtests: pytest.Subtests) -> None:
+    texts = {
+        "a\nb": True, "\n\n a\n\n": True, "- x\n# y\n---\n": True, "a\tb \n\tc": True,
+        "a\r\nb": False, "a\x01\nb": False, "one line": False, "on": False, "": False,
+    }  # fmt: skip
+    for text, is_block in texts.items():
+        with subtests.test(text):
+            YamlFile(path).update(lambda content, text=text: content.update(text=as_block(text), list=to_yaml([text])))
+            assert YamlFile(path).read() == {"text": text, "list": [text]}
+            assert path.read_text(encoding="utf-8").startswith("text: |") is is_block
+            assert yaml.safe_load(dump({"text": as_block(text)})) == {"text": text}

@@ -7,15 +7,15 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from modules.characters.card import MAX_JSON_BYTES
 from modules.characters.character import Character
 from modules.characters.library import CharacterLibrary
-from modules.characters.lorebook import Lorebook, LoreEntry, with_entries
+from modules.characters.lorebook import MAX_ENTRIES, MAX_ORDER, Lorebook, LoreEntry, with_entries
 from modules.core.events import Json
 
-MAX_TEXT = 500_000
+MAX_TEXT = MAX_JSON_BYTES
 MAX_NAME = 200
-MAX_GREETINGS = 200
-MAX_ENTRIES = 2000
+MAX_GREETINGS = 1000
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=MAX_NAME)]
@@ -27,11 +27,11 @@ class Entry(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     index: Annotated[int | None, Field(ge=0)] = None
-    keys: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=200)]
+    keys: Annotated[list[Annotated[str, Field(max_length=10_000)]], Field(max_length=2000)]
     content: Text
     constant: bool
     enabled: bool
-    order: Annotated[int | float, Field(ge=-1_000_000, le=1_000_000, allow_inf_nan=False)]
+    order: Annotated[int | float, Field(ge=-MAX_ORDER, le=MAX_ORDER, allow_inf_nan=False)]
 
 
 class CharacterForm(BaseModel):
@@ -87,7 +87,6 @@ class CharacterForm(BaseModel):
 def form_of(library: CharacterLibrary, id: str) -> Json:
     """Return what the editor shows of a character."""
     version, character = library.version(id), library.read(id)
-    picture = library.picture(id)
     return {
         "id": id,
         "version": version,
@@ -101,7 +100,7 @@ def form_of(library: CharacterLibrary, id: str) -> Json:
         "creator_notes": character.creator_notes,
         "lorebook": [_entry(number, entry) for number, entry in enumerate(_entries(character.lorebook))],
         "picture": library.picture_version(id),
-        "has_png": picture is None or picture.suffix == ".png",
+        "png": library.has_png(id),
     }
 
 

@@ -17,7 +17,9 @@ from modules.app import App
 from modules.characters.character import Character
 from modules.characters.errors import CharacterNotFound, NameMissing
 from modules.characters.example import EXAMPLES
-from modules.characters.personas import Persona
+from modules.characters.export import ExportedFile
+from modules.characters.library import CharacterLibrary
+from modules.characters.personas import Persona, Personas
 from modules.core.events import Json
 from modules.ui.characters.form import CharacterForm, Name, Text, form_of
 from modules.ui.chat.bodies import Body, Id, Nothing
@@ -41,6 +43,8 @@ def add_routes(server: FastAPI, app: App) -> None:
     _add_changes(router, app)
     _add_files(router, app)
     _add_personas(router, app)
+    _add_bin(router, app, "characters", app.characters)
+    _add_bin(router, app, "personas", app.personas)
     server.include_router(router)
 
 
@@ -54,12 +58,13 @@ def _add_list(router: APIRouter, app: App) -> None:
                 "name": one.name,
                 "line": one.line,
                 "picture": one.picture,
+                "png": one.has_png,
                 "problem": one.problem[language] if one.problem else "",
             }
             for one in app.characters.list()
             if all(word in f"{one.name} {one.id} {one.details}".casefold() for word in words)
         ]
-        return {"characters": found, "owner": not app.flags.on("multi_user")}
+        return {"characters": found, "owner": not app.flags.on("multi_user"), "bin": len(app.characters.deleted())}
 
     @router.get("/characters/{id}/form")
     def read(id: Id) -> Json:
@@ -75,18 +80,6 @@ def _add_changes(router: APIRouter, app: App) -> None:
         start = app.characters.read(body.id) if body.id else Character("", "")
         saved = app.characters.save(body.apply_to(start), body.version if body.id else None)
         return form_of(app.characters, saved.id)
-
-    @router.post("/characters/{id}/delete")
-    def delete(id: Id, body: Nothing) -> Json:
-        app.refuse_guests()
-        app.characters.delete(id)
-        return {}
-
-    @router.post("/characters/{id}/restore")
-    def restore(id: Id, body: Nothing) -> Json:
-        app.refuse_guests()
-        app.characters.restore(id)
-        return {}
 
     @router.post("/characters/example")
     def add_example(request: Request, body: Nothing) -> Json:
@@ -119,10 +112,17 @@ def _add_files(router: APIRouter, app: App) -> None:
 
     @router.get("/characters/{id}/export")
     def export(id: Id, format: Annotated[str, Query(max_length=10)] = "png") -> Response:
-        file = app.characters.export(id, format)
-        disposition = f"attachment; filename*=UTF-8''{quote(file.name)}"
-        headers = {"Content-Disposition": disposition, "Cache-Control": "no-store"}
-        return Response(file.data, media_type=file.media_type, headers=headers)
+        return _download(app.characters.export(id, format))
+
+    @router.post("/characters/{id}/card")
+    async def export_with_picture(request: Request, id: Id) -> Response:
+        return _download(await run_in_threadpool(app.characters.export, id, "png", await request.body()))
+
+
+def _download(file: ExportedFile) -> Response:
+    disposition = f"attachment; filename*=UTF-8''{quote(file.name)}"
+    headers = {"Content-Disposition": disposition, "Cache-Control": "no-store"}
+    return Response(file.data, media_type=file.media_type, headers=headers)
 
 
 def _add_personas(router: APIRouter, app: App) -> None:
@@ -140,6 +140,7 @@ def _add_personas(router: APIRouter, app: App) -> None:
                 for one in app.personas.list()
             ],
             "owner": not app.flags.on("multi_user"),
+            "bin": len(app.personas.deleted()),
         }
 
     @router.post("/personas/save")
@@ -149,14 +150,28 @@ def _add_personas(router: APIRouter, app: App) -> None:
             raise NameMissing()
         return {"id": app.personas.save(Persona(body.id, body.name.strip(), body.bio.strip())).id}
 
-    @router.post("/personas/{id}/delete")
+
+def _add_bin(router: APIRouter, app: App, kind: str, files: CharacterLibrary | Personas) -> None:
+    """Add the routes that delete files of one kind, bring them back, and empty their bin."""
+
+    @router.post(f"/{kind}/{{id}}/delete")
     def delete(id: Id, body: Nothing) -> Json:
         app.refuse_guests()
-        app.personas.delete(id)
+        files.delete(id)
         return {}
 
-    @router.post("/personas/{id}/restore")
+    @router.post(f"/{kind}/{{id}}/restore")
     def restore(id: Id, body: Nothing) -> Json:
         app.refuse_guests()
-        app.personas.restore(id)
+        files.restore(id)
+        return {}
+
+    @router.get(f"/{kind}/bin")
+    def list_bin() -> Json:
+        return {"deleted": list(files.deleted())}
+
+    @router.post(f"/{kind}/bin/empty")
+    def empty_bin(body: Nothing) -> Json:
+        app.refuse_guests()
+        files.empty_bin(0)
         return {}

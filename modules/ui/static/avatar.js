@@ -1,9 +1,10 @@
 // The picture of a character, or its first letter on a color that depends on its name.
 import { make } from "./dom.js";
 
-const hueOf = (text) => [...text].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 7);
+/** Return the hue of the color for a name. */
+export const hueOf = (text) => [...text].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 7);
 
-const firstLetter = (name) => {
+export const firstLetter = (name) => {
   const [letter = "?"] = name.trim();
   return letter.toUpperCase();
 };

@@ -1,4 +1,4 @@
-// The conversations that were deleted: restore one, or empty the bin.
+// What was deleted: a dialog to restore it or to empty the bin, and the bin of the conversations.
 import { get, post } from "./chat_client.js";
 import { attempt, binCount, onList, refresh, route } from "./conversation_list.js";
 import { make } from "./dom.js";
@@ -7,50 +7,46 @@ import { tr } from "./texts.js";
 
 const SHOWN = 200;
 
-const restore = async (row, id) => {
-  if (!(await attempt(post(route(id, "restore"))))) return;
-  const next = (row.nextElementSibling ?? row.previousElementSibling)?.querySelector("button");
-  row.remove();
-  (next ?? document.querySelector("#tx-bin .tx-button:last-child")).focus();
-  refresh();
-};
-
-const rowOf = ({ id, title }) => {
+const rowOf = ({ id, title }, restore) => {
   const name = title || tr("untitled");
   const button = make("button", { type: "button", class: "tx-button", "aria-label": tr("restore_named", { title: name }) }, tr("restore"));
   const row = make("li", {}, make("span", { title: name }, name), button);
-  button.addEventListener("click", () => restore(row, id));
+  button.addEventListener("click", async () => {
+    if (!(await restore(id))) return;
+    const next = (row.nextElementSibling ?? row.previousElementSibling)?.querySelector("button");
+    row.remove();
+    (next ?? document.querySelector("#tx-bin .tx-button:last-child")).focus();
+  });
   return row;
 };
 
 /** Return the button that empties the bin when it is pressed twice. */
-const emptyButton = (count, dialog) => {
+const emptyButton = (sureLabel, empty, dialog) => {
   const button = make("button", { type: "button", class: "tx-button tx-danger" }, tr("empty_bin"));
   let sure = false;
   button.addEventListener("click", async () => {
-    if (sure && (await attempt(post("/chat/bin/empty")))) {
-      dialog.close();
-      refresh();
-    }
+    if (sure && (await empty())) dialog.close();
     sure = true;
-    button.textContent = tr("empty_bin_yes", { count });
+    button.textContent = sureLabel;
   });
   return button;
 };
 
-async function showBin() {
-  const answer = await attempt(get("/chat/bin"));
-  if (!answer || document.querySelector("#tx-bin")) return;
-  const found = answer.conversations;
+/**
+ * Show what was deleted: `entries` with an `id` and a `title`. `info` says how long it is kept, `sureLabel` what emptying
+ * the bin means. `restore`, which is called with an id, and `empty` return whether they have succeeded.
+ */
+export function openBin({ entries, info, sureLabel, restore, empty }) {
+  if (document.querySelector("#tx-bin")) return;
   const dialog = make("dialog", { id: "tx-bin", "aria-labelledby": "tx-bin-title" });
   dialog.append(
-    make("h2", { id: "tx-bin-title" }, tr("recently_deleted", { count: found.length })),
-    make("p", {}, found.length ? tr("bin_info") : tr("bin_empty")),
-    make("ul", { role: "list" }, ...found.slice(0, SHOWN).map(rowOf)),
+    make("h2", { id: "tx-bin-title" }, tr("recently_deleted", { count: entries.length })),
+    make("p", {}, entries.length ? info : tr("bin_empty")),
+    make("ul", { role: "list" }, ...entries.slice(0, SHOWN).map((entry) => rowOf(entry, restore))),
     make(
       "div",
       { class: "tx-dialog-buttons" },
-      found.length ? emptyButton(found.length, dialog) : make("span"),
+      entries.length ? emptyButton(sureLabel, empty, dialog) : make("span"),
       make("button", { type: "button", class: "tx-button", click: () => dialog.close() }, tr("sheet_close")),
     ),
   );
@@ -58,6 +54,26 @@ async function showBin() {
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
+}
+
+/** Return whether a request has succeeded; then the list of conversations is read again. */
+const done = async (request) => {
+  const answer = await attempt(request);
+  if (answer) refresh();
+  return Boolean(answer);
+};
+
+async function showBin() {
+  const answer = await attempt(get("/chat/bin"));
+  if (!answer) return;
+  const entries = answer.conversations;
+  openBin({
+    entries,
+    info: tr("bin_info"),
+    sureLabel: tr("empty_bin_yes", { count: entries.length }),
+    restore: (id) => done(post(route(id, "restore"))),
+    empty: () => done(post("/chat/bin/empty")),
+  });
 }
 
 const label = make("span");

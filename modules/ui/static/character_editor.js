@@ -1,6 +1,7 @@
 // The editor of a character. Changes are kept until they are saved or discarded.
 import { avatar } from "./avatar.js";
 import { exportItems, remove, route, startChat } from "./character_gallery.js";
+import { asPng } from "./character_pictures.js";
 import { lorebookEditor } from "./character_lorebook.js";
 import { get, post, upload } from "./chat_client.js";
 import { attempt } from "./conversation_list.js";
@@ -10,8 +11,6 @@ import { announce, openMenu, toast } from "./popups.js";
 import { tr } from "./texts.js";
 import { guard } from "./unsaved.js";
 
-const MAX_SIDE = 1024; // of a picture that is converted, in pixels
-const MAX_KEPT_PNG = 4_000_000;
 const NOTHING = { id: "", version: null, name: "", context: "", greetings: [""], examples: "", system_prompt: "", post_history: "", user_name: "", creator_notes: "", lorebook: [], picture: "", owner: true };
 
 export const element = make("section", { class: "tx-ch-editor", "aria-label": tr("ch_editor") });
@@ -61,7 +60,7 @@ const row = (key, label, hint, control) => {
 };
 
 const area = (value, rows) => {
-  const field = make("textarea", { class: "tx-field", rows: String(rows), maxlength: "500000" });
+  const field = make("textarea", { class: "tx-field", rows: String(rows), maxlength: "2000000" });
   field.value = value;
   return field;
 };
@@ -160,17 +159,6 @@ element.addEventListener("change", showStatus);
 
 // -- the picture --------------------------------------------------------------------------------------------------------
 
-/** Return a picture as PNG, which cards need: another format, or a large one, is drawn again. */
-async function asPng(file) {
-  if (file.type === "image/png" && file.size <= MAX_KEPT_PNG) return file;
-  const bitmap = await createImageBitmap(file);
-  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
-  const canvas = make("canvas", { width: Math.max(1, Math.round(bitmap.width * scale)), height: Math.max(1, Math.round(bitmap.height * scale)) });
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  bitmap.close();
-  return new Promise((resolve, reject) => canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error())), "image/png"));
-}
-
 const pictureField = (character, owner) => {
   const holder = make("div", { class: "tx-ch-picture" }, avatar({ ...character, name: character.name || "?" }));
   const choose = async (file) => {
@@ -189,7 +177,13 @@ const pictureField = (character, owner) => {
     picker.addEventListener("change", () => picker.files[0] && choose(picker.files[0]));
     picker.click();
   };
-  if (owner) holder.append(make("button", { type: "button", class: "tx-button", click: pick }, tr("ch_picture")));
+  if (!owner) return holder;
+  holder.addEventListener("dragover", (event) => event.preventDefault());
+  holder.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files[0]) choose(event.dataTransfer.files[0]);
+  });
+  holder.append(make("button", { type: "button", class: "tx-button", click: pick }, tr("ch_picture")));
   return holder;
 };
 
@@ -270,5 +264,5 @@ const showMenu = (button) => {
     close();
     location.hash = "#characters";
   };
-  openMenu(button, title, [...exportItems(id), ...(form.owner ? [{ label: tr("delete"), danger: true, action: erase }] : [])]);
+  openMenu(button, title, [...exportItems(form.character), ...(form.owner ? [{ label: tr("delete"), danger: true, action: erase }] : [])]);
 };

@@ -1,5 +1,7 @@
 // The gallery of characters: search, import, and what can be done with each of them.
 import { avatar } from "./avatar.js";
+import { binOf } from "./character_bin.js";
+import { exportCard } from "./character_pictures.js";
 import { get, post, upload } from "./chat_client.js";
 import { attempt } from "./conversation_list.js";
 import { make } from "./dom.js";
@@ -18,7 +20,8 @@ const newLink = make("a", { class: "tx-button tx-primary", href: "#characters/@n
 const importButton = make("button", { type: "button", class: "tx-button", click: () => pickFiles() }, icon("upload"), make("span", {}, tr("ch_import")));
 const bar = make("div", { class: "tx-ch-bar" }, search, importButton, newLink);
 const empty = make("div", { class: "tx-ch-empty", hidden: true });
-export const element = make("section", { class: "tx-ch-gallery", "aria-label": tr("characters") }, bar, note, list, empty);
+const bin = binOf("characters", () => refresh());
+export const element = make("section", { class: "tx-ch-gallery", "aria-label": tr("characters") }, bar, note, list, empty, bin.button);
 
 let isOwner = true;
 let asked = 0;
@@ -56,19 +59,23 @@ const cardOf = (character) => {
   );
 };
 
+const exported = (id, format) => `${route(id, "export")}?format=${format}&lang=${language}`;
+
 /** Return the items of a menu that export a character. */
-export const exportItems = (id) => [
-  { label: tr("ch_export_png"), href: `${route(id, "export")}?format=png&lang=${language}` },
-  { label: tr("ch_export_json"), href: `${route(id, "export")}?format=json&lang=${language}` },
-  { label: tr("ch_export_yaml"), href: `${route(id, "export")}?format=yaml&lang=${language}` },
+export const exportItems = (character) => [
+  character.png ? { label: tr("ch_export_png"), href: exported(character.id, "png") } : { label: tr("ch_export_png"), action: () => exportCard(character) },
+  { label: tr("ch_export_json"), href: exported(character.id, "json") },
+  { label: tr("ch_export_yaml"), href: exported(character.id, "yaml") },
 ];
 
-const showMenu = (button, { id, name, problem }) =>
+const showMenu = (button, character) => {
+  const { id, name, problem } = character;
   openMenu(button, name, [
     ...(isOwner && !problem ? [{ label: tr("ch_edit"), action: () => { location.hash = editorOf(id); } }] : []),
-    ...(problem ? [] : exportItems(id)),
+    ...(problem ? [] : exportItems(character)),
     ...(isOwner ? [{ label: tr("delete"), danger: true, action: () => remove(id, name) }] : []),
   ]);
+};
 
 const showEmpty = () => {
   const example = make("button", { type: "button", class: "tx-button tx-primary", click: addExample }, tr("ch_add_example"));
@@ -95,6 +102,7 @@ export async function refresh() {
   empty.hidden = !none || query !== "";
   search.hidden = none && !query;
   if (!empty.hidden) showEmpty();
+  bin.update(isOwner ? answer.bin : 0);
   note.textContent = none && query ? tr("nothing_found") : "";
 }
 

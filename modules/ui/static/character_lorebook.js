@@ -19,37 +19,47 @@ const labeled = (label, control, hint = "") => {
   return make("div", { class: "tx-form-row" }, make("label", { for: control.id }, label), hint && make("p", { class: "tx-hint" }, hint), control);
 };
 
+/** Return an entry. Its fields are drawn when it is opened first, as a lorebook may have thousands. */
 const entryOf = (entry, changed) => {
-  const shownKeys = entry.keys.join(", ");
-  const keys = make("input", { type: "text", class: "tx-field", value: shownKeys, maxlength: "20000" });
-  const content = make("textarea", { class: "tx-field", rows: "3", maxlength: "500000" });
-  content.value = entry.content;
-  const order = make("input", { type: "number", class: "tx-field tx-short", value: String(entry.order), step: "any", min: "-1000000", max: "1000000" });
-  const constant = check(tr("lore_constant"), entry.constant);
-  const enabled = check(tr("lore_enabled"), entry.enabled);
   const title = make("span", { class: "tx-lore-title" });
   const state = make("span", { class: "tx-lore-state" });
+  const element = make("details", { class: "tx-lore" }, make("summary", {}, icon("next"), title, state));
+  const { index = null, keys, content, constant, enabled, order } = entry;
+  element.read = () => ({ index, keys, content, constant, enabled, order });
+  const describe = () => {
+    const now = element.read();
+    title.textContent = entry.name || now.keys.join(", ") || now.content.trim().slice(0, 60) || tr("lore_untitled");
+    state.textContent = !now.enabled ? tr("lore_off") : now.constant ? tr("lore_always") : "";
+  };
+  describe();
+  element.addEventListener("input", describe);
+  element.addEventListener("change", describe);
+  element.draw = () => {
+    if (element.children.length === 1) drawEntry(element, entry, changed);
+  };
+  element.addEventListener("toggle", element.draw);
+  return element;
+};
+
+const drawEntry = (element, entry, changed) => {
+  const shownKeys = entry.keys.join(", ");
+  const keys = make("input", { type: "text", class: "tx-field", value: shownKeys, maxlength: "20000" });
+  const content = make("textarea", { class: "tx-field", rows: "3", maxlength: "2000000" });
+  content.value = entry.content;
+  const order = make("input", { type: "number", class: "tx-field tx-short", value: String(entry.order), step: "any", min: "-1000000000", max: "1000000000" });
+  const constant = check(tr("lore_constant"), entry.constant);
+  const enabled = check(tr("lore_enabled"), entry.enabled);
   const remove = make("button", { type: "button", class: "tx-button tx-danger" }, tr("lore_remove"));
   const notes = [
     entry.regex && make("p", { class: "tx-hint tx-warn" }, tr("lore_regex")),
     entry.secondary_keys?.length > 0 && make("p", { class: "tx-hint" }, tr("lore_secondary", { keys: entry.secondary_keys.join(", ") })),
   ];
-  const element = make(
-    "details",
-    { class: "tx-lore" },
-    make("summary", {}, icon("next"), title, state),
+  element.append(
     labeled(tr("lore_keys"), keys, tr("lore_keys_hint")),
     labeled(tr("lore_text"), content),
-    ...notes,
+    ...notes.filter(Boolean),
     make("div", { class: "tx-lore-foot" }, enabled.element, constant.element, labeled(tr("lore_order"), order), remove),
   );
-  const describe = () => {
-    title.textContent = entry.name || keys.value.trim() || content.value.trim().slice(0, 60) || tr("lore_untitled");
-    state.textContent = !enabled.box.checked ? tr("lore_off") : constant.box.checked ? tr("lore_always") : "";
-  };
-  describe();
-  element.addEventListener("input", describe);
-  element.addEventListener("change", describe);
   remove.addEventListener("click", () => {
     const next = element.nextElementSibling ?? element.previousElementSibling;
     element.remove();
@@ -64,7 +74,6 @@ const entryOf = (entry, changed) => {
     enabled: enabled.box.checked,
     order: order.value === "" || !order.validity.valid ? entry.order : Number(order.value),
   });
-  return element;
 };
 
 /** Return an element with the `entries`, and a function that reads them. `changed` is called for added or removed ones. */
@@ -75,11 +84,12 @@ export function lorebookEditor(entries, changed) {
     const orders = [...list.children].map((entry) => entry.read().order);
     const entry = entryOf({ keys: [], content: "", constant: false, enabled: true, order: Math.max(0, ...orders) + ORDER_STEP, name: "" }, changed);
     list.append(entry);
+    entry.draw();
     entry.open = true;
     entry.querySelector("input").focus();
     changed();
   });
   const element = make("div", { class: "tx-lorebook" }, make("p", { class: "tx-hint" }, tr("lore_hint")), list, add);
-  const read = () => [...list.children].map((entry) => entry.read()).filter(({ keys, content }) => keys.length || content.trim());
+  const read = () => [...list.children].map((entry) => entry.read()).filter(({ index, keys, content }) => index !== null || keys.length || content.trim());
   return { element, read };
 }

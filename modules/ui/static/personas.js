@@ -1,5 +1,6 @@
 // The personas: who the user is in a conversation.
 import { avatar } from "./avatar.js";
+import { binOf } from "./character_bin.js";
 import { get, post } from "./chat_client.js";
 import { attempt } from "./conversation_list.js";
 import { make } from "./dom.js";
@@ -13,7 +14,8 @@ const UNDO_SECONDS = 10;
 const list = make("ul", { class: "tx-persona-list", role: "list" });
 const note = make("p", { class: "tx-ch-note" }, tr("persona_hint"));
 const add = make("button", { type: "button", class: "tx-button tx-primary", click: () => edit({ id: "", name: "", bio: "" }) }, icon("plus"), make("span", {}, tr("persona_new")));
-export const element = make("section", { class: "tx-personas", "aria-label": tr("ch_personas") }, make("div", { class: "tx-ch-bar" }, note, add), list);
+const bin = binOf("personas", () => refresh());
+export const element = make("section", { class: "tx-personas", "aria-label": tr("ch_personas") }, make("div", { class: "tx-ch-bar" }, note, add), list, bin.button);
 
 let isOwner = true;
 
@@ -35,6 +37,7 @@ export async function refresh() {
   if (!answer) return;
   isOwner = answer.owner;
   add.hidden = !isOwner;
+  bin.update(isOwner ? answer.bin : 0);
   list.replaceChildren(...answer.personas.map(rowOf));
 }
 
@@ -50,7 +53,7 @@ async function remove({ id, name }) {
 
 function edit(persona) {
   const nameField = make("input", { type: "text", class: "tx-field", id: "tx-persona-name", value: persona.name, maxlength: "200", required: true, autocomplete: "off" });
-  const bio = make("textarea", { class: "tx-field", id: "tx-persona-bio", rows: "6", maxlength: "500000" });
+  const bio = make("textarea", { class: "tx-field", id: "tx-persona-bio", rows: "6", maxlength: "2000000" });
   bio.value = persona.bio;
   const isDirty = () => nameField.value !== persona.name || bio.value !== persona.bio;
   const unguard = guard(isDirty);

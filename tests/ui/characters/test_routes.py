@@ -39,7 +39,7 @@ def imported(http: TestClient, card: dict[str, Any]) -> str:
 
 def edited(form: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Return what the editor sends after it has shown `form`."""
-    sent = {key: form[key] for key in form if key not in ("creator_notes", "picture", "has_png", "owner")}
+    sent = {key: form[key] for key in form if key not in ("creator_notes", "picture", "png", "owner")}
     known = ("index", "keys", "content", "constant", "enabled", "order")
     sent["lorebook"] = [{key: entry[key] for key in known} for entry in form["lorebook"]]
     return {**sent, **changes}
@@ -63,7 +63,7 @@ def test_characters_are_listed_and_searched(app: App, http: TestClient) -> None:
 def test_the_editor_shows_a_card_and_saving_it_unchanged_changes_nothing(app: App, http: TestClient) -> None:
     id = imported(http, V3)
     form = http.get(f"/characters/{id}/form").json()
-    assert (form["name"], form["greetings"][1], form["has_png"]) == ("Countess", "Good evening.", True)
+    assert (form["name"], form["greetings"][1], form["owner"]) == ("Countess", "Good evening.", True)
     assert form["creator_notes"].startswith("Runs best")
     assert form["lorebook"][0]["keys"] == ["engine"]
     assert http.post("/characters/save", json=edited(form)).status_code == 200
@@ -113,6 +113,17 @@ def test_a_deleted_character_can_be_restored(http: TestClient) -> None:
     assert http.get(f"/characters/{id}/form").json()["name"] == "Ada"
 
 
+def test_the_bin_is_listed_and_emptied(app: App, http: TestClient) -> None:
+    for name in ("Bo", "Ann"):
+        app.characters.save(Character("", name))
+        http.post(f"/characters/{name}/delete", json={})
+    assert sorted(http.get("/characters/bin").json()["deleted"]) == ["Ann", "Bo"]
+    assert http.get("/characters/list").json()["bin"] == 2
+    http.post("/characters/bin/empty", json={})
+    assert http.get("/characters/bin").json() == {"deleted": []}
+    assert http.post("/characters/Bo/restore", json={}).status_code == 404
+
+
 def test_pictures_are_served_as_what_they_are(app: App, http: TestClient) -> None:
     id = imported(http, V2)
     answer = http.get(f"/characters/{id}/picture")
@@ -131,6 +142,8 @@ def test_exports_have_the_name_of_the_character(app: App, http: TestClient) -> N
     answer = http.get("/characters/阿岑/export?format=yaml")
     assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''%E9%98%BF%E5%B2%91.yaml"
     assert http.get("/characters/阿岑/export?format=exe").status_code == 422
+    drawn = http.post("/characters/阿岑/card", content=png.blank_picture(7, 7)).content
+    assert png.without_card(drawn) == png.blank_picture(7, 7) and png.read_card(drawn)["data"]["name"] == "阿岑"
     assert png.read_card(http.get("/characters/阿岑/export?format=png").content)["spec"] == "chara_card_v3"
 
 
@@ -154,8 +167,10 @@ def test_personas_are_saved_listed_deleted_and_restored(http: TestClient) -> Non
     assert http.get("/personas/list").json() == {
         "personas": [{"id": "Ann", "name": "Anne", "bio": "A pilot.", "problem": ""}],
         "owner": True,
+        "bin": 0,
     }
     http.post("/personas/Ann/delete", json={})
+    assert http.get("/personas/bin").json() == {"deleted": ["Ann"]}
     assert http.get("/personas/list").json()["personas"] == []
     http.post("/personas/Ann/restore", json={})
     assert len(http.get("/personas/list").json()["personas"]) == 1
@@ -170,8 +185,9 @@ def test_guests_read_but_change_nothing(make_app: Callable[..., App], subtests: 
     assert http.get("/characters/list").json()["owner"] is False
     requests: dict[str, Any] = {
         "/characters/save": edited(form), "/characters/Bo/delete": {}, "/characters/Bo/restore": {},
-        "/characters/example": {}, "/characters/import?name=a": {}, "/characters/Bo/picture": {},
-        "/personas/save": {"id": "", "name": "x", "bio": ""}, "/personas/x/delete": {}, "/personas/x/restore": {},
+        "/characters/bin/empty": {}, "/characters/example": {}, "/characters/import?name=a": {},
+        "/characters/Bo/picture": {}, "/personas/save": {"id": "", "name": "x", "bio": ""}, "/personas/x/delete": {},
+        "/personas/x/restore": {}, "/personas/bin/empty": {},
     }  # fmt: skip
     for path, body in requests.items():
         with subtests.test(path):
@@ -184,7 +200,7 @@ def test_fields_of_the_wrong_type_or_size_are_refused(app: App, http: TestClient
     form = http.get("/characters/Bo/form").json()
     entry = {"index": 0, "keys": [], "content": "", "constant": False, "enabled": True, "order": 0}
     cases: dict[str, Any] = {
-        "name": 3, "context": "x" * 500_001, "greetings": "x", "lorebook": [{**entry, "order": "1"}], "extra": 1,
+        "name": 3, "context": "x" * 2_000_001, "greetings": "x", "lorebook": [{**entry, "order": "1"}], "extra": 1,
     }  # fmt: skip
     for key, value in cases.items():
         with subtests.test(key):
