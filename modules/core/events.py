@@ -103,7 +103,9 @@ class Info:
     @staticmethod
     def from_json(body: dict[str, Json]) -> Info:
         notes, fim = tuple(Note(**note) for note in body["notes"]), body["fim"]
-        return Info(**(body | {"notes": notes, "fim": FimTokens(**fim) if fim else None}))
+        return Info(
+            **(body | {"notes": notes, "fim": FimTokens(**fim | {"stops": tuple(fim["stops"])}) if fim else None})
+        )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,13 @@ _NAMES = (
 )
 
 
+_STOPS = (
+    *("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|file_separator|>"),
+    *("<fim_pad>", "<file_sep>", "<fim-pad>", "▁<EOT>", "<EOT>"),
+)
+"""Special tokens that models write where a gap is filled, and go on with another file."""
+
+
 def find_fim_tokens(encode: Callable[[str], Sequence[int]]) -> FimTokens | None:
     """Return the tokens with the names of a family, None if the vocabulary has none of them.
 
@@ -38,8 +45,13 @@ def find_fim_tokens(encode: Callable[[str], Sequence[int]]) -> FimTokens | None:
         tokens = encode(name) if name else ()
         return tokens[0] if len(tokens) == 1 else -1
 
+    def stops() -> tuple[str, ...]:
+        """Return the names that are tokens, also with a space where a tokenizer decodes "▁" as one."""
+        present = (name for name in _STOPS if token(name) >= 0)
+        return tuple(text for name in present for text in dict.fromkeys((name, name.replace("▁", " "))))
+
     for names in _NAMES:
-        found = FimTokens(token(names.prefix), token(names.suffix), token(names.middle), names.suffix_first)
+        found = FimTokens(token(names.prefix), token(names.suffix), token(names.middle), names.suffix_first, stops())
         if min(found.prefix, found.suffix) >= 0 and (found.middle >= 0 or not names.middle):
             return found
     return None

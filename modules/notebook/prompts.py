@@ -29,7 +29,8 @@ def prompt_of(model: LoadedModel, beginning: Beginning, params: Mapping[str, Jso
     written = tuple(token.id for token in beginning.passage.tokens)
     if (fim := _fim_of(model, beginning)) is not None:
         before, after, bos = _around(model, beginning, limit)
-        return Prompt("", limit, truncate=True, tokens=(*fim.prompt(before, after, bos), *written))
+        tokens = (*fim.prompt(before, after, bos), *written)
+        return Prompt("", limit, truncate=True, stop=fim.stops, visible=fim.stops, tokens=tokens)
     if not written:
         return Prompt(beginning.before, limit, truncate=True)
     return Prompt("", limit, truncate=True, tokens=(*_before(model, beginning, limit), *written))

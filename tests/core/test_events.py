@@ -78,7 +78,7 @@ def test_info_survives_serialization() -> None:
         *(4096, {"bos_token": "<s>"}, "{{ messages }}", 1 << 30),
         notes=(Note("numa", {"en": "no effect", "zh": "无效"}),),
         vocabulary_size=49152,
-        fim=FimTokens(5, 6, 7, suffix_first=True),
+        fim=FimTokens(5, 6, 7, suffix_first=True, stops=("<|file_sep|>", "<|fim_pad|>")),
     )
     assert Info.from_json(json.loads(json.dumps(info.to_json()))) == info
     assert Info.from_json(json.loads(json.dumps(Info(4096).to_json()))) == Info(4096)

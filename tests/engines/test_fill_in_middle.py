@@ -17,9 +17,15 @@ def encoder(*names: str) -> Callable[[str], list[int]]:
 
 
 FOUND = {
-    "Qwen": (("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"), FimTokens(100, 102, 101)),
-    "StarCoder": (("<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"), FimTokens(100, 102, 101)),
-    "Code Llama": (("▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>"), FimTokens(100, 102, 101)),
+    "Qwen": (
+        ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_sep|>"),
+        FimTokens(100, 102, 101, False, ("<|file_sep|>",)),
+    ),
+    "StarCoder": (
+        ("<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"),
+        FimTokens(100, 102, 101, False, ("<fim_pad>",)),
+    ),
+    "Code Llama": (("▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>"), FimTokens(100, 102, 101, False, ("▁<EOT>", " <EOT>"))),
     "DeepSeek": (("<｜fim▁hole｜>", "<｜fim▁begin｜>", "<｜fim▁end｜>"), FimTokens(101, 100, 102)),
     "Seed-Coder": (("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"), FimTokens(100, 101, 102, True)),
     "Codestral": (("[INST]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]"), FimTokens(101, 103, -1, True)),

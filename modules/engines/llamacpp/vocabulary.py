@@ -86,15 +86,17 @@ class Vocabulary:
 
     @property
     def fim_tokens(self) -> FimTokens | None:
-        """The tokens for filling in the middle of a text: those of the file's header, else by their names."""
+        """The tokens for filling in the middle of a text: those of the file's header, else by their names.
+
+        Names also tell the order of the texts, and at which tokens to stop; llama.cpp itself stops at most of them.
+        """
         named = find_fim_tokens(lambda text: self.tokenize(text, False))
         prefix, suffix, middle = (
             int(token(self.handle))
             for token in (native.llama_vocab_fim_pre, native.llama_vocab_fim_suf, native.llama_vocab_fim_mid)
         )
-        if named is not None or min(prefix, suffix, middle) < 0:
-            return named
-        return FimTokens(prefix, suffix, middle)
+        same = named is not None and (named.prefix, named.suffix) == (prefix, suffix)
+        return named if same or min(prefix, suffix, middle) < 0 else FimTokens(prefix, suffix, middle)
 
     def check_token(self, option: str, token: int) -> None:
         """Raise OptionError for a token id outside the vocabulary: llama.cpp would abort the process."""

@@ -100,18 +100,32 @@ def test_tokens_for_filling_in_the_middle_are_those_of_the_header_or_those_with_
 ) -> None:
     metadata = read_metadata(smollm2)
     ids = {"fim_pre_token_id": 7, "fim_suf_token_id": 9, "fim_mid_token_id": 8}
-    names = {7: "<fim_prefix>", 8: "<fim_middle>", 9: "<fim_suffix>"}
-    tokens = [names.get(token, text) for token, text in enumerate(metadata["tokenizer.ggml.tokens"])]
+    header = {f"tokenizer.ggml.{key}": token for key, token in ids.items()}
+    names = {10: "[PREFIX]", 11: "[SUFFIX]", 17: "<fim_prefix>", 18: "<fim_middle>", 19: "<fim_suffix>"}
+
+    def renamed(*ids: int) -> dict[str, Any]:
+        texts = enumerate(metadata["tokenizer.ggml.tokens"])
+        return {"tokenizer.ggml.tokens": [names[token] if token in ids else text for token, text in texts]}
+
     files = {
         "without": metadata,
-        "header": metadata | {f"tokenizer.ggml.{key}": token for key, token in ids.items()},
-        "named": metadata | {"tokenizer.ggml.tokens": tokens},
+        "header": metadata | header,
+        "named": metadata | renamed(17, 18, 19),
+        "both": metadata | header | renamed(17, 18, 19),
+        "suffix first": metadata | renamed(10, 11),
     }
     found = {}
     for name, changed in files.items():
         (path := tmp_path / f"{name}.gguf").write_bytes(tiny_gguf_bytes(changed))
         found[name] = load(worker, path, n_ctx=64, threads=THREADS, threads_batch=THREADS).fim
-    assert found == {"without": None, "header": FimTokens(7, 9, 8), "named": FimTokens(7, 9, 8)}
+    stops = ("<|endoftext|>", "<file_sep>")
+    assert found == {
+        "without": None,
+        "header": FimTokens(7, 9, 8),
+        "named": FimTokens(17, 19, 18, False, stops),
+        "both": FimTokens(7, 9, 8),
+        "suffix first": FimTokens(10, 11, -1, True, stops),
+    }
 
 
 # -- the answers of llama_cpp.Llama -----------------------------------------------------------------------------------
