@@ -10,6 +10,7 @@ import { register } from "./shortcuts.js";
 import { tr } from "./texts.js";
 
 const COUNT_DELAY = 500;
+const ASKED_AT_ONCE = 5000; // Characters of a text that is read to show what comes next, without being asked to.
 const VIEWS = [["raw", tr("nb_raw")], ["rendered", tr("nb_rendered")], ["tokens", tr("nb_tokens_view")], ["next", tr("nb_next")], ["probabilities", tr("nb_probabilities")]];
 
 const area = make("textarea", { id: "nb-text", "aria-label": tr("nb_text"), placeholder: tr("nb_placeholder"), spellcheck: "false" });
@@ -60,13 +61,16 @@ const position = () => client.toPoints(client.shown().text, cursor());
 position.units = () => cursor();
 
 function drawView(fresh = false) {
-  if (shown === "rendered") drawRendered(other);
-  else if (shown === "tokens" && (fresh || !client.view().running)) drawPieces(other);
-  else if (shown === "next" && fresh) drawNext(other, position);
+  // An answer that comes after the view was left is drawn into an element that is no longer there.
+  if (fresh) other.replaceChildren(make("div", {}));
+  const place = other.firstElementChild;
+  if (shown === "rendered") drawRendered(place);
+  else if (shown === "tokens" && (fresh || !client.view().running)) drawPieces(place);
+  else if (shown === "next" && fresh) drawNext(place, position, cursor() < ASKED_AT_ONCE);
   else if (shown === "probabilities") {
     const bottom = other.scrollHeight - other.scrollTop - other.clientHeight < 60;
     const top = other.scrollTop;
-    tokens.drawTokens(other, () => fit?.begins ?? 0);
+    tokens.drawTokens(place, () => fit?.begins ?? 0);
     other.scrollTop = bottom && !fresh ? other.scrollHeight : fresh ? other.scrollHeight : top;
   }
 }
@@ -145,8 +149,9 @@ function startRenaming() {
   field.addEventListener("keydown", (event) => {
     event.stopPropagation();
     if (event.isComposing) return;
-    if (event.key === "Enter") finish(field.value);
-    if (event.key === "Escape") finish("");
+    if (!["Enter", "Escape"].includes(event.key)) return;
+    event.preventDefault(); // or Enter would press the button that gets the focus
+    finish(event.key === "Enter" ? field.value : "");
   });
   field.addEventListener("blur", () => finish(field.value));
   name.replaceWith(field);

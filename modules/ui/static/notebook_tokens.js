@@ -24,6 +24,7 @@ let timer = 0;
 
 /** Draw the view in `element`. `begins` returns where the model's memory begins, in characters. */
 export function drawTokens(element, begins) {
+  const hadFocus = place?.contains(document.activeElement) && document.activeElement.matches(".nb-token");
   place = element;
   memoryBegins = begins;
   hideCandidates();
@@ -57,6 +58,7 @@ export function drawTokens(element, begins) {
   const all = spans();
   focused = Math.min(Math.max(focused, 0), all.length - 1);
   all[focused]?.setAttribute("tabindex", "0");
+  if (hadFocus) all[focused]?.focus({ preventScroll: true });
 }
 
 const spans = () => [...place.querySelectorAll(".nb-token")];

@@ -74,7 +74,8 @@ const column = (title, result) => {
       make("td", { class: "nb-bar" }, make("i", { style: `width:${(probability * 100).toFixed(2)}%` }), make("span", {}, percent(probability))))))));
 };
 
-export function drawNext(place, at) {
+/** Draw the candidates for the token at the position that `at` returns, and ask for them `atOnce`. */
+export function drawNext(place, at, atOnce) {
   const columns = make("div", { class: "nb-columns" });
   const note = make("div", {});
   const show = () => columns.replaceChildren(column(tr("nb_now"), results[0]), column(tr("nb_previous"), results[1]));
@@ -98,5 +99,5 @@ export function drawNext(place, at) {
   const button = make("button", { type: "button", class: "tx-button nb-primary", id: "nb-get-next", click: askNext }, tr("nb_get_next"));
   place.replaceChildren(make("div", { class: "nb-next-head" }, button, make("label", { for: "nb-sampled" }, box, tr("nb_used_samplers"))), note, columns);
   if (results.length) show();
-  if (client.currentName()) askNext();
+  if (atOnce && client.currentName()) askNext();
 }
