@@ -77,6 +77,7 @@ def add_routes(server: FastAPI, app: App, visitors: Visitors) -> None:
     _add_list(router, app, visitors)
     add_setup_routes(router, app, visitors)
     _add_changes(router, app, visitors)
+    _add_prompts(router, app, visitors)
     _add_files(router, visitors)
     _add_stream(router, app, visitors)
     server.include_router(router)
@@ -186,6 +187,8 @@ def _add_changes(router: APIRouter, app: App, visitors: Visitors) -> None:
         app.runs.stop(visitors.store(request.scope), id)
         return {}
 
+
+def _add_prompts(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.post("/count")
     def count_new(request: Request, body: Count) -> Json:
         return _count(app, app.setup.new(body.mode, persona=body.persona, system=body.system), body, visitors)
