@@ -48,8 +48,7 @@ class Runs:
             run = Run(store, store.add(conversation), answer, request, model, self._prompts, self._notify)
             return self._begin(run)
         with self._lock:
-            if (store, id) in self._running or (store, id) in self._starting:
-                raise ConversationBusy()
+            self._check_idle(store, id)
             self._starting.add((store, id))
         try:
             return self._begin(self._run(store, id, request, model))
@@ -119,6 +118,15 @@ class Runs:
         """Return the number of answers that are being written in all conversations."""
         with self._lock:
             return len(self._running)
+
+    def refuse_while_running(self, store: ConversationStore, id: str) -> None:
+        """Raise ConversationBusy if an answer is being written in the conversation."""
+        with self._lock:
+            self._check_idle(store, id)
+
+    def _check_idle(self, store: ConversationStore, id: str) -> None:
+        if (store, id) in self._running or (store, id) in self._starting:
+            raise ConversationBusy()
 
     def stop(self, store: ConversationStore, id: str) -> None:
         """Stop the run of a conversation; what it has written stays."""

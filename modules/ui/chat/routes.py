@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from modules.app import App
-from modules.chat.errors import ConversationBusy
 from modules.chat.participants import INSTRUCT
 from modules.conversations.conversation import Conversation
 from modules.conversations.exporters.export import export as export_conversation
@@ -151,8 +150,7 @@ def _add_changes(router: APIRouter, app: App, visitors: Visitors) -> None:
             edit(conversation)
 
         store = visitors.store(request.scope)
-        if id in app.runs.running(store):
-            raise ConversationBusy()
+        app.runs.refuse_while_running(store, id)
         store.change(id, body.rev, checked)
         return {}
 

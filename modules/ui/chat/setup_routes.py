@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.requests import Request
 
 from modules.app import App
-from modules.chat.errors import ConversationBusy, NothingToAnswer
+from modules.chat.errors import NothingToAnswer
 from modules.conversations.conversation import Conversation
 from modules.core.events import Json
 from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Rev
@@ -53,8 +53,7 @@ def add_setup_routes(router: APIRouter, app: App, visitors: Visitors) -> None:
             app.setup.change(conversation, body.mode, body.character, body.persona)
 
         store = visitors.store(request.scope)
-        if id in app.runs.running(store):
-            raise ConversationBusy()
+        app.runs.refuse_while_running(store, id)
         store.change(id, body.rev, change)
         return {}
 
@@ -63,6 +62,5 @@ def add_setup_routes(router: APIRouter, app: App, visitors: Visitors) -> None:
         store = visitors.store(request.scope)
         if not body.content.strip():
             raise NothingToAnswer()
-        if id in app.runs.running(store):
-            raise ConversationBusy()
+        app.runs.refuse_while_running(store, id)
         return {"message": store.change(id, body.rev, lambda tree: tree.add(body.role, body.content).id)}
