@@ -51,7 +51,7 @@ class Asked:
 class ReplyPrompt:
     """The prompt of a reply in a conversation. `ids` are those of the messages, "" for a system message.
 
-    The reply may begin with one of `names`, which do not belong to it; None where that is not looked for.
+    White space and one of `names` do not belong to the beginning of the reply; None where that is not looked for.
     """
 
     chat: ChatPrompt
@@ -109,7 +109,8 @@ class ConversationPrompts:
         if asked.impersonates and asked.start_with:
             prompt = dataclasses.replace(prompt, markers=(), inside=False, begun=True)
         begun = path[-1].content if asked.continues else asked.start_with if asked.impersonates else ""
-        return ReplyPrompt(prompt, dialogue.ids, None if begun else dialogue.names)
+        names = () if asked.impersonates and dialogue.names is None else dialogue.names
+        return ReplyPrompt(prompt, dialogue.ids, None if begun else names)
 
     def text(self, model: LoadedModel, conversation: Conversation) -> str:
         """Return the prompt for a reply to the messages that are shown, before the worker drops any."""

@@ -217,6 +217,8 @@ def test_the_name_of_the_speaker_does_not_belong_to_the_reply(prompts: Conversat
         ("instruct", Asked(), "Mia: Hello", "Mia: Hello"),
         ("chat", Asked(impersonates=True), "Tom: Hello", "Hello"),
         ("chat", Asked(impersonates=True), "Mia: Hello", "Mia: Hello"),
+        ("chat", Asked(impersonates=True, start_with="I"), " am", " am"),
+        ("instruct", Asked(impersonates=True), " Tom: Hello", "Tom: Hello"),
     ):
         parser = prompt_of(prompts, model, conversation(mode, "Hi"), asked).parser()
         assert "".join(piece for _, piece in [*parser.feed(text), *parser.end()]) == expected, (mode, asked)
