@@ -63,7 +63,8 @@ class EffectPanel:
         """Attach the handler; the chances are those with the values of `form`."""
         self._form = form
         reads = set(form.widgets.values())
-        options: Options = {"queue": False, "trigger_mode": "always_last", **STALE_MENU}
+        # Gradio repeats the last one of several events without its data; the script sends one at a time.
+        options: Options = {"queue": False, "trigger_mode": "multiple", **STALE_MENU}
         self._page.on(self.bridge.submit, self.ask, reads, [self.bridge], **options)
 
     def ask(self, values: Values, event: gr.EventData, request: gr.Request) -> Updates:  # type: ignore[name-defined]

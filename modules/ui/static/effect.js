@@ -5,12 +5,14 @@ import { make } from "./dom.js";
 import { tr } from "./texts.js";
 
 const DELAY = 400;
+const PATIENCE = 30_000; // after which another request is sent although the last one was not answered
 const NEARBY = 120; // words shown before and after the position
 const OPEN = "tx-effect-open";
 
 let asked = 0;
 let stale = true;
 let running = false;
+let waiting = 0; // when the answer that is awaited was asked for, 0 for none
 let timer = 0;
 let visible = false;
 let shown = { key: "", words: [], at: 0, rows: [] };
@@ -101,11 +103,14 @@ function ask() {
   clearTimeout(timer);
   timer = 0;
   if (!fold.open || !visible || !window.txEffect) return;
-  stale = false;
   if (running) {
+    stale = false;
     draw({ note: tr("effect_busy") });
     return;
   }
+  if (waiting && Date.now() - waiting < PATIENCE) return; // asked again once the answer has come
+  stale = false;
+  waiting = Date.now();
   asked += 1;
   fold.setAttribute("aria-busy", "true");
   window.txEffect({ n: asked, conversation: currentId(), at: shown.at, known: shown.key });
@@ -133,9 +138,11 @@ fold.addEventListener("toggle", () => {
   if (fold.open) refresh(0);
 });
 document.addEventListener("tx-effect", ({ detail }) => {
-  if (detail.n !== asked) return; // an answer to an older request
-  fold.setAttribute("aria-busy", "false");
-  draw(detail);
+  if (detail.n !== asked) return; // given up
+  waiting = 0;
+  fold.setAttribute("aria-busy", String(stale));
+  if (stale) refresh(0);
+  else draw(detail);
 });
 document.addEventListener("tx-parameters", () => refresh());
 events.addEventListener("open", () => {
@@ -166,7 +173,7 @@ const watchPanel = () => {
   return panel !== null;
 };
 if (!watchPanel()) {
-  const waiting = new MutationObserver(() => watchPanel() && waiting.disconnect());
-  waiting.observe(document.documentElement, { childList: true, subtree: true });
+  const observer = new MutationObserver(() => watchPanel() && observer.disconnect());
+  observer.observe(document.documentElement, { childList: true, subtree: true });
 }
 place();
