@@ -33,7 +33,8 @@ _FIRST_TAG = re.compile(r"\s*(<[^<>]+>|\[[^\[\]]+\])")
 class TemplateFeatures:
     """The abilities of a template; the defaults are those of a template about which nothing is known.
 
-    `parts` are the roles whose content must be a list of parts: as a string it would be lost. `open_thought` is the tag
+    `parts` are the roles whose content must be a list of parts: as a string it would be lost. With `text_arguments`,
+    the arguments of calls must be JSON text; other templates would show such text in quotes. `open_thought` is the tag
     that a prompt ends with if the template begins the model's thoughts, such as "<think>". `markers` surround the
     thoughts of an answer, and `thought_start` is the first of them with the white space that belongs to it; None and ""
     if they are not known.
@@ -48,6 +49,7 @@ class TemplateFeatures:
     parts: frozenset[str] = frozenset()
     reasoning: bool = False
     tool_results: bool = False
+    text_arguments: bool = False
     open_thought: str = ""
     markers: ReasoningMarkers | None = None
     thought_start: str = ""
@@ -86,7 +88,8 @@ def probe(render: RenderAll) -> TemplateFeatures:
         assistant_first=rendered["greeting"].shows(_ANSWER, _USER),
         parts=parts,
         reasoning=rendered["reasoning"].shows(_THOUGHT),
-        tool_results=rendered["tool result"].shows(_RESULT),
+        tool_results=rendered["tool result"].shows(_RESULT) or rendered["text arguments"].shows(_RESULT),
+        text_arguments=bool(rendered["tool result"].error) and not rendered["text arguments"].error,
         open_thought=open_thought,
         markers=markers,
         thought_start=thought_start,
@@ -127,8 +130,12 @@ def _content_form(render: RenderAll) -> tuple[bool, frozenset[str]] | None:
 
 def _conversations(system: bool) -> dict[str, list[Message]]:
     """Return conversations that some templates refuse or shorten, by what is special about them."""
-    call = {"type": "function", "id": "call12345", "function": {"name": "probe", "arguments": {"x": 1}}}
-    calling = {**_assistant(""), "tool_calls": [call]}
+
+    def called(arguments: object) -> list[Message]:
+        call = {"type": "function", "id": "call12345", "function": {"name": "probe", "arguments": arguments}}
+        result = {"role": "tool", "content": _RESULT, "name": "probe", "tool_call_id": "call12345"}
+        return [_user(_USER), {**_assistant(""), "tool_calls": [call]}, result]
+
     return {
         "several systems": [_system(_SYSTEM), _system(_SYSTEM_2), _user(_USER)],
         "late system": [_system(_SYSTEM), _user(_USER), _assistant(_ANSWER), _system(_SYSTEM_2), _user(_USER_2)],
@@ -139,10 +146,8 @@ def _conversations(system: bool) -> dict[str, list[Message]]:
         "greeting": [_assistant(_ANSWER), _user(_USER)],
         "answer": [_user(_USER), _assistant(_ANSWER)],
         "reasoning": [_user(_USER), {**_assistant(_ANSWER), "reasoning_content": _THOUGHT, "thinking": _THOUGHT}],
-        "tool result": [
-            *(_user(_USER), calling),
-            {"role": "tool", "content": _RESULT, "name": "probe", "tool_call_id": "call12345"},
-        ],
+        "tool result": called({"x": 1}),
+        "text arguments": called('{"x": 1}'),
     }
 
 

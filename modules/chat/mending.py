@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +21,37 @@ def mend(messages: Sequence[Message], features: TemplateFeatures) -> list[Messag
     mended = [{name: value for name, value in message.items() if value is not None} for message in messages]
     if not features.developer:
         _rename_developer(mended)
-    mended = _with_systems(mended, features)
+    mended = [_with_arguments(message, features.text_arguments) for message in _with_systems(mended, features)]
     if not features.assistant_first and _first_role(mended) == "assistant":
         mended.insert(_count_leading_systems(mended), {"role": "user", "content": ""})
     if not features.equal_neighbors:
         mended = _merge_neighbors(mended)
     return with_parts(mended, features.parts)
+
+
+def _with_arguments(message: dict[str, Any], as_text: bool) -> dict[str, Any]:
+    """Return the message with the arguments of its calls as JSON text or as a mapping, whichever the template needs.
+
+    Text that is not a JSON object stays as it is.
+    """
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [_with_converted_arguments(call, as_text) for call in calls]}
+
+
+def _with_converted_arguments(call: Any, as_text: bool) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or "arguments" not in function:
+        return call
+    arguments = function["arguments"]
+    if as_text and isinstance(arguments, dict):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not as_text and isinstance(arguments, str):
+        with contextlib.suppress(ValueError):
+            parsed = json.loads(arguments)
+            arguments = parsed if isinstance(parsed, dict) else arguments
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _rename_developer(messages: _Messages) -> None:

@@ -139,6 +139,11 @@ CASES = {
         CHATML + "{% if add_generation_prompt %}<|channel>thought\n<channel|>{% endif %}",
         changed(markers=KNOWN_MARKERS[4], thought_start="<|channel>thought\n"),
     ),
+    "arguments of calls as text": (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for call in m.tool_calls %}"
+        "{{ '(' + call.function.arguments + ')' }}{% endfor %}{% endfor %}",
+        changed(text_arguments=True),
+    ),
     "a role that looks like a tag": (PHI, changed(tool_results=False)),
     "a template that refuses everything": ("{{ raise_exception('no') }}", TemplateFeatures()),
     "a template that shows nothing": ("nothing", TemplateFeatures()),

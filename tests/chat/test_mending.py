@@ -81,3 +81,29 @@ def test_the_messages_of_the_caller_are_not_changed() -> None:
     messages = chat("d x", "u a", "u b")
     mend(messages, STRICT)
     assert messages == chat("d x", "u a", "u b")
+
+
+def test_arguments_of_calls_are_text_or_a_mapping_as_the_template_needs(subtests: pytest.Subtests) -> None:
+    def called(arguments: object) -> list[Message]:
+        return [
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+        ]
+
+    mapping, text = {"x": "猫"}, '{"x": "猫"}'
+    takes_text = TemplateFeatures(text_arguments=True)
+    for features, given, expected in (
+        (takes_text, mapping, text),
+        (takes_text, text, text),
+        (TemplateFeatures(), text, mapping),
+        (TemplateFeatures(), mapping, mapping),
+        (TemplateFeatures(), "no JSON", "no JSON"),
+        (TemplateFeatures(), "[1]", "[1]"),
+        (TemplateFeatures(), None, None),
+    ):
+        with subtests.test(f"{given!r} becomes {expected!r}"):
+            assert mend(called(given), features) == called(expected)
+    for calls in ("junk", [5], [{"function": "junk"}], [{}]):
+        with subtests.test(calls):
+            assert (
+                mend([{"role": "assistant", "content": "", "tool_calls": calls}], takes_text)[0]["tool_calls"] == calls
+            )
