@@ -34,6 +34,7 @@ CASES: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "{{ raise_exception('no') }}{% endif %}{{ e }}",
         [{"name": "reasoning_effort", "kind": "choice", "default": "low", "choices": ["low", "high"]}],
     ),
+    "a switch that is refused": (PLAIN + "{% if enable_thinking %}{{ raise_exception('no') }}{% endif %}", []),
     "a variable of earlier thoughts": (
         "{% for m in messages %}{{ m.content }}{% if preserve_thinking %}{{ m.thinking }}{% endif %}{% endfor %}",
         [{"name": "preserve_thinking", "kind": "bool", "default": False}],
