@@ -93,11 +93,10 @@ class ParameterForm:
 
     def initial_values(self) -> dict[str, Any]:
         """Return the values that a page begins with, apart from what its browser has kept."""
-        values = {key: option.default for key, option in PARAMETERS.items()}
+        values: dict[str, Any] = {key: option.default for key, option in PARAMETERS.items()}
+        values |= self._app.settings.generation_defaults()
         status = self._app.models.status
-        if status.state == "ready":  # each load sets this one
-            values["truncation_length"] = status.context_length
-        return values | self._app.settings.generation_defaults()
+        return values | ({"truncation_length": status.context_length} if status.state == "ready" else {})
 
     def show(self, values: Mapping[str, Any]) -> Updates:
         return {self.widgets[key]: value for key, value in values.items()}

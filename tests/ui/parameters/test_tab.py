@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from modules.config.yaml_file import YamlFile
+from tests.support import echo_plans
 from tests.ui.parameters.conftest import MakeTab, after, report, shown_values
 
 
@@ -92,3 +93,15 @@ def test_the_groups_that_were_open_are_open_again(make_tab: MakeTab) -> None:
     }
     for sent in (None, {"groups": "constraints"}, []):
         assert not any(tab.open_page(sent)[fold]["open"] for fold in tab.folds.values())
+
+
+def test_the_longest_prompt_is_kept_as_long_as_the_model_has_the_same_context(make_tab: MakeTab) -> None:
+    tab = make_tab()
+    length = tab.widgets["truncation_length"]
+    model = echo_plans.load(tab.app.models)
+    kept = report(tab, tab.report(shown_values(tab, truncation_length=30)))["kept"]
+    assert kept == {"truncation_length": {"value": 30, "initial": model.info.context_length}}
+    assert opened(tab, kept)[length] == 30
+    assert opened(tab, {})[length] == model.info.context_length
+    tab.app.models.unload()
+    assert opened(tab, kept)[length] == 0
