@@ -85,7 +85,7 @@ def test_a_chat_with_a_character_from_its_greeting_to_a_reload(chromium: Browser
 
         box.fill("I think")
         choose(window, "AI帮答")
-        undo = window.page.locator(".tx-undo")
+        undo = window.page.locator(".tx-put-back")
         expect(undo).to_be_visible(timeout=60_000)
         expect(box).not_to_have_value("I think")
         assert box.input_value().startswith("I think")
@@ -98,9 +98,13 @@ def test_a_chat_with_a_character_from_its_greeting_to_a_reload(chromium: Browser
         box.fill("A dummy.")
         choose(window, "触发假回复")
         expect(body(last_answer(window))).to_have_text("A dummy.")
-        box.fill("Replaced.")
-        box.press("Control+Shift+L")
-        expect(body(last_answer(window))).to_have_text("Replaced.")
+        for repetition in range(2):
+            box.fill("Replaced.")
+            box.press("Control+Shift+L")
+            expect(body(last_answer(window))).to_have_text("Replaced.")
+            if not repetition:
+                undo.get_by_role("button").click()
+                expect(body(last_answer(window))).to_have_text("A dummy.")
 
         window.page.reload()
         expect(body(last_answer(window))).to_have_text("Replaced.")
@@ -130,7 +134,7 @@ def test_a_character_on_a_phone(chromium: Browser, server: Server, roles: Path) 
         box.fill("half a question")
         choose(window, "Copy last reply")
         expect(box).to_have_value("Good evening, You.")
-        window.page.locator(".tx-undo button").click()
+        window.page.locator(".tx-put-back button").click()
         expect(box).to_have_value("half a question")
         choose(window, "Send dummy message")
         expect(window.page.locator(".tx-msg.tx-user")).to_have_count(1)
@@ -144,3 +148,40 @@ def test_a_character_on_a_phone(chromium: Browser, server: Server, roles: Path) 
         assert window.page.evaluate("document.documentElement.scrollWidth") <= 390
         choose(window, "Send to notebook")
         expect(window.page.locator("#nb-text")).to_have_value(re.compile("Good evening, You"))
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def test_thinking_is_switched_off_for_one_model_and_stays_off(chromium: Browser, smollm2: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / smollm2.name).symlink_to(smollm2)
+    (tmp_path / "models" / "config-user.yaml").write_text(f"{smollm2.name}:\n  instruction_template: Think\n")
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "Think.jinja").write_text(THINKING)
+    (tmp_path / "settings.yaml").touch()
+    server = Server(tmp_path, "--settings", str(tmp_path / "settings.yaml"), "--model", smollm2.name)
+    try:
+        window = Window(chromium, server.url, "en", (1440, 900))
+        window.loaded(60)
+        switch = window.page.locator("#tx-variables")
+        expect(switch).to_have_attribute("aria-pressed", "true")
+        switch.click()
+        expect(switch).to_have_text("Thinking: off")
+        window.page.reload()
+        expect(switch).to_have_attribute("aria-pressed", "false")
+        window.page.locator("#tx-start-box summary").click()
+        window.page.locator("#tx-start-with").fill("Paris")
+        window.ask("Name the capital of France.")
+        window.wait_for_answer()
+        act(window, last_answer(window), "receipt")
+        sheet = window.page.locator("dialog.tx-sheet")
+        sheet.locator("summary").click()
+        expect(sheet.locator("pre")).to_contain_text(re.compile(r"assistant\s+<think>\s+</think>\s+Paris"))
+        window.close()
+    finally:
+        server.stop()

@@ -58,7 +58,7 @@ const fit = () => {
 const setText = (text) => { area.value = text; fit(); };
 const keepText = () => sessionStorage.setItem(draftKey(), area.value);
 area.addEventListener("input", () => {
-  line.querySelector(".tx-undo")?.remove();
+  line.querySelector(".tx-put-back")?.remove();
   keepText();
   fit();
   countSoon();
@@ -84,10 +84,10 @@ export function write(after) {
   countSoon();
 }
 
-/** Say `note` above the text, with a button that brings the text `before` back. */
-function offerUndo(note, before) {
-  const undo = make("button", { type: "button", class: "tx-button", click: () => { alertText(""); write(before); focusInput(); } }, tr("undo"));
-  line.replaceChildren(make("div", { class: "tx-status tx-undo", role: "status" }, make("span", {}, note), undo));
+/** Say `note` above the text, with a button that undoes what it says. */
+export function offerUndo(note, undo) {
+  const button = make("button", { type: "button", class: "tx-button", click: () => { alertText(""); undo(); focusInput(); } }, tr("undo"));
+  line.replaceChildren(make("div", { class: "tx-status tx-put-back", role: "status" }, make("span", {}, note), button));
 }
 
 /** Replace the text of the box, which can be undone if there was one. */
@@ -95,7 +95,7 @@ export function replaceText(after, note) {
   const before = area.value;
   alertText("");
   write(after);
-  if (before && before !== after) offerUndo(note, before);
+  if (before && before !== after) offerUndo(note, () => write(before));
   focusInput();
 }
 
@@ -285,7 +285,7 @@ function endDraft() {
   show();
   if (id !== currentId()) return;
   if (area.value === before) alertText(tr("impersonated_nothing"));
-  else offerUndo(tr("impersonated"), before);
+  else offerUndo(tr("impersonated"), () => write(before));
   focusInput();
 }
 

@@ -1,10 +1,10 @@
 // The menu beside the text: what can be done with what is written, other than to send it, and with the last messages.
 import { element as setupButton, openSetup } from "./chat_setup.js";
-import { begin, focusInput, hiddenControls, impersonate, replaceText, report, takeBack, text, write } from "./composer.js";
+import { begin, focusInput, hiddenControls, impersonate, offerUndo, replaceText, report, takeBack, text, write } from "./composer.js";
 import { currentId, post } from "./chat_client.js";
 import { iconButton } from "./dom.js";
 import { address } from "./notebook_list.js";
-import { openMenu, toast } from "./popups.js";
+import { openMenu } from "./popups.js";
 import { register } from "./shortcuts.js";
 import { tr } from "./texts.js";
 import { change, isAnswering, lastMessage } from "./transcript.js";
@@ -34,9 +34,11 @@ async function replaceLastReply() {
   const reply = lastReply();
   const content = text();
   if (!reply || !(await change("edit", { message: reply.id, content }))) return;
-  report("");
   write("");
-  toast(tr("reply_replaced"), { label: tr("undo"), action: () => change("edit", { message: reply.id, content: reply.content, rev: null }) });
+  offerUndo(tr("reply_replaced"), () => {
+    change("edit", { message: reply.id, content: reply.content, rev: null });
+    write(content);
+  });
 }
 
 function copyLastReply() {

@@ -90,7 +90,7 @@ function fieldOf(variable) {
   }
   const label = make("label", { for: id }, nameOf(variable));
   if (variable.kind === "text") {
-    const field = make("input", { id, type: "text", value: value ?? "", change: () => set(variable, field.value) });
+    const field = make("input", { id, type: "text", value: value ?? "", placeholder: tr("variable_default"), change: () => set(variable, field.value) });
     return make("div", { class: "tx-variable" }, label, field);
   }
   const select = make("select", { id, change: () => set(variable, select.value) });
@@ -108,27 +108,35 @@ const open = () => {
 
 button.addEventListener("click", () => (isSwitch() ? set(variables[0], !valueOf(variables[0])) : open()));
 
-// -- news: Gradio redraws the state of the model in the header --------------------------------------------------------------
+// -- news: Gradio redraws the state of the model in the header, whose text has its name -----------------------------------------
 
-let shownModel = null;
+let shownState = null;
+let asked = 0; // counts requests: an answer that another one has overtaken is dropped
 
 async function refresh() {
-  const pill = document.querySelector("#tx-pill .tx-pill");
-  const ready = pill?.classList.contains("tx-ready") ? pill.textContent : "";
-  if (ready === shownModel) return;
-  shownModel = ready;
-  const answer = ready ? await get("/chat/template").catch(() => null) : null;
-  if (ready !== shownModel) return;
-  model = answer?.model ?? ready;
+  const number = ++asked;
+  const answer = shownState ? await get("/chat/template").catch(() => null) : null;
+  if (number !== asked) return;
+  model = answer?.model ?? "";
   variables = answer?.kwargs ?? [];
   show();
 }
+
+function watchModel() {
+  const pill = document.querySelector("#tx-pill .tx-pill");
+  const ready = pill?.classList.contains("tx-ready") ? pill.textContent : "";
+  if (ready === shownState) return;
+  shownState = ready;
+  refresh();
+}
+// Another template may have been chosen on the Model page.
+addEventListener("hashchange", () => location.hash.startsWith("#chat") && shownState && refresh());
 
 const whenDrawn = new MutationObserver(() => {
   const part = document.querySelector("#tx-pill");
   if (!part) return;
   whenDrawn.disconnect();
-  new MutationObserver(refresh).observe(part, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["class"] });
-  refresh();
+  new MutationObserver(watchModel).observe(part, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["class"] });
+  watchModel();
 });
 whenDrawn.observe(document.documentElement, { subtree: true, childList: true });
