@@ -33,6 +33,7 @@ from modules.system.atomic_write import replace_file
 MAX_FILE_BYTES = 20_000_000
 MAX_YAML_BYTES = 4_000_000
 _LINE_CHARACTERS = 200
+_OTHER_PICTURES = (b"\xff\xd8\xff", b"RIFF", b"GIF8")
 _SUFFIXES = (".yml", ".yaml", ".json")  # in the order in which the original looks for them
 
 
@@ -204,6 +205,11 @@ class CharacterLibrary:
                 raise CardProblem(
                     "archives such as .charx are not supported; export the character as PNG or JSON",
                     "不支持 .charx 等压缩包，请把角色导出为 PNG 或 JSON",
+                )
+            if data.startswith(_OTHER_PICTURES):
+                raise CardProblem(
+                    "only PNG pictures keep character cards; the place it comes from may offer one",
+                    "只有 PNG 图片能保存角色卡，请到来源处下载 PNG 文件",
                 )
             if Path(name).suffix.lower() in (".yaml", ".yml"):
                 return self._add_yaml(Path(name).stem, data)

@@ -19,6 +19,7 @@ from modules.core.events import Json
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CARD_KEYWORDS = ("ccv3", "chara")  # the newer format first
 _MAX_TEXT_BYTES = MAX_JSON_BYTES * 4 // 3 + 100_000  # base64, with line breaks
+_MAX_CHUNKS = 50_000
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _SPACE = re.compile(rb"\s+")
 
@@ -73,7 +74,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
     if not data.startswith(SIGNATURE):
         raise CardProblem("it is not a PNG file", "它不是 PNG 文件")
     view, at = memoryview(data), len(SIGNATURE)
-    while True:
+    for _ in range(_MAX_CHUNKS):
         if at + 12 > len(data):
             raise _truncated()
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -90,6 +91,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
         if kind == b"IEND":
             return
         at = end + 4
+    raise CardProblem(f"it has more than {_MAX_CHUNKS:,} parts", f"其中的部分超过 {_MAX_CHUNKS:,} 个")
 
 
 def _truncated() -> CardProblem:

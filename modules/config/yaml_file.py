@@ -24,6 +24,8 @@ from modules.system import file_lock
 from modules.system.atomic_write import replace_file
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_DEPTH = 100
+"""Of lists and mappings within each other. Reading them is recursive: a million would end the process."""
 _LINE_WIDTH = 1 << 16  # keeps long values on one line
 _CHANGED: Words = {
     "en": "not restored, because the file has been changed since then",
@@ -71,6 +73,7 @@ class YamlFile:
     def parse(self, text: str) -> Mapping[str, Any]:
         """Return what `read` would if the file contained `text`."""
         try:
+            self._check_depth(text)
             content = yaml.load(text, _Loader)
         except yaml.MarkedYAMLError as error:
             raise SettingsError(str(self.path), _position(error)) from error
@@ -81,6 +84,17 @@ class YamlFile:
         if not isinstance(content, dict):
             raise SettingsError(str(self.path), {"en": "expected lines of `key: value`", "zh": "应为“键: 值”形式的行"})
         return content
+
+    def _check_depth(self, text: str) -> None:
+        depth = 0
+        for event in yaml.parse(text, _Base):
+            if isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            elif isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    problem = {"en": f"nested more than {MAX_DEPTH} levels deep", "zh": f"嵌套超过 {MAX_DEPTH} 层"}
+                    raise SettingsError(str(self.path), problem)
 
     def update(self, edit: Edit, remove: Collection[str] = ()) -> Path | None:
         """Apply `edit` to the content, remove the keys `remove`, and write it.

@@ -73,7 +73,12 @@ def test_cards_are_imported_deleted_and_brought_back_on_a_phone(
 ) -> None:
     hostile = copy.deepcopy(V2)
     hostile["data"]["name"] = HOSTILE
-    files = {"ada.png": png_file(text_chunk("ccv3", V3)), "no.png": png_file(), "x.json": json.dumps(hostile).encode()}
+    files = {
+        "ada.png": png_file(text_chunk("ccv3", V3)),
+        "no.png": png_file(),
+        "x.json": json.dumps(hostile).encode(),
+        "x.png": png_file(),
+    }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     with contextlib.closing(Window(chromium, kept.url, "en", (390, 844))) as window:
@@ -85,6 +90,7 @@ def test_cards_are_imported_deleted_and_brought_back_on_a_phone(
         expect(page.locator(".tx-ch-card")).to_have_count(2)
         expect(page.locator("#tx-toasts")).to_contain_text("no.png was not imported: the picture has no character card")
         expect(page.locator(".tx-ch-card strong").first).to_have_text(HOSTILE)
+        expect(page.locator(".tx-ch-card img")).to_have_count(2)  # x.png belongs to x.json
         assert fits(page)
         assert page.evaluate(SMALL, 44) == []
         check_accessibility(page)

@@ -71,6 +71,8 @@ def test_files_that_are_no_characters_are_refused_with_the_reason(
         "a.png": (png_file(), "no character card"),
         "a.json": (b'{"model": 1}', "none of the fields"),
         "b.json": (b"\xff\xfe{", "UTF-8|not JSON"),
+        "a.webp": (b"RIFF....WEBP", "only PNG"),
+        "deep.yaml": (b"name: x\na:\n  " + b"- " * 1_000_000, "nested"),
         "a.charx": (b"PK\x03\x04....", "archives"),
         "a.yaml": (b"name: [", "line"),
         "b.yaml": (b"a: &a {}\n<<: *a\nname: x", "merge keys"),

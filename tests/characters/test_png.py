@@ -68,6 +68,7 @@ def test_damaged_files_are_refused_with_the_reason(subtests: pytest.Subtests) ->
         "not JSON": (png_file((b"tEXt", b"chara\0" + base64.b64encode(b"{]"))), "not JSON"),
         "not UTF-8": (png_file((b"tEXt", b"chara\0" + base64.b64encode(b'{"name": "\xff"}'))), "UTF-8"),
         "not deflate": (png_file((b"zTXt", b"chara\0\0oops")), "unpacked"),
+        "too many parts": (png.joined([(b"tIME", b"")] * 50_001), "50,000 parts"),
         "not PNG": (b"GIF89a", "not a PNG"),
         "too large": (png_file((b"zTXt", b"chara\0\0" + zlib.compress(bytes(9_000_000)))), "2 MB"),
     }

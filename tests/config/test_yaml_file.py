@@ -182,3 +182,13 @@ def test_texts_of_several_lines_are_blocks_where_yaml_can_keep_them(path: Path, 
             assert YamlFile(path).read() == {"text": text, "list": [text]}
             assert path.read_text(encoding="utf-8").startswith("text: |") is is_block
             assert yaml.safe_load(dump({"text": as_block(text)})) == {"text": text}
+
+
+def test_what_is_nested_too_deeply_is_refused_before_it_is_read(path: Path, subtests: pytest.Subtests) -> None:
+    for text in ("a: " + "[" * 1_000_000, "a:\n  " + "- " * 1_000_000, "a: " + "{b: " * 200_000):
+        with subtests.test(text[:9]):
+            path.write_text(text, encoding="utf-8")
+            with pytest.raises(SettingsError, match="nested"):
+                YamlFile(path).read()
+    path.write_text("a: " + "[" * 99 + "]" * 99, encoding="utf-8")
+    assert "a" in YamlFile(path).read()

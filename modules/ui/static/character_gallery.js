@@ -1,7 +1,7 @@
 // The gallery of characters: search, import, and what can be done with each of them.
 import { avatar } from "./avatar.js";
 import { binOf } from "./character_bin.js";
-import { exportCard } from "./character_pictures.js";
+import { asPng, exportCard } from "./character_pictures.js";
 import { get, post, upload } from "./chat_client.js";
 import { attempt } from "./conversation_list.js";
 import { make } from "./dom.js";
@@ -11,7 +11,7 @@ import { language, tr } from "./texts.js";
 
 const SEARCH_DELAY = 120;
 const UNDO_SECONDS = 10;
-const ACCEPTED = ".png,.json,.yaml,.yml";
+const ACCEPTED = ".png,.json,.yaml,.yml,.jpg,.jpeg,.webp";
 
 const list = make("ul", { class: "tx-ch-list", role: "list" });
 const note = make("p", { class: "tx-ch-note", role: "status" });
@@ -142,12 +142,19 @@ async function addExample() {
   focusCard(answer.id);
 }
 
+const stemOf = (file) => file.name.replace(/\.[^.]*$/, "");
+const isPicture = (file) => /^image\/(png|jpeg|webp)$/.test(file.type);
+
 async function importFiles(files) {
   const names = [];
   let last = "";
-  for (const file of files) {
+  const texts = files.filter((file) => !isPicture(file));
+  const stems = new Set(texts.map(stemOf)); // pictures of these belong to them, as in the folder of the characters
+  for (const file of [...texts, ...files.filter((file) => isPicture(file) && !stems.has(stemOf(file)))]) {
     const answer = await attempt(upload("/characters/import", file));
     if (!answer) continue;
+    const picture = texts.includes(file) && files.find((other) => isPicture(other) && stemOf(other) === stemOf(file));
+    if (picture) await attempt(asPng(picture).then((png) => upload(route(answer.id, "picture"), new File([png], picture.name))));
     names.push(answer.id);
     last = answer.id;
     for (const warning of answer.warnings) toast(`${answer.id}: ${warning}`);
