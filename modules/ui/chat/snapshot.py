@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 
+from modules.chat.participants import INSTRUCT
 from modules.chat.run import RunState
 from modules.conversations.conversation import ChatMessage, Conversation
 from modules.core.errors import WebUIError
@@ -41,38 +42,41 @@ class ConversationView:
             if self._sent.get(message.id) != seen:
                 self._sent[message.id] = seen
                 changed[message.id] = self._message(message, versions, writing)
+        participants = self._participants(conversation)
         return {
             "id": conversation.id,
             "rev": conversation.rev,
             "title": conversation.title,
             "system": conversation.system,
-            **self._participants(conversation),
+            **participants,
             "dropped_until": conversation.dropped_until,
             "order": [message.id for message in path],
             "messages": changed,
             "running": run.message if run else "",
-            "error": self._page.alert(failure.error) if failure and failure.error else "",
+            "error": self._page.alert(failure.error) if failure and failure.error else participants["error"],
         }
 
-    def _participants(self, conversation: Conversation) -> Json:
-        """Return mode, character and persona. `picture` differs for another picture, and is "" without one."""
-        app, id, character, user = self._page.app, conversation.character, None, ""
+    def _participants(self, conversation: Conversation) -> dict[str, Json]:
+        """Return mode, character and persona, and as `error` why the character's texts are not used.
+
+        `picture` differs for another picture, and is "" without one.
+        """
+        app, id, user, error = self._page.app, conversation.character, "", ""
+        picture = app.characters.picture_version(id)
+        character: dict[str, Json] = {"id": id, "name": id, "picture": picture, "missing": False}
         try:
             people = app.casting.of(conversation)
-            user = people.user
-            if id:
-                character = {
-                    "id": id,
-                    "name": people.char,
-                    "picture": app.characters.picture_version(id),
-                    "missing": people.missing,
-                }
-        except WebUIError as error:  # a damaged file, for which an answer would be refused
-            character = {"id": id, "name": id, "picture": "", "problem": self._page.alert(error)}
+        except WebUIError as problem:  # a damaged file
+            error = self._page.alert(problem)
+        else:
+            user, character["name"], character["missing"] = people.user, people.char, people.missing
+            if people.missing:
+                error = self._page.info("character_without_texts", name=people.char)
         return {
             "mode": conversation.mode,
-            "character": character,
+            "character": character if id else None,
             "persona": {"id": conversation.persona, "name": user},
+            "error": error if conversation.mode != INSTRUCT else "",
         }
 
     def draft(self, state: RunState) -> Json:

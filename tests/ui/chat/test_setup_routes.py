@@ -130,11 +130,16 @@ def test_a_conversation_that_is_being_answered_is_not_changed(app: App, http: Te
 
 def test_a_missing_character_and_a_damaged_one_are_told(app: App, http: TestClient, tmp_path: Path) -> None:
     id = created(http, character="mia")
+    assert shown(app, id)["error"] == ""
     (tmp_path / "characters" / "mia.json").write_text("{")
-    damaged = shown(app, id)["character"]
-    assert damaged["name"] == "mia" and "mia.json" in damaged["problem"]
+    damaged = shown(app, id)
+    assert damaged["character"]["name"] == "mia" and "mia.json" in damaged["error"]
     app.characters.delete("mia")
-    assert shown(app, id)["character"] == {"id": "mia", "name": "mia", "picture": "", "missing": True}
+    missing = shown(app, id)
+    assert missing["character"] == {"id": "mia", "name": "mia", "picture": "", "missing": True}
+    assert "no longer exists" in missing["error"]
+    http.post(f"/chat/{id}/setup", json={"mode": "instruct"})
+    assert shown(app, id)["error"] == "", "the character plays no part"
 
 
 def test_the_prompt_of_a_conversation_is_shown_and_counted(app: App, http: TestClient) -> None:
