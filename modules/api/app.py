@@ -6,7 +6,7 @@ It is an application of its own, so that its errors have their own edge (`errors
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from modules.api import errors
 from modules.api.auth import AuthMiddleware
 from modules.api.host_guard import allowed_origins
-from modules.api.routes import downloads, loras, models, openai
+from modules.api.routes import downloads, inspection, loras, models, openai
 from modules.app import App
 
 
@@ -23,7 +23,9 @@ def mount_api(server: FastAPI, app: App) -> None:
     """Add all endpoints under /v1 to `server`."""
     defaults: models.Defaults = WeakKeyDictionary()
     api = FastAPI(openapi_url=None)
-    api.include_router(openai.routes(app, defaults))
+    running: inspection.Running = WeakSet()
+    api.include_router(openai.routes(app, defaults, running))
+    api.include_router(inspection.routes(app, defaults, running))
     api.include_router(models.routes(app, defaults))
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))

@@ -28,15 +28,18 @@ class GenerationCall:
 class Generations:
     """Start generating at once, and stop with `aclose`. Iterating yields (index of the call, reply).
 
-    `finished` has the Done of each call that has ended. If a call fails, its error is raised to the consumer.
+    `finished` has the Done of each call that has ended. If a call fails, its error is raised to the consumer. `owner`
+    says who asked for them.
 
     This runs once per token, on CPUs that the model keeps busy: the worker's thread appends events to a deque and
     wakes the consumer at most once for all events that have arrived meanwhile.
     """
 
-    def __init__(self, model: LoadedModel, calls: Sequence[GenerationCall]) -> None:
+    def __init__(self, model: LoadedModel, calls: Sequence[GenerationCall], owner: object = None) -> None:
         self.finished: dict[int, Done] = {}
+        self.owner = owner
         self._count = len(calls)
+        self._tokens = [0] * len(calls)
         self._first_events: list[tuple[int, Reply]] = []
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[int, Event]] = deque()
@@ -71,16 +74,23 @@ class Generations:
         return bool(self._inbox)
 
     async def _next(self) -> tuple[int, Reply]:
-        while not self._inbox:
-            self._arrived.clear()
-            await self._arrived.wait()
-        number, event = self._inbox.popleft()
+        number, event = await self._take()
+        while number in self.finished:  # it has just ended by itself when it was to be ended
+            number, event = await self._take()
         if isinstance(event, Failed):
             raise event.error
         assert not isinstance(event, Result), "a generation ends with Done"
+        if isinstance(event, Text):
+            self._tokens[number] += event.tokens
         if isinstance(event, Done):
             self.finished[number] = event
         return number, event
+
+    async def _take(self) -> tuple[int, Event]:
+        while not self._inbox:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._inbox.popleft()
 
     async def collect(self) -> list[list[Text]]:
         """Wait until all calls have ended, and return the pieces of text of each."""
@@ -89,6 +99,13 @@ class Generations:
             if isinstance(reply, Text):
                 pieces[number].append(reply)
         return pieces
+
+    def end(self) -> None:
+        """End the generations that are still running with what they have written."""
+        for number, stop in enumerate(self._stops):
+            stop()
+            if number not in self.finished:
+                self._deliver(number, Done("cancelled", completion_tokens=self._tokens[number]))
 
     async def aclose(self) -> None:
         """Stop the generations that are still running."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -378,3 +379,31 @@ def test_a_prompt_is_truncated_to_truncation_length(server: Server) -> None:
     long = server.post("/chat/completions", fields).json()["usage"]["prompt_tokens"]
     short = server.post("/chat/completions", {**fields, "truncation_length": 50}).json()["usage"]["prompt_tokens"]
     assert long > 60 and short <= 49
+
+
+# -- prompts and tokens ------------------------------------------------------------------------------------------------
+
+
+def test_the_prompt_of_a_chat_is_shown(server: Server) -> None:
+    shown = server.post("/internal/chat-prompt", {"messages": QUESTION}).json()["prompt"]
+    assert shown.endswith(f"<|im_start|>user\n{QUESTION[0]['content']}<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_chances_of_the_next_token_are_those_of_the_logprobs(server: Server) -> None:
+    shown = server.post("/internal/logits", {"prompt": "The capital of France is", "top_logits": 5}).json()["logits"]
+    (choice,) = server.openai.completions.create(
+        prompt="The capital of France is", logprobs=5, max_tokens=1, **GREEDY
+    ).choices
+    assert choice.logprobs is not None and choice.logprobs.top_logprobs
+    expected = {token: math.exp(logprob) for token, logprob in choice.logprobs.top_logprobs[0].items()}
+    assert shown == pytest.approx(expected, abs=1e-4)
+    assert list(shown) == sorted(shown, key=shown.__getitem__, reverse=True)
+    greedy = {"prompt": "The capital of France is", "use_samplers": True, "temperature": 0}
+    assert server.post("/internal/logits", greedy).json()["logits"] == {next(iter(shown)): 1.0}
+
+
+def test_all_answers_can_be_stopped(server: Server) -> None:
+    chunks = server.openai.completions.create(stream=True, model="any", **STORY)
+    next(iter(chunks))
+    assert server.post("/internal/stop-generation", {}).json() == "OK"
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "stop"

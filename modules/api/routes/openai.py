@@ -10,10 +10,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from modules.api import parameters
+from modules.api.auth import KEY
 from modules.api.errors import json_response, language_of
 from modules.api.generations import GenerationCall, Generations, cancel_on_disconnect
 from modules.api.prompts import chat_prompt, echoed_prompts, plain_prompts, thought_markers
 from modules.api.responses import ChatResponseBuilder, CompletionResponseBuilder, ResponseBuilder
+from modules.api.routes.inspection import Running
 from modules.api.routes.models import Defaults
 from modules.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from modules.api.sse import EventStream
@@ -26,11 +28,14 @@ from modules.core.prompt import Prompt
 from modules.runtime.loaded_model import LoadedModel
 
 
-def routes(app: App, defaults: Defaults) -> APIRouter:
-    """Return the router; `defaults` has the generation parameters that each loaded model was loaded with."""
+def routes(app: App, defaults: Defaults, running: Running) -> APIRouter:
+    """Return the router.
+
+    `defaults` has the generation parameters that each loaded model was loaded with; `running` gets the generations.
+    """
     router = APIRouter()
     _add_model_routes(router, app)
-    _add_generation_routes(router, app, defaults)
+    _add_generation_routes(router, app, defaults, running)
     return router
 
 
@@ -73,7 +78,7 @@ def _model_object(record: ModelRecord, loaded: LoadedModel | None) -> Json:
 # -- completions -----------------------------------------------------------------------------------------------------
 
 
-def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> None:
+def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults, running: Running) -> None:
     def resolve(body: GenerationRequest, model: LoadedModel) -> tuple[dict[str, Json], list[str]]:
         saved = {**app.settings.current.generation, **defaults.get(model, {})}
         return parameters.resolve(body, model, saved, strict=app.flags.on("strict_api"))
@@ -87,7 +92,7 @@ def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> N
         echoes = [echo for echo in echoes for _ in range(body.n)]
         include_usage = body.stream_options.include_usage
         builder = CompletionResponseBuilder(model.record.name, len(prompts), include_usage, echoes, ignored)
-        return await _generate(request, body, model, params, prompts, builder)
+        return await _generate(request, body, model, params, prompts, builder, running)
 
     @router.post("/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
@@ -98,7 +103,7 @@ def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> N
             params["thought"] = await asyncio.to_thread(thought_markers, app.templates, prompt)
         parsers = [prompt.parser() for _ in range(body.n)] if body.reasoning_format != "none" else []
         builder = ChatResponseBuilder(model.record.name, body.stream_options.include_usage, ignored, parsers)
-        return await _generate(request, body, model, params, [prompt.prompt], builder)
+        return await _generate(request, body, model, params, [prompt.prompt], builder, running)
 
 
 async def _generate(
@@ -108,13 +113,15 @@ async def _generate(
     params: Mapping[str, Json],
     prompts: Sequence[Prompt],
     builder: ResponseBuilder,
+    running: Running,
 ) -> Response:
     """Answer with the loaded model, whatever model the request names.
 
     Many clients must name one, and know OpenAI's only. The response says which model it was.
     """
     calls = [GenerationCall(prompt, parameters.seeded(params, index)) for prompt in prompts for index in range(body.n)]
-    generations = Generations(model, calls)
+    generations = Generations(model, calls, request.scope.get(KEY))
+    running.add(generations)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(generations.aclose)
         await cancel_on_disconnect(request, generations.wait_for_first_events())
