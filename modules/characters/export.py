@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from modules.characters import png
@@ -11,17 +10,11 @@ from modules.characters.card import card_with, dump_json, new_card
 from modules.characters.character import Character
 from modules.characters.errors import CardNotExported, CardProblem
 from modules.config.yaml_file import as_block, dump
+from modules.conversations.exporters.export import ExportedFile
 from modules.core.events import Json
 
 FORMATS = ("png", "json", "yaml")
 _UNSAFE = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]+')
-
-
-@dataclass(frozen=True)
-class ExportedFile:
-    name: str
-    data: bytes
-    media_type: str
 
 
 def export(character: Character, format: str, picture: Path | bytes | None) -> ExportedFile:
@@ -32,15 +25,15 @@ def export(character: Character, format: str, picture: Path | bytes | None) -> E
     """
     name = _UNSAFE.sub(" ", character.id).strip() or "character"
     if format == "json":
-        return ExportedFile(f"{name}.json", dump_json(card_of(character), indent=1).encode(), "application/json")
+        return ExportedFile(f"{name}.json", "application/json", dump_json(card_of(character), indent=1).encode())
     if format == "yaml":
-        return ExportedFile(f"{name}.yaml", _original(character).encode("utf-8", "replace"), "application/yaml")
+        return ExportedFile(f"{name}.yaml", "application/yaml", _original(character).encode("utf-8", "replace"))
     if format != "png":
         known = ", ".join(FORMATS)
         raise CardNotExported(
             name, {"en": f"there is no format {format!r}, only {known}", "zh": f"没有格式 {format!r}，只有 {known}"}
         )
-    return ExportedFile(f"{name}.png", _png(character, name, picture), "image/png")
+    return ExportedFile(f"{name}.png", "image/png", _png(character, name, picture))
 
 
 def card_of(character: Character) -> dict[str, Json]:

@@ -36,11 +36,11 @@ class FileFolder:
     def stems(self) -> list[str]:
         """Return the stems of all files, sorted as people expect it."""
         found = {path.stem for path in self._paths() if path.suffix in self._suffixes}
-        return sorted(filter(is_file_name, found), key=lambda stem: (stem.casefold(), stem))
+        return sorted(filter(_is_stem, found), key=lambda stem: (stem.casefold(), stem))
 
     def find(self, stem: str, suffixes: tuple[str, ...] = ()) -> Path | None:
         """Return the file with that stem, None if there is none. `suffixes` are others than those of the folder."""
-        if not is_file_name(stem):
+        if not _is_stem(stem):
             return None
         paths = (self.folder / f"{stem}{suffix}" for suffix in suffixes or self._suffixes)
         return next((path for path in paths if path.is_file()), None)
@@ -122,3 +122,8 @@ class FileFolder:
             return []
         found = [path for path in (self.folder / _BIN).iterdir() if _TIME.fullmatch(path.name)]
         return sorted(found, key=lambda path: (path.name[:15], int(path.name[16:] or 0)))
+
+
+def _is_stem(stem: str) -> bool:
+    """Whether files with that stem are used: those whose name is not UTF-8 cannot be named in an address."""
+    return is_file_name(stem) and not any("\ud800" <= letter <= "\udfff" for letter in stem)

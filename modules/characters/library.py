@@ -22,9 +22,10 @@ from modules.characters.errors import (
     CharacterNotFound,
     InvalidCharacter,
 )
-from modules.characters.export import ExportedFile, export
+from modules.characters.export import export
 from modules.characters.files import PICTURES, FileFolder
 from modules.config.yaml_file import YamlFile
+from modules.conversations.exporters.export import ExportedFile
 from modules.conversations.importers.values import as_line
 from modules.core.errors import SettingsError, Words
 from modules.core.events import Json

@@ -274,6 +274,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ch_export_yaml": ("导出为 text-generation-webui 格式", "Export for text-generation-webui"),
     "ch_back": ("全部角色", "All characters"),
     "ch_gone": ("该角色已不存在或无法读取。", "This character no longer exists or cannot be read."),
+    "ch_deleted_meanwhile": (
+        "未保存：该角色的文件已被删除。再次保存会新建角色。",
+        "Not saved: the file of this character has been deleted. Save again to create a new one.",
+    ),
     "ch_guest": ("只有服务器的管理者可以更改角色。", "Only the owner of this server can change characters."),
     "ch_bin_info": ("删除的内容保留 30 天。", "What was deleted is kept for 30 days."),
     "ch_empty_bin_yes": ("永久删除 {count} 项", "Delete {count} for good"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -119,6 +120,15 @@ def test_the_list_has_names_pictures_and_the_faults_of_damaged_files(library: Ch
     assert problem is not None and "line 2" in problem["en"]
     with pytest.raises(InvalidCharacter):
         library.read("broken")
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names of files are Unicode there")
+def test_files_whose_name_is_not_utf_8_are_left_out(library: CharacterLibrary) -> None:
+    library.save(Character("", "Bo"))
+    (library.folder / os.fsdecode(b"\xff.yaml")).write_text("name: x", encoding="utf-8")
+    assert [one.id for one in library.list()] == ["Bo"]
+    with pytest.raises(CharacterNotFound):
+        library.read("\udcff")
 
 
 def test_the_list_notices_changes_by_other_programs(library: CharacterLibrary) -> None:

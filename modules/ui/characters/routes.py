@@ -17,9 +17,9 @@ from modules.app import App
 from modules.characters.character import Character
 from modules.characters.errors import CharacterNotFound, NameMissing
 from modules.characters.example import EXAMPLES
-from modules.characters.export import ExportedFile
 from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Persona, Personas
+from modules.conversations.exporters.export import ExportedFile
 from modules.core.events import Json
 from modules.ui.characters.form import CharacterForm, Name, Text, form_of
 from modules.ui.chat.bodies import Body, Id, Nothing

@@ -237,7 +237,11 @@ async function reopen(id, before) {
 }
 
 const refused = (error, open) => {
-  if (error.status !== 409) toast(error.message);
+  if (error.status === 404) {
+    open.character = { ...open.character, id: "" }; // saving again creates it anew
+    open.version = null;
+    toast(tr("ch_deleted_meanwhile"), { seconds: 20 });
+  } else if (error.status !== 409) toast(error.message);
   else {
     open.version = null; // saving again overwrites
     const id = open.character.id;

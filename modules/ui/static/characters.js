@@ -81,7 +81,6 @@ async function route() {
 }
 
 editor.onSaved((id) => {
-  if (shown !== NEW) return;
   shown = encodeURIComponent(id);
   history.replaceState(null, "", hashOf(shown));
 });
