@@ -29,9 +29,11 @@ gr = gradio()
 OWN = ""
 """The choice of the template that the model uses if none is chosen for it."""
 _NAME_SOURCE = """() => {
-  document.querySelector("#tx-template-source .cm-content")?.setAttribute("aria-label", %s);
+  const text = document.querySelector("#tx-template-source .cm-content");
+  text?.setAttribute("aria-label", %s);
+  text?.setAttribute("tabindex", "0");
 }"""
-"""The editor's own label is not attached to the text for screen readers."""
+"""Gradio's label is not that of the text for screen readers."""
 _ONE_AT_A_TIME: Options = {"trigger_mode": "always_last", "concurrency_id": "template", "concurrency_limit": 1}
 """A preview may take all the time that a template may have; the next one is for the text as it is by then."""
 
