@@ -39,6 +39,7 @@ const element = make("div", { id: "tx-notebook" },
 let shown = "raw";
 let following = true;
 let fit = null; // what the server has counted
+let revealing = false; // the text is selected to be shown, not by the user
 let caret = Infinity; // where the cursor was last, in UTF-16 units
 
 // -- views ----------------------------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ function rememberCursor() {
     countSoon();
   }
 }
-for (const event of ["select", "keyup", "pointerup", "focus"]) area.addEventListener(event, () => !area.readOnly && rememberCursor());
+for (const event of ["select", "keyup", "pointerup", "focus"]) area.addEventListener(event, () => !area.readOnly && !revealing && rememberCursor());
 area.addEventListener("scroll", () => { following = area.scrollHeight - area.scrollTop - area.clientHeight < 60; }, { passive: true });
 
 // -- what the buttons do --------------------------------------------------------------------------------------------------
@@ -239,14 +240,16 @@ function drawFit() {
   drawHint();
 }
 
-/** Select the text from a position on, so that the browser scrolls there. */
+/** Select the text from a position on and scroll there. The model still writes where it would have before. */
 function reveal(at) {
   show("raw");
+  revealing = true;
   area.focus();
   area.setSelectionRange(at, at);
   const whole = area.value;
   area.scrollTop = (at / whole.length) * area.scrollHeight - area.clientHeight / 3; // about there, as lines differ in length
   area.setSelectionRange(at, Math.min(at + 40, whole.length));
+  setTimeout(() => { revealing = false; }, 300);
 }
 
 // -- events ---------------------------------------------------------------------------------------------------------------
@@ -297,7 +300,9 @@ async function follow() {
   }
   if (id && id !== client.currentName()) await client.open(id);
   else if (!id && !client.currentName() && !client.shown().text) {
+    const number = client.openings();
     const last = await latest();
+    if (number !== client.openings()) return; // a text was begun meanwhile
     if (last) await client.open(last);
     else client.begin("");
   }

@@ -57,6 +57,9 @@ export function passages() {
 
 let opening = 0;
 
+/** Return a number that grows whenever a text is opened or begun. */
+export const openings = () => opening;
+
 /** Open a text by its name. Returns whether it is there. */
 export async function open(name) {
   await flush();
