@@ -150,7 +150,7 @@ def serve(app: App, arguments: Sequence[str]) -> None:
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
-        pass  # uvicorn has shut down cleanly before it raises this
+        app.restart.requested = False  # uvicorn has shut down cleanly before it raises this
     finally:
         app.preparation.close()
         app.downloads.close()
@@ -202,7 +202,7 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     open_to_others = host not in ("127.0.0.1", "::1")
     if open_to_others and (warning := open_warning(app)):
         log.warning("%s", warning["zh" if chinese else "en"])
-    if app.flags.on("auto_launch"):
+    if app.flags.on("auto_launch") and not app.restart.is_successor:  # the page that asked for the restart is open
         webbrowser.open(url)
     first_load.start(app)
 

@@ -14,6 +14,8 @@ from typing import NoReturn
 from modules.core.errors import CannotRestart, Words
 
 POLL_SECONDS = 0.2
+_SUCCESSOR = "TEXT_STUDIO_RESTARTED"
+"""A variable of the environment that is set for the new process."""
 
 _NOT_SERVER: Words = {
     "en": "it was not started as server.py. Restart it as you started it.",
@@ -39,6 +41,8 @@ class Restart:
         self.process = secrets.token_hex(8)
         self.arguments: tuple[str, ...] = ()
         self.requested = False
+        self.is_successor = bool(os.environ.pop(_SUCCESSOR, ""))
+        """Whether this process has taken the place of another one."""
         self._problem: Words | None = _NOT_SERVER
         self._stop: Callable[[], None] | None = None
         self._lock = threading.Lock()
@@ -93,4 +97,5 @@ class Restart:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
+        os.environ[_SUCCESSOR] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -197,6 +197,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ss_bins_info": ("其中的内容可在各自的页面恢复。", "What is in them can be restored on its own page."),
     "ss_bin_conversations": ("对话（{count}）", "Conversations ({count})"),
     "ss_bin_models": ("模型（{count}）", "Models ({count})"),
+    "ss_bin_notebook": ("笔记本（{count}）", "Notebook ({count})"),
     "ss_bin_presets": ("预设（{count}）", "Presets ({count})"),
     "ss_bin_characters": ("角色文件（{count}）", "Files of characters ({count})"),
     "ss_bin_personas": ("用户文件（{count}）", "Files of personas ({count})"),

@@ -20,11 +20,10 @@ PROGRAM = """
 import os, pathlib, sys, threading
 from modules.system.restart import Restart
 print(os.getpid(), sys.argv[1:], flush=True)
-if os.environ.get("AGAIN"):
-    sys.exit(0)
-os.environ["AGAIN"] = "1"
-stopped = threading.Event()
 restart = Restart()
+if restart.is_successor:
+    sys.exit(0)
+stopped = threading.Event()
 restart.offer(pathlib.Path(sys.argv[0]).resolve(), sys.argv[1:], stopped.set)
 restart.request()
 stopped.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from modules.ui.gradio_import import gradio
@@ -12,20 +11,23 @@ from modules.ui.widgets.option_form import Component
 
 gr = gradio()
 
-_SCRIPT = (Path(__file__).parent / "card.js").read_text(encoding="utf-8")
+_SCRIPT = """const events = %s;
+document.dispatchEvent(new CustomEvent("tx-session-card", {
+  detail: { element, value: () => props.value, watch, trigger, events },
+}));"""
 
 
 def card(name: str, *events: str) -> Component:
-    """Return a card, whose value is the HTML that it shows; card.js says which attributes have an effect in it.
+    """Return a card, whose value is the HTML that it shows and that static/session_card.js reads.
 
-    It emits `events`. Gradio knows the events of a component by the literals in its script.
+    It emits `events`: Gradio knows the events of a component by the literals in its script.
     """
     return gr.HTML(
         "",
         html_template='<div class="tx-s"></div><div class="tx-unseen tx-s-said" role="status"></div>',
         elem_id=f"tx-s-{name}",
         elem_classes=["tx-card"],
-        js_on_load=f"const EVENTS = {json.dumps(events)};\n{_SCRIPT}",
+        js_on_load=_SCRIPT % json.dumps(events),
         apply_default_css=False,
     )
 

@@ -25,7 +25,6 @@ _MODEL = ("autoload_model",)
 _DOWNLOADS = ("hf_endpoint", "download_connections", "downloads_at_once")
 AT_START = ("download_connections", "downloads_at_once")
 """Settings that are read when the program starts."""
-_LONG = ("system_message", "user_bio", "chat-instruct_command", "chat_template_str")
 MAX_TEXT = 100_000
 """Characters of one value."""
 
@@ -154,7 +153,7 @@ class SettingsCard:
             options = "".join(_choice(choice, str(value), self._tr("preset_none")) for choice in choices)
             return f"<select {attributes}>{options}</select>"
         text = escape(str(value), quote=True)
-        if row.option.multiline or key in _LONG:
+        if row.option.multiline:
             return f'<textarea rows="3" {attributes}>\n{text}</textarea>'
         numeric = "" if isinstance(row.option.default, str) else ' inputmode="decimal"'
         example = f' placeholder="{escape(row.option.example, quote=True)}"' if row.option.example else ""
@@ -166,10 +165,12 @@ class SettingsCard:
         """Return the values to choose from; none for a setting that may have any."""
         if key == "preset":
             names = self._app.presets.names()
+        elif key == "character":
+            names = [found.id for found in self._app.characters.list()]
         else:
-            names = [str(choice) for choice in option.choices]
-            return names
-        return ["", *names, *([str(value)] if value and value not in names else [])]
+            return [str(choice) for choice in option.choices]
+        missing = [str(value)] if value and value not in names else []
+        return ["", *names, *missing]
 
     def _report(self, saved: SavedDefaults) -> str:
         """Render which lines of the file a save has changed."""

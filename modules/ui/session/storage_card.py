@@ -50,14 +50,14 @@ class Bin:
 def places(app: App) -> list[Place]:
     """Return all folders that the program fills."""
     models, loras, logs = app.catalog.folder, app.loras.catalog.folder, app.logs_folder
-    bins = [folder / BIN for folder in (models, logs, *(folder for _, folder in _kept_by_name(app)))]
+    bins = [folder / BIN for folder in (models, logs, logs / "notebook", *(folder for _, folder in _kept_by_name(app)))]
     parts = [models / STAGING, loras / STAGING, logs / "attachments", logs / "notebook", *bins]
     return [
         Place("ss_models", models, parts),
         Place("ss_loras", loras, parts),
         Place("ss_conversations", logs, parts),
         Place("ss_attachments", logs / "attachments"),
-        Place("ss_notebook", logs / "notebook"),
+        Place("ss_notebook", logs / "notebook", parts),
         Place("ss_downloading", models / STAGING),
         Place("ss_downloading_loras", loras / STAGING),
         *(Place("ss_cache", folder) for folder in _subfolders(ROOT / "cache")),
@@ -85,6 +85,11 @@ def bins(app: App) -> list[Bin]:
             "ss_bin_models",
             lambda: [f"{', '.join(entry.names)} ({decimal_size(entry.size)})" for entry in app.deletion.entries()],
             app.deletion.empty,
+        ),
+        Bin(
+            "ss_bin_notebook",
+            partial(names_in_bin, app.logs_folder / "notebook" / BIN),
+            partial(app.notebooks.empty_bin, 0),
         ),
         *(
             Bin(key, partial(names_in_bin, folder / BIN), partial(empty_bin, folder / BIN))
