@@ -114,6 +114,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ss_not_default": ("{count} 项已设置", "{count} set"),
     "ss_from_preset": ("预设", "preset"),
     "ss_otherwise": ("默认：{value}。", "Default: {value}."),
+    "ss_example": ("例如：{example}", "e.g. {example}"),
     "ss_at_start": ("重启后生效。", "Takes effect at the next start."),
     "ss_overridden": ("目前由命令行决定：{flag} {value}。", "At present the command line decides: {flag} {value}."),
     "ss_save": ("将 UI 默认设置保存到 settings.yaml", "Save UI defaults to settings.yaml"),

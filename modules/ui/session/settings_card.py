@@ -156,7 +156,8 @@ class SettingsCard:
         if row.option.multiline:
             return f'<textarea rows="3" {attributes}>\n{text}</textarea>'
         numeric = "" if isinstance(row.option.default, str) else ' inputmode="decimal"'
-        example = f' placeholder="{escape(row.option.example, quote=True)}"' if row.option.example else ""
+        shown = escape(self._tr("ss_example").format(example=row.option.example), quote=True)
+        example = f' placeholder="{shown}"' if row.option.example else ""
         return (
             f'<input type="text" value="{text}" autocomplete="off" spellcheck="false"{numeric}{example} {attributes}>'
         )
