@@ -186,7 +186,11 @@ def _edits(old: Character, new: Character, body: Mapping[str, Json]) -> dict[str
     if new.context != old.context:
         edits |= _split_context(new.context, body)
     if new.greetings != old.greetings:
-        edits |= {"first_mes": "".join(new.greetings[:1]), "alternate_greetings": list(new.greetings[1:])}
+        first, *alternates = new.greetings or ("",)
+        if first != as_lines(body.get("first_mes")):
+            edits["first_mes"] = first
+        if alternates != [as_lines(one) for one in _list(body.get("alternate_greetings"))]:
+            edits["alternate_greetings"] = alternates
     for key, before, after in (
         ("mes_example", old.examples, new.examples),
         ("system_prompt", old.system_prompt, new.system_prompt),

@@ -92,6 +92,14 @@ def test_an_edited_field_changes_the_same_field_of_the_card(subtests: pytest.Sub
     assert changed["data"]["nickname"] == "Lady" and changed["data"]["name"] == "Ada"
 
 
+def test_greetings_that_have_not_changed_keep_their_fields() -> None:
+    changed = card_with(V1, dataclasses.replace(of_card("ada", V1), greetings=("Hi",)))
+    assert changed == {**V1, "first_mes": "Hi"}
+    only_alternates = {**V1, "first_mes": "", "alternate_greetings": ["A"]}
+    edited = card_with(only_alternates, dataclasses.replace(of_card("ada", only_alternates), greetings=("B",)))
+    assert of_card("ada", edited).greetings == ("B",)
+
+
 def test_parts_of_the_context_that_have_not_changed_keep_their_fields(subtests: pytest.Subtests) -> None:
     cases = {
         CONTEXT.replace("Ada is", "Ada was"): ("Ada was a mathematician.", "patient", "London, 1843."),
