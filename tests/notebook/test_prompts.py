@@ -11,6 +11,7 @@ import pytest
 from modules.core.events import Json
 from modules.core.fill_in_middle import FimTokens
 from modules.loaders import generation_settings
+from modules.loaders.registry import LOADERS
 from modules.notebook.notebook import Beginning, Notebook, State, continued, picked
 from modules.notebook.prompts import fit_of, next_tokens, prompt_of
 from modules.notebook.runs import NotebookRuns
@@ -21,14 +22,17 @@ from tests.support.echo_plans import wait_until
 from tests.support.notebook_model import tiny_plan
 
 STORY = "Once upon a time there was a 猫 who"
-GREEDY: dict[str, Json] = generation_settings.resolve({"max_new_tokens": 12, "temperature": 0, "ban_eos_token": True})
+GREEDY: dict[str, Json] = generation_settings.resolve(
+    {"max_new_tokens": 12, "temperature": 0, "ban_eos_token": True, "truncation_length": 256}
+)
 
 
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> Iterator[LoadedModel]:
-    """The tiny model, which needs the tokenizer of the demo model alone."""
+@pytest.fixture(scope="module", params=("llama.cpp", "Transformers"))
+def model(request: pytest.FixtureRequest, tiny: Path, tiny_folder: Path) -> Iterator[LoadedModel]:
+    """The tiny model, with the tokenizer of the demo model."""
     manager = ModelManager()
-    yield manager.load(tiny_plan(tiny))
+    path = tiny_folder if request.param == "Transformers" else tiny
+    yield manager.load(tiny_plan(path, LOADERS[request.param]))
     manager.unload()
 
 
