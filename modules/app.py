@@ -17,7 +17,7 @@ from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Personas
 from modules.chat.modes import ConversationPrompts
 from modules.chat.new_conversation import ConversationSetup
-from modules.chat.participants import Casting
+from modules.chat.participants import ParticipantResolver
 from modules.chat.runs import Runs
 from modules.chat.template_choices import TemplateChoices
 from modules.chat.template_files import InstructionTemplates
@@ -108,9 +108,9 @@ class App:
         self.notebook_runs = NotebookRuns()
         self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
         self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
-        self.casting = Casting(self.characters, self.personas, self.settings)
-        self.prompts = ConversationPrompts(self.templates, self.casting)
-        self.setup = ConversationSetup(self.casting, self.templates, self.models)
+        self.participants = ParticipantResolver(self.characters, self.personas, self.settings)
+        self.prompts = ConversationPrompts(self.templates, self.participants)
+        self.setup = ConversationSetup(self.participants, self.templates, self.models)
         self.runs = Runs(self.prompts)
         self.overlays = OverlayInstaller()
         self.restart = Restart()

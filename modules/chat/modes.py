@@ -15,7 +15,7 @@ from functools import partial
 from modules.chat.errors import TemplateRefused
 from modules.chat.message import Message
 from modules.chat.own_name import NamedReplyParser
-from modules.chat.participants import CHAT, INSTRUCT, Casting, Participants
+from modules.chat.participants import CHAT, INSTRUCT, ParticipantResolver, Participants
 from modules.chat.prompt import ChatPrompt, PromptForm, chat_prompt, instruct_form, prompt_text
 from modules.chat.script import Script
 from modules.chat.stop_strings import separators, without_markers
@@ -34,8 +34,8 @@ Parser = ReasoningParser | NamedReplyParser
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a prompt asks for: a reply that begins with `start_with`, or the rest of the last message (`continues`).
+class PromptOptions:
+    """What a prompt is for: a reply that begins with `start_with`, or the rest of the last message (`continues`).
 
     With `impersonates` it is the user's next message, which begins with `start_with`. `template_kwargs` are variables
     of the model's template.
@@ -77,11 +77,11 @@ class ReplyPrompt:
 class ConversationPrompts:
     """Makes the prompts of all conversations. Any thread may call.
 
-    Methods raise what `ChatTemplates.render` and `Casting.of` raise.
+    Methods raise what `ChatTemplates.render` and `ParticipantResolver.of` raise.
     """
 
-    def __init__(self, templates: ChatTemplates, casting: Casting) -> None:
-        self.templates, self.casting = templates, casting
+    def __init__(self, templates: ChatTemplates, participants: ParticipantResolver) -> None:
+        self.templates, self.participants = templates, participants
 
     def reply(
         self,
@@ -89,32 +89,32 @@ class ConversationPrompts:
         conversation: Conversation,
         path: Sequence[ChatMessage],
         params: Mapping[str, Json],
-        asked: Asked,
+        options: PromptOptions,
         dropped_until: str = "",
     ) -> ReplyPrompt:
-        """Return the prompt for what is `asked` after the messages of `path`.
+        """Return the prompt for what the `options` ask for after the messages of `path`.
 
         Those before `dropped_until` are left out, as far as `chat_prompt` does so.
         """
-        dialogue = self._dialogue(model, conversation, path, asked)
+        dialogue = self._dialogue(model, conversation, path, options)
         prompt = chat_prompt(
             self.templates,
             model,
             dialogue.messages,
             params,
-            continue_last=asked.continues,
+            continue_last=options.continues,
             dropped_until=dialogue.index_of(dropped_until),
             form=dialogue.form,
         )
-        if asked.impersonates and asked.start_with:
+        if options.impersonates and options.start_with:
             prompt = dataclasses.replace(prompt, markers=(), inside=False, begun=True)
-        begun = path[-1].content if asked.continues else asked.start_with if asked.impersonates else ""
-        names = () if asked.impersonates and dialogue.names is None else dialogue.names
+        begun = path[-1].content if options.continues else options.start_with if options.impersonates else ""
+        names = () if options.impersonates and dialogue.names is None else dialogue.names
         return ReplyPrompt(prompt, dialogue.ids, None if begun else names)
 
     def text(self, model: LoadedModel, conversation: Conversation) -> str:
         """Return the prompt for a reply to the messages that are shown, before the worker drops any."""
-        dialogue = self._dialogue(model, conversation, conversation.path(), Asked())
+        dialogue = self._dialogue(model, conversation, conversation.path(), PromptOptions())
         dropped = dialogue.index_of(conversation.dropped_until)
         return prompt_text(dialogue.messages, dialogue.form, dropped)
 
@@ -123,28 +123,28 @@ class ConversationPrompts:
         return _count_tokens(model, self.text(model, conversation))
 
     def _dialogue(
-        self, model: LoadedModel, conversation: Conversation, path: Sequence[ChatMessage], asked: Asked
+        self, model: LoadedModel, conversation: Conversation, path: Sequence[ChatMessage], options: PromptOptions
     ) -> _Dialogue:
         if conversation.mode == INSTRUCT:
-            own = instruct_form(self.templates, model, asked.template_kwargs, asked.start_with)
-            form = self._with_stops(_impersonating(own, asked.start_with) if asked.impersonates else own)
+            own = instruct_form(self.templates, model, options.template_kwargs, options.start_with)
+            form = self._with_stops(_impersonating(own, options.start_with) if options.impersonates else own)
             return _Dialogue.of(_system(conversation.system), [_message(message) for message in path], path, form)
-        people, settings = self.casting.of(conversation), self.casting.settings
+        people, settings = self.participants.of(conversation), self.participants.settings
         tokens = self.templates.of(model.record, model.info).special_tokens
         count = partial(_count_tokens, model)
         script = Script(self.templates, people, settings.chat_template_str, tokens, count)
         if conversation.mode == CHAT:
-            form, apart = _chat_form(script, asked), conversation.system
+            form, quoted_system = _chat_form(script, options), conversation.system
         else:
-            own = instruct_form(self.templates, model, asked.template_kwargs, asked.start_with)
+            own = instruct_form(self.templates, model, options.template_kwargs, options.start_with)
             system = _system(script.system_message(conversation.system))
-            command = _command(settings.chat_instruct_command, people, asked)
-            form, apart = _chat_instruct_form(own, script, command, system, asked), None
-        opening = script.opening([message.content for message in path], apart)
-        speaker, listener = (people.user, people.char) if asked.impersonates else (people.char, people.user)
+            command = _command(settings.chat_instruct_command, people, options)
+            form, quoted_system = _chat_instruct_form(own, script, command, system, options), None
+        opening = script.opening([message.content for message in path], quoted_system)
+        speaker, listener = (people.user, people.char) if options.impersonates else (people.char, people.user)
         form = self._with_stops(form, f"\n{listener}:", f"\n{listener}：")
-        names = (speaker,) if asked.impersonates else (speaker, listener)
-        return _Dialogue.of(opening, _stripped(path, asked), path, form, names)
+        names = (speaker,) if options.impersonates else (speaker, listener)
+        return _Dialogue.of(opening, _stripped(path, options), path, form, names)
 
     def _with_stops(self, form: PromptForm, *more: str) -> PromptForm:
         """Return the form with the strings by which its template separates messages."""
@@ -192,39 +192,39 @@ def _impersonating(form: PromptForm, begun: str) -> PromptForm:
     return PromptForm(render, form.template)
 
 
-def _chat_form(script: Script, asked: Asked) -> PromptForm:
+def _chat_form(script: Script, options: PromptOptions) -> PromptForm:
     """Return the form of a script alone."""
 
     def render(messages: Sequence[Message], continue_last: bool) -> str:
-        if asked.impersonates:
-            text = script.render([*messages, _user(asked.start_with)], continue_last=True)
-            return text if asked.start_with else text.rstrip(" ")  # models write the space with the first word
-        if asked.start_with and not continue_last:
-            begun = {"role": "assistant", "content": asked.start_with}
-            return script.with_note([*messages, begun], continue_last=True)
-        return script.with_note(messages, continue_last=continue_last)
+        if options.impersonates:
+            text = script.render([*messages, _user(options.start_with)], continue_last=True)
+            return text if options.start_with else text.rstrip(" ")  # models write the space with the first word
+        if options.start_with and not continue_last:
+            begun = {"role": "assistant", "content": options.start_with}
+            return script.render_reply([*messages, begun], continue_last=True)
+        return script.render_reply(messages, continue_last=continue_last)
 
     return PromptForm(render, script.template)
 
 
 def _chat_instruct_form(
-    own: PromptForm, script: Script, command: str, system: Sequence[Message], asked: Asked
+    own: PromptForm, script: Script, command: str, system: Sequence[Message], options: PromptOptions
 ) -> PromptForm:
     """Return the form of a script within a question in the model's own template."""
-    note = "" if asked.impersonates else script.note()
+    post_history = "" if options.impersonates else script.post_history()
 
     def render(messages: Sequence[Message], continue_last: bool) -> str:
         earlier, last = (messages[:-1], messages[-1:]) if continue_last else (messages, ())
         lines = script.render(earlier, generation_prompt=False) if earlier else ""
-        question = command.replace(PROMPT_PLACEHOLDER, f"{lines}{note}\n" if note else lines)
+        question = command.replace(PROMPT_PLACEHOLDER, f"{lines}{post_history}\n" if post_history else lines)
         return own.render([*system, _user(question), *last], continue_last)
 
-    return PromptForm(render, own.template, start_with=asked.start_with if asked.impersonates else own.start_with)
+    return PromptForm(render, own.template, start_with=options.start_with if options.impersonates else own.start_with)
 
 
-def _command(setting: str, people: Participants, asked: Asked) -> str:
+def _command(setting: str, people: Participants, options: PromptOptions) -> str:
     """Return the command of chat-instruct, in which only the script is missing."""
-    speaker = people.user if asked.impersonates else people.char
+    speaker = people.user if options.impersonates else people.char
     return people.fill(setting.replace(CHARACTER_PLACEHOLDER, speaker))
 
 
@@ -232,10 +232,10 @@ def _count_tokens(model: LoadedModel, text: str) -> int:
     return int(model.ask("count", text=text))
 
 
-def _stripped(path: Sequence[ChatMessage], asked: Asked) -> list[Message]:
+def _stripped(path: Sequence[ChatMessage], options: PromptOptions) -> list[Message]:
     """Return the messages for a script, without white space around them, except for one that is continued."""
     messages = [_message(message) for message in path]
-    last = len(messages) - 1 if asked.continues else len(messages)
+    last = len(messages) - 1 if options.continues else len(messages)
     return [
         {**message, "content": str(message["content"]).strip()} if index != last else message
         for index, message in enumerate(messages)

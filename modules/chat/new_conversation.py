@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from modules.characters.errors import CharacterNotFound
 from modules.chat.errors import ConversationBegun
-from modules.chat.participants import CHAT, CHAT_INSTRUCT, INSTRUCT, Casting
+from modules.chat.participants import CHAT, CHAT_INSTRUCT, INSTRUCT, ParticipantResolver
 from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import MODES, ROOT, Conversation
 from modules.core.errors import OptionError, WebUIError
@@ -17,8 +17,8 @@ from modules.runtime.model_manager import ModelManager
 class ConversationSetup:
     """Begins conversations for the model that is loaded at that time. Any thread may call."""
 
-    def __init__(self, casting: Casting, templates: ChatTemplates, models: ModelManager) -> None:
-        self._casting, self._templates, self._models = casting, templates, models
+    def __init__(self, participants: ParticipantResolver, templates: ChatTemplates, models: ModelManager) -> None:
+        self._participants, self._templates, self._models = participants, templates, models
 
     def new(
         self,
@@ -32,7 +32,7 @@ class ConversationSetup:
         What is None is as the settings say; with a character, the mode is one that plays it. Raises CharacterNotFound,
         PersonaNotFound, InvalidCharacter, or OptionError for an unknown mode.
         """
-        settings, now = self._casting.settings, time.time()
+        settings, now = self._participants.settings, time.time()
         if character is None:
             character = self._default_character(mode or settings.mode)
         conversation = Conversation("", created=now, updated=now)
@@ -49,7 +49,7 @@ class ConversationSetup:
         if mode is not None and mode not in MODES:
             raise OptionError("mode", mode, {"en": f"one of {', '.join(MODES)}", "zh": f"{'、'.join(MODES)} 之一"})
         if persona:
-            self._casting.persona(persona)
+            self._participants.persona(persona)
         greets = mode is not None and not conversation.messages
         if character is not None and character != conversation.character:
             self._replace_character(conversation, character, mode)
@@ -63,17 +63,17 @@ class ConversationSetup:
 
     def _default_character(self, mode: str) -> str:
         """Return the character of the settings if it exists and the mode plays one, else ""."""
-        id = self._casting.settings.character
+        id = self._participants.settings.character
         if id and mode != INSTRUCT:
             with suppress(CharacterNotFound):
-                return self._casting.character(id).id
+                return self._participants.character(id).id
         return ""
 
     def _replace_character(self, conversation: Conversation, character: str, mode: str | None) -> None:
         if any(message.role == "user" or message.parent != ROOT for message in conversation.messages.values()):
             raise ConversationBegun()
         if character:
-            self._casting.character(character)
+            self._participants.character(character)
         for id in list(conversation.messages):
             conversation.remove(id)
         conversation.character = character
@@ -92,7 +92,7 @@ class ConversationSetup:
         return CHAT_INSTRUCT
 
     def _greet(self, conversation: Conversation) -> None:
-        people = self._casting.of(conversation)
+        people = self._participants.of(conversation)
         greetings = [conversation.add("assistant", people.fill(text), ROOT) for text in people.character.greetings]
         if greetings:
             conversation.select(greetings[0].id)

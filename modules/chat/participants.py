@@ -41,12 +41,12 @@ class Participants:
         return fill(text, self.user, self.char)
 
 
-class Casting:
+class ParticipantResolver:
     """Knows the participants of every conversation. Any thread may call."""
 
     def __init__(self, characters: CharacterLibrary, personas: Personas, settings: SettingsStore) -> None:
         self._characters, self._personas, self._settings = characters, personas, settings
-        self._read: OrderedDict[str, tuple[str, Character]] = OrderedDict()  # by id, with the version of the file
+        self._known: OrderedDict[str, tuple[str, Character]] = OrderedDict()  # by id, with the version of the file
         self._lock = threading.Lock()
 
     @property
@@ -84,15 +84,15 @@ class Casting:
         """Return a character. Raises CharacterNotFound or InvalidCharacter."""
         version = self._characters.version(id)
         with self._lock:
-            known = self._read.get(id)
+            known = self._known.get(id)
         if known is not None and known[0] == version:
             return known[1]
         character = self._characters.read(id)
         with self._lock:
-            self._read[id] = (version, character)
-            self._read.move_to_end(id)
-            while len(self._read) > _REMEMBERED_CHARACTERS:
-                self._read.popitem(last=False)
+            self._known[id] = (version, character)
+            self._known.move_to_end(id)
+            while len(self._known) > _REMEMBERED_CHARACTERS:
+                self._known.popitem(last=False)
         return character
 
     def persona(self, id: str) -> Persona:

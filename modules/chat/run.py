@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from modules.chat.errors import NothingToAnswer
-from modules.chat.modes import Asked, ConversationPrompts, Parser, ReplyPrompt
+from modules.chat.modes import ConversationPrompts, Parser, PromptOptions, ReplyPrompt
+from modules.chat.participants import CHAT
 from modules.chat.prompt import room
 from modules.chat.receipt import receipt
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
@@ -178,7 +179,7 @@ class Run:
         conversation = self._store.read(self._id)
         path = conversation.path(self.state.message)
         continues = bool(self._before.content or self._before.reasoning)
-        asked = Asked(
+        options = PromptOptions(
             continues=continues,
             start_with="" if continues else self._request.start_with,
             template_kwargs=self._request.template_kwargs,
@@ -186,33 +187,31 @@ class Run:
         space = room(self._model, self._params)
         dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         shown = path if continues else path[:-1]
-        prompt = self._prompts.reply(self._model, conversation, shown, self._params, asked, dropped)
+        prompt = self._prompts.reply(self._model, conversation, shown, self._params, options, dropped)
         self._parser = prompt.parser()
-        self._read(asked.start_with)
+        self._read(options.start_with)
         done = self._answer(prompt)
         if done is None:
             return None
-        paper = self._receipt(prompt, done) | {"mode": conversation.mode}
+        record = self._receipt(prompt, done, conversation.mode)
         if self._stopped.is_set() and prompt.chat.starts:
             # Which of the shorter prompts the worker had taken is not known.
-            return paper | {"prompt_sha256": ""}
+            return record | {"prompt_sha256": ""}
         if (first := prompt.first_message(done)) is not None:
             dropped = first
         if dropped != conversation.dropped_until:
             self._save(partial(_remember_dropped, dropped=dropped, space=space))
         self._store.blobs.put(prompt.prompt.used_text(done.shortened).encode("utf-8", "surrogatepass"))
-        return paper
+        return record
 
-    def _receipt(self, prompt: ReplyPrompt, done: Done) -> dict[str, Json]:
-        return receipt(
-            self._prompts.templates,
-            self._model,
-            prompt.prompt,
-            self._params,
-            done,
-            template=prompt.chat.template,
-            template_kwargs=self._request.template_kwargs,
-        )
+    def _receipt(self, prompt: ReplyPrompt, done: Done, mode: str) -> dict[str, Json]:
+        kwargs = self._request.template_kwargs if mode != CHAT else None  # a script's template gets none
+        template = prompt.chat.template
+        made = receipt(
+            self._prompts.templates, self._model, prompt.prompt, self._params, done,
+            template=template, template_kwargs=kwargs,
+        )  # fmt: skip
+        return made | {"mode": mode}
 
     def _answer(self, prompt: ReplyPrompt) -> Done | None:
         """Write what the model replies to the prompt. Return None if it was stopped before."""
@@ -287,11 +286,13 @@ class Draft(Run):
 
     def _generate(self) -> Json:
         conversation = self._store.read(self._id)
-        asked = Asked(start_with=self._request.text, impersonates=True, template_kwargs=self._request.template_kwargs)
+        options = PromptOptions(
+            start_with=self._request.text, impersonates=True, template_kwargs=self._request.template_kwargs
+        )
         space = room(self._model, self._params)
         dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         path = conversation.path()
-        prompt = self._prompts.reply(self._model, conversation, path, self._params, asked, dropped)
+        prompt = self._prompts.reply(self._model, conversation, path, self._params, options, dropped)
         self._parser = prompt.parser()
         self._answer(prompt)
         return None

@@ -86,21 +86,21 @@ class Script:
             return system
         return self._participants.fill(_ORIGINAL.sub(lambda _: system, prompt)).strip()
 
-    def note(self) -> str:
-        """Return what the character's card wants said after the last message; "" for nothing."""
+    def post_history(self) -> str:
+        """Return the instructions that the character's card has after the last message; "" for none."""
         return self._participants.fill(_ORIGINAL.sub("", self._participants.character.post_history)).strip()
 
-    def with_note(self, messages: Sequence[Message], *, continue_last: bool = False) -> str:
-        """Return the script for a reply, with the character's note before it."""
-        whole, note = self.render(messages, continue_last=continue_last), self.note()
-        if not note:
+    def render_reply(self, messages: Sequence[Message], *, continue_last: bool = False) -> str:
+        """Return the script for a reply, with the card's last instructions before it."""
+        whole, instructions = self.render(messages, continue_last=continue_last), self.post_history()
+        if not instructions:
             return whole
         earlier = messages[:-1] if continue_last else messages
         head = self.render(earlier, generation_prompt=False) if earlier else ""
         if whole.startswith(head):
-            return f"{_with_newline(head)}{note}\n{whole[len(head) :]}"
-        noted = [*earlier, {"role": "system", "content": note}, *messages[len(earlier) :]]
-        return self.render(noted, continue_last=continue_last)
+            return f"{_with_newline(head)}{instructions}\n{whole[len(head) :]}"
+        instructed = [*earlier, {"role": "system", "content": instructions}, *messages[len(earlier) :]]
+        return self.render(instructed, continue_last=continue_last)
 
     def _examples(self) -> list[str]:
         names = self._participants.user, self._participants.char

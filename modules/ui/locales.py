@@ -242,7 +242,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     # -- characters and personas; see static/characters.js
     "character_without_texts": (
         "角色“{name}”已不存在，模型只知道其名字。可重新导入该角色，或改用 instruct 模式。",
-        "{name} no longer exists, so the model knows only the name. Import it again, or use instruct mode.",
+        "The character {name} no longer exists; the model knows only its name. Import it again or use instruct.",
     ),
     "characters": ("角色", "Characters"),
     "ch_views": ("角色与用户身份", "Characters and personas"),

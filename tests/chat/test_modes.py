@@ -12,7 +12,7 @@ import pytest
 
 from modules.catalog.catalog import Catalog
 from modules.chat.errors import TemplateRefused
-from modules.chat.modes import Asked, ConversationPrompts, ReplyPrompt
+from modules.chat.modes import ConversationPrompts, PromptOptions, ReplyPrompt
 from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import Conversation
 from modules.core.events import Done, Json, Text
@@ -59,9 +59,13 @@ def conversation(mode: str, *texts: str, **fields: Any) -> Conversation:
 
 
 def prompt_of(
-    prompts: ConversationPrompts, model: LoadedModel, talk: Conversation, asked: Asked | None = None, dropped: str = ""
+    prompts: ConversationPrompts,
+    model: LoadedModel,
+    talk: Conversation,
+    options: PromptOptions | None = None,
+    dropped: str = "",
 ) -> ReplyPrompt:
-    return prompts.reply(model, talk, talk.path(), PARAMS, asked or Asked(), dropped)
+    return prompts.reply(model, talk, talk.path(), PARAMS, options or PromptOptions(), dropped)
 
 
 def test_prompts_and_stop_strings_equal_those_of_the_original() -> None:
@@ -79,7 +83,7 @@ def test_prompts_and_stop_strings_equal_those_of_the_original() -> None:
 def test_a_reply_is_continued_byte_for_byte_in_each_mode(prompts: ConversationPrompts, model: LoadedModel) -> None:
     for mode in MODES:
         talk = conversation(mode, " Hello! \n", "\n Mia: Yes,\n\n  I ")
-        text = prompt_of(prompts, model, talk, Asked(continues=True)).prompt.text
+        text = prompt_of(prompts, model, talk, PromptOptions(continues=True)).prompt.text
         assert text.endswith("\n Mia: Yes,\n\n  I "), mode
         assert text.count("Yes,") == 1
 
@@ -107,10 +111,12 @@ def test_the_card_of_a_character_adds_its_instructions(
     talk.mode = "instruct"
     assert "cat" not in prompt_of(prompts, model, talk).prompt.text
     talk.mode = "chat"
-    impersonation = prompt_of(prompts, model, talk, Asked(impersonates=True)).prompt.text
+    impersonation = prompt_of(prompts, model, talk, PromptOptions(impersonates=True)).prompt.text
     assert impersonation.endswith("Tom: Do you like fish?\nTom:"), "the note is for the character"
     talk.add("assistant", "Yes, ")
-    assert prompt_of(prompts, model, talk, Asked(continues=True)).prompt.text.endswith("Stay a cat, Mia.\nMia: Yes, ")
+    assert prompt_of(prompts, model, talk, PromptOptions(continues=True)).prompt.text.endswith(
+        "Stay a cat, Mia.\nMia: Yes, "
+    )
 
 
 def test_old_exchanges_are_dropped_and_the_character_stays(
@@ -190,7 +196,7 @@ def test_a_script_needs_no_template_of_the_model(prompts: ConversationPrompts) -
     record = dataclasses.replace(echo_plans.record("good"), chat_template="{{ raise_exception('never') }}")
     try:
         strict = manager.load(LoadPlan(record, ECHO, echo_plans.SETTINGS))
-        made = prompt_of(prompts, strict, conversation("chat", "Hi"), Asked(start_with="Well"))
+        made = prompt_of(prompts, strict, conversation("chat", "Hi"), PromptOptions(start_with="Well"))
         assert made.prompt.text == "Mia is a cat.\n\nTom: Hi\nMia: Well"
         with pytest.raises(TemplateRefused, match="never"):
             prompt_of(prompts, strict, conversation("chat-instruct", "Hi"))
@@ -211,18 +217,20 @@ def test_a_template_that_takes_few_conversations_is_used_nevertheless(prompts: C
 
 
 def test_the_name_of_the_speaker_does_not_belong_to_the_reply(prompts: ConversationPrompts, model: LoadedModel) -> None:
-    for mode, asked, text, expected in (
-        ("chat", Asked(), " Mia: Hello", "Hello"),
-        ("chat-instruct", Asked(), "Tom: Hello", "Hello"),
-        ("instruct", Asked(), "Mia: Hello", "Mia: Hello"),
-        ("chat", Asked(impersonates=True), "Tom: Hello", "Hello"),
-        ("chat", Asked(impersonates=True), "Mia: Hello", "Mia: Hello"),
-        ("chat", Asked(impersonates=True, start_with="I"), " am", " am"),
-        ("instruct", Asked(impersonates=True), " Tom: Hello", "Tom: Hello"),
+    for mode, options, text, expected in (
+        ("chat", PromptOptions(), " Mia: Hello", "Hello"),
+        ("chat-instruct", PromptOptions(), "Tom: Hello", "Hello"),
+        ("instruct", PromptOptions(), "Mia: Hello", "Mia: Hello"),
+        ("chat", PromptOptions(impersonates=True), "Tom: Hello", "Hello"),
+        ("chat", PromptOptions(impersonates=True), "Mia: Hello", "Mia: Hello"),
+        ("chat", PromptOptions(impersonates=True, start_with="I"), " am", " am"),
+        ("instruct", PromptOptions(impersonates=True), " Tom: Hello", "Tom: Hello"),
     ):
-        parser = prompt_of(prompts, model, conversation(mode, "Hi"), asked).parser()
-        assert "".join(piece for _, piece in [*parser.feed(text), *parser.end()]) == expected, (mode, asked)
-    begun = prompt_of(prompts, model, conversation("chat", "Hi", "She said to "), Asked(continues=True)).parser()
+        parser = prompt_of(prompts, model, conversation(mode, "Hi"), options).parser()
+        assert "".join(piece for _, piece in [*parser.feed(text), *parser.end()]) == expected, (mode, options)
+    begun = prompt_of(
+        prompts, model, conversation("chat", "Hi", "She said to "), PromptOptions(continues=True)
+    ).parser()
     assert begun.feed(" Mia: no") == [("text", " Mia: no")], "a name within a reply belongs to it"
 
 
@@ -237,7 +245,7 @@ def test_a_real_model_answers_and_goes_on_in_each_mode(models_folder: Path, prom
         )
         for mode in MODES:
             talk = conversation(mode, "Name the capital of France in one English sentence.", "The capital of")
-            made = prompts.reply(model, talk, talk.path(), params, Asked(continues=True))
+            made = prompts.reply(model, talk, talk.path(), params, PromptOptions(continues=True))
             assert made.prompt.text.endswith("The capital of"), mode
             answer = "".join(event.text for event in model.generate(made.prompt, params) if isinstance(event, Text))
             assert answer.startswith(" France is Paris"), (mode, answer)

@@ -35,8 +35,8 @@ def setup_of(
     write_character(folder, "rex", name="Rex", greeting="Woof!")
     (folder / "users").mkdir(exist_ok=True)
     (folder / "users" / "tom.yaml").write_text("name: Tom\nuser_bio: Sails.\n")
-    casting = make_prompts(folder, templates, **settings).casting
-    return ConversationSetup(casting, templates, models or ModelManager())
+    participants = make_prompts(folder, templates, **settings).participants
+    return ConversationSetup(participants, templates, models or ModelManager())
 
 
 def greetings(conversation: Conversation) -> list[str]:
@@ -89,10 +89,10 @@ def test_a_character_changes_with_its_greetings_until_the_user_has_written(
     talk.add("user", "Hello")
     with pytest.raises(ConversationBegun):
         setup.change(talk, None, "rex", None)
-    asked = setup.new()
-    asked.add("user", "Hello")
+    options = setup.new()
+    options.add("user", "Hello")
     with pytest.raises(ConversationBegun):
-        setup.change(asked, None, "rex", None)
+        setup.change(options, None, "rex", None)
     setup.change(talk, "instruct", "mia", "tom")
     assert (talk.mode, talk.persona, len(talk.messages)) == ("instruct", "tom", 4)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from modules.characters.errors import InvalidCharacter
-from modules.chat.participants import Casting
+from modules.chat.participants import ParticipantResolver
 from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import Conversation
 from tests.support.dialogues import make_prompts, write_character
 
 
-def casting(folder: Path, **settings: str) -> Casting:
-    return make_prompts(folder, ChatTemplates(), **settings).casting
+def resolver(folder: Path, **settings: str) -> ParticipantResolver:
+    return make_prompts(folder, ChatTemplates(), **settings).participants
 
 
 def test_the_persona_is_the_user_then_the_name_in_the_file_then_that_of_the_settings(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_persona_is_the_user_then_the_name_in_the_file_then_that_of_the_sett
     write_character(tmp_path, "rex", name="Rex")
     (tmp_path / "users").mkdir()
     (tmp_path / "users" / "tom.yaml").write_text("name: Tom\nuser_bio: Sails.\n")
-    owner = casting(tmp_path, name1="Zoe", user_bio="Of the settings.")
+    owner = resolver(tmp_path, name1="Zoe", user_bio="Of the settings.")
     for character, persona, expected in (
         ("mia", "tom", ("Tom", "Sails.")),
         ("mia", "", ("Ann", "Of the settings.")),
@@ -32,19 +32,19 @@ def test_the_persona_is_the_user_then_the_name_in_the_file_then_that_of_the_sett
     ):
         people = owner.of(Conversation("", character=character, persona=persona))
         assert (people.user, people.bio) == expected
-    assert casting(tmp_path, name1="").of(Conversation("")).user == "You"
+    assert resolver(tmp_path, name1="").of(Conversation("")).user == "You"
 
 
 def test_a_conversation_goes_on_without_its_character(tmp_path: Path) -> None:
-    people = casting(tmp_path).of(Conversation("", character="Gone"))
+    people = resolver(tmp_path).of(Conversation("", character="Gone"))
     assert (people.char, people.missing, people.character.context) == ("Gone", True, "")
-    people = casting(tmp_path).of(Conversation(""))
+    people = resolver(tmp_path).of(Conversation(""))
     assert (people.char, people.missing) == ("AI", False)
 
 
 def test_a_changed_file_is_read_again_and_a_damaged_one_refused(tmp_path: Path) -> None:
     write_character(tmp_path, "mia", name="Mia")
-    owner = casting(tmp_path)
+    owner = resolver(tmp_path)
     talk = Conversation("", character="mia")
     assert owner.of(talk).character is owner.of(talk).character
     write_character(tmp_path, "mia", name="Mia the Second")

@@ -8,7 +8,7 @@ from pathlib import Path
 from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Personas
 from modules.chat.modes import ConversationPrompts
-from modules.chat.participants import Casting
+from modules.chat.participants import ParticipantResolver
 from modules.chat.templates import ChatTemplates
 from modules.config.presets import Presets
 from modules.config.settings import SettingsStore
@@ -20,8 +20,8 @@ def make_prompts(folder: Path, templates: ChatTemplates, **settings: str) -> Con
     store = SettingsStore(folder / "settings.yaml", Presets(folder))
     for key, value in settings.items():
         store.set({"chat_instruct_command": "chat-instruct_command"}.get(key, key), value)
-    casting = Casting(CharacterLibrary(folder / "characters"), Personas(folder / "users"), store)
-    return ConversationPrompts(templates, casting)
+    participants = ParticipantResolver(CharacterLibrary(folder / "characters"), Personas(folder / "users"), store)
+    return ConversationPrompts(templates, participants)
 
 
 def write_character(folder: Path, id: str, **fields: Json) -> None:

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
-from modules.chat.modes import Asked, ConversationPrompts
+from modules.chat.modes import ConversationPrompts, PromptOptions
 from modules.chat.templates import ChatTemplates
 from modules.config.yaml_file import YamlFile
 from modules.conversations.conversation import Conversation
@@ -47,12 +47,12 @@ TEMPLATE = (
 )
 USER, BIO, SYSTEM = "Tom", "<USER> is a sailor.", "Be brief."
 MODES = ("instruct", "chat", "chat-instruct")
-ACTIONS: Mapping[str, Asked] = {
-    "reply": Asked(),
-    "continue": Asked(continues=True),
-    "impersonate": Asked(impersonates=True),
-    "impersonate from": Asked(impersonates=True, start_with="The sea"),
-    "start with": Asked(start_with="Well,"),
+ACTIONS: Mapping[str, PromptOptions] = {
+    "reply": PromptOptions(),
+    "continue": PromptOptions(continues=True),
+    "impersonate": PromptOptions(impersonates=True),
+    "impersonate from": PromptOptions(impersonates=True, start_with="The sea"),
+    "start with": PromptOptions(start_with="Well,"),
 }
 DIALOGS: Mapping[str, tuple[str, ...]] = {
     "first": ("How do I get to the top?",),
@@ -91,15 +91,15 @@ def original_prompt(
     chat_template: str,
 ) -> Prompts:  # fmt: skip
     """Return what the original makes of a conversation. Replies begin in it as its page begins them."""
-    asked = ACTIONS[action]
+    options = ACTIONS[action]
     name = character["name"]
     greeting = chat.replace_character_names(character["greeting"], USER, name)
     turns = [*([["<|BEGIN-VISIBLE-CHAT|>", greeting]] if mode != "instruct" else [])]
     turns += [list(pair) for pair in itertools.zip_longest(texts[::2], texts[1::2], fillvalue="")]
     question = ""
-    if asked.continues or action == "start with":
-        turns[-1][1] = asked.start_with or "It is 40 m"
-    elif not asked.impersonates:
+    if options.continues or action == "start with":
+        turns[-1][1] = options.start_with or "It is 40 m"
+    elif not options.impersonates:
         question = turns.pop()[0]
     state = {
         "mode": mode, "name1": USER, "name2": name, "user_bio": BIO, "context": character["context"].strip(),
@@ -108,10 +108,10 @@ def original_prompt(
         "preserve_thinking": False, "history": {"internal": turns, "visible": turns, "metadata": {}},
     }  # fmt: skip
     prompt = chat.generate_chat_prompt(
-        question, state, impersonate=asked.impersonates, _continue=asked.continues or action == "start with"
+        question, state, impersonate=options.impersonates, _continue=options.continues or action == "start with"
     )
-    if asked.impersonates:
-        prompt += asked.start_with
+    if options.impersonates:
+        prompt += options.start_with
     return prompt, sorted(chat.get_stopping_strings(state))
 
 
@@ -130,16 +130,16 @@ def our_prompt(
     prompts: ConversationPrompts, model: LoadedModel, mode: str, action: str, texts: tuple[str, ...]
 ) -> Prompts:
     """Return our prompt of the same conversation with the character of the file "one"."""
-    asked = ACTIONS[action]
+    options = ACTIONS[action]
     conversation = Conversation("", mode=mode, character="one", system=SYSTEM)
-    people = prompts.casting.of(conversation)
+    people = prompts.participants.of(conversation)
     if mode != "instruct":
         conversation.add("assistant", people.fill(people.character.greetings[0]))
     for index, text in enumerate(texts):
         conversation.add(("user", "assistant")[index % 2], text)
-    if asked.continues:
+    if options.continues:
         conversation.add("assistant", "It is 40 m")
-    made = prompts.reply(model, conversation, conversation.path(), PARAMS, asked)
+    made = prompts.reply(model, conversation, conversation.path(), PARAMS, options)
     text = made.prompt.text
     return text, sorted(made.prompt.stop)
 

@@ -65,7 +65,7 @@ class ConversationView:
         picture = app.characters.picture_version(id)
         character: dict[str, Json] = {"id": id, "name": id, "picture": picture, "missing": False}
         try:
-            people = app.casting.of(conversation)
+            people = app.participants.of(conversation)
         except WebUIError as problem:  # a damaged file
             error = self._page.alert(problem)
         else:
