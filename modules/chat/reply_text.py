@@ -22,7 +22,10 @@ def text_before(prompt: str, reply: ChatMessage, length: int, markers: Sequence[
         opening = "" if inside else markers[0].open + "\n"
         header = markers[0].headers[0] if markers[0].headers else "\n\n"
         thought = f"{opening}{reply.reasoning}\n{markers[0].close}{header}"
-    return prompt + thought + reply.content[:length]
+    # The space with which the line of a script begins is not stored. Chinese and Japanese have none there.
+    first = reply.content[:1]
+    space = " " if length and prompt.endswith(":") and not thought and first.strip() and first.isascii() else ""
+    return prompt + thought + space + reply.content[:length]
 
 
 def _overlap(prompt: str, content: str) -> int:

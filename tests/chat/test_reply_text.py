@@ -35,3 +35,13 @@ def test_a_thought_comes_before_the_answer_within_its_markers() -> None:
     assert before(PROMPT, "Two.", 2, "1 + 1", KNOWN_MARKERS[3:4]).endswith(
         "1 + 1\n<|end|><|start|>assistant<|channel|>final<|message|>Tw"
     )
+
+
+def test_the_line_of_a_script_begins_with_a_space() -> None:
+    for content, length, expected in (
+        ("Hello", 2, "Mia: He"),
+        ("Hello", 0, "Mia:"),
+        (" Hello", 2, "Mia: H"),
+        ("你好", 1, "Mia:你"),
+    ):
+        assert before("Mia:", content, length) == expected
