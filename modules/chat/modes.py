@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from modules.chat.errors import TemplateRefused
 from modules.chat.message import Message
 from modules.chat.own_name import NamedReplyParser
 from modules.chat.participants import CHAT, INSTRUCT, ParticipantResolver, Participants
 from modules.chat.prompt import ChatPrompt, PromptForm, chat_prompt, instruct_form, prompt_text
 from modules.chat.script import Script
-from modules.chat.stop_strings import separators, without_markers
-from modules.chat.templates import ALPACA_STOPS, ChatTemplates
+from modules.chat.stop_strings import template_stops
+from modules.chat.templates import ChatTemplates
 from modules.config.settings import PROMPT_PLACEHOLDER
 from modules.conversations.attachments import message_text
 from modules.conversations.conversation import ChatMessage, Conversation
@@ -148,13 +146,7 @@ class ConversationPrompts:
 
     def _with_stops(self, form: PromptForm, *more: str) -> PromptForm:
         """Return the form with the strings by which its template separates messages."""
-        template = form.template
-        if template.is_ours:
-            return dataclasses.replace(form, stop=(*ALPACA_STOPS, *more))
-        found: tuple[str, ...] = ()
-        with suppress(TemplateRefused):  # it may take other conversations than that of `separators`
-            found = separators(lambda messages: self.templates.render(template, messages, generation_prompt=False))
-        stops = without_markers(found, self.templates.features(template).markers)
+        stops = template_stops(self.templates, form.template)
         return dataclasses.replace(form, stop=tuple(dict.fromkeys([*stops, *more])))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from modules.chat.message import Message
 from modules.chat.reasoning_markers import reasoning_markers
+from modules.chat.stop_strings import template_stops
 from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
 from modules.core.errors import Unsupported
 from modules.core.events import Done, Json
@@ -176,7 +177,9 @@ def conversation_prompt(
     with PromptTooLong. Raises what `ChatTemplates.render` raises.
     """
     template = templates.of(model.record, model.info)
-    stop = ALPACA_STOPS if template.is_ours else ()
+    # A model stops by itself in the format that it was trained on, but perhaps not in another one.
+    own = template.origin == "model" and not template.is_ours
+    stop = () if own else template_stops(templates, template)
 
     def rendered(start: int) -> str:
         kept = _without(messages, start)

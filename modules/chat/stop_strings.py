@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from modules.chat.errors import TemplateRefused
 from modules.chat.message import Message
+from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate
 from modules.core.reasoning import ReasoningMarkers
 
 _TEXTS = ("first user message", "first assistant message", "second user message", "second assistant message")
@@ -12,6 +15,16 @@ _MESSAGES: Sequence[Message] = [
     {"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(_TEXTS)
 ]
 _BRACKETS = {"<": ">", "[": "]", "(": ")", "{": "}"}
+
+
+def template_stops(templates: ChatTemplates, template: ModelTemplate) -> tuple[str, ...]:
+    """Return the strings by which a template separates messages, except for those that end a thought."""
+    if template.is_ours:
+        return ALPACA_STOPS
+    found: tuple[str, ...] = ()
+    with suppress(TemplateRefused):  # it may take other conversations than that of `separators`
+        found = separators(lambda messages: templates.render(template, messages, generation_prompt=False))
+    return without_markers(found, templates.features(template).markers)
 
 
 def separators(render: Callable[[Sequence[Message]], str]) -> tuple[str, ...]:

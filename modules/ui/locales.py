@@ -502,7 +502,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "state_damaged": ("已损坏", "damaged"),
     "state_unsupported": ("不支持", "not supported"),
     "duplicate": ("与 {name} 相同", "same as {name}"),
-    "no_chat_template": ("无聊天模板：使用 Alpaca 格式", "no chat template: Alpaca format"),
+    "no_chat_template": ("文件中无聊天模板", "no chat template in its files"),
     "no_default_template": ("聊天模板中没有 default", "no chat template named 'default'"),
     # -- List of models
     "models_title": ("模型", "Models"),

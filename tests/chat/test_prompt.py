@@ -204,6 +204,13 @@ def test_the_marks_of_the_alpaca_format_end_an_answer_where_a_model_has_no_templ
     assert conversation_prompt(TEMPLATES, model, conversation("hi"), params()).stop == ()
 
 
+def test_the_marks_of_a_chosen_template_end_an_answer_as_well(model: LoadedModel) -> None:
+    vicuna = "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}\n{% endfor %}"
+    templates = ChatTemplates(lambda own: dataclasses.replace(own, source=vicuna, origin="chosen", file="mine"))
+    prompt = conversation_prompt(templates, model, conversation("hi"), params())
+    assert prompt.text == "USER: hi\n" and prompt.stop == ("\nASSISTANT:", "\nUSER:")
+
+
 # -- chats ------------------------------------------------------------------------------------------------------------
 
 OPENING = PLAIN.replace("answer:", "answer: <think>\n")
