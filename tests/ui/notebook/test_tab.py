@@ -35,7 +35,7 @@ class Notebook:
         self.app = app
         with page_parts():
             page, visitors = Page(app, "en"), Visitors(app)
-            self._tab, parameters = NotebookTab(page, visitors), ParametersTab(page)
+            self._tab, parameters = NotebookTab(page, visitors), ParametersTab(page, visitors.store)
             self._tab.listen(parameters)
         server = FastAPI()
         routes.add_routes(server, app, visitors)
