@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from modules.app import App
 from modules.cli import first_load, model_menu
 from modules.config import flags as command_line
-from modules.config.flags import Flags
 from modules.config.flags_file import FlagsFile
-from modules.core.errors import PortTaken, WebUIError, Words
+from modules.core.errors import WebUIError, Words
 from modules.core.product import FLAGS_FILE, LOG_FILE
 from modules.loaders.registry import find_loader
 from modules.planning.load_request import LoadRequest
 from modules.setup import install
 from modules.setup.overlay_installer import OverlayInstaller
+from modules.system.listener import listening_socket
 from modules.system.log_file import LogFile, unwritable
 from modules.system.terminal import SafeStream, prepare_streams, terminal_language
 
@@ -131,7 +131,7 @@ def serve(app: App, arguments: Sequence[str]) -> None:
     from modules.api.http_protocol import BoundedProtocol
     from modules.api.limits import BodyLimit
 
-    listener = bind_port(*address(app.flags))
+    listener = listening_socket(*app.flags.address)
     config = uvicorn.Config(
         guard(BodyLimit(build(app)), app),
         http=BoundedProtocol,
@@ -162,26 +162,6 @@ def serve(app: App, arguments: Sequence[str]) -> None:
             from modules import ui
 
             ui.close()
-
-
-def address(flags: Flags) -> tuple[str, int]:
-    host = flags.text("listen_host") or ("0.0.0.0" if flags.on("listen") else "127.0.0.1")
-    return host, int(flags.server["listen_port"])
-
-
-def bind_port(host: str, port: int) -> socket.socket:
-    """Return a listening socket, which uvicorn takes over. Raises PortTaken if another program uses the port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    if os.name == "posix":
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise PortTaken(host, port) from error
-    return listener
 
 
 def announce(server: object, app: App, listener: socket.socket) -> None:

@@ -64,6 +64,7 @@ from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
 from modules.system.guess_limiter import GuessLimiter
 from modules.system.leftovers import sweep
+from modules.system.listener import listening_socket
 from modules.system.restart import Restart
 
 log = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ class App:
         return next((str(name) for name in candidates if name in all_names), None)
 
     def check_flags(self, flags: Flags) -> None:
-        """Raise what a start with these flags would raise, for names and files that do not exist."""
+        """Raise what a start with these flags would raise: for names and files that do not exist, and a port in use."""
         Credentials.read(flags, os.environ)
         if settings := flags.text("settings"):
             read_settings(Path(settings), required=True)
@@ -239,6 +240,8 @@ class App:
         if flags.text("lora_dir") == self.flags.text("lora_dir"):
             self.loras.parse_flag(flags.text("lora"))
         parse_endpoints(flags.text("hf_endpoint"))
+        if flags.address[1] != self.flags.address[1]:
+            listening_socket(*flags.address).close()
 
     def refuse_guests(self) -> None:
         """Raise OwnerOnly with `--multi-user`: users of the UI may change neither the model nor settings."""
@@ -248,8 +251,7 @@ class App:
     def refuse_strangers(self) -> None:
         """Raise OwnerOnly for guests, and OpenToNetwork where anyone on the network is taken for the owner."""
         self.refuse_guests()
-        host = self.flags.text("listen_host") or ("0.0.0.0" if self.flags.on("listen") else "127.0.0.1")
-        if not is_loopback(host) and not self.credentials.required:
+        if not is_loopback(self.flags.address[0]) and not self.credentials.required:
             raise OpenToNetwork()
 
 

@@ -22,7 +22,8 @@ from modules.app import App
 from modules.catalog.catalog import Catalog
 from modules.core.paths import ROOT
 from modules.planning.load_request import LoadRequest
-from server import announce, bind_port
+from modules.system.listener import listening_socket
+from server import announce
 from tests.support.gguf_files import gguf
 
 pytestmark = pytest.mark.usefixtures("whole_program")
@@ -308,7 +309,7 @@ def test_models_are_scanned_when_the_server_starts(make_app: Callable[..., App],
     app.catalog = Catalog(app.catalog.folder, cache)
     app.loading.explain(app.planner.plan(LoadRequest(app.record("tiny.gguf"))))
     assert not cache.exists()
-    with bind_port("127.0.0.1", 0) as listener:
+    with listening_socket("127.0.0.1", 0) as listener:
         announce(SimpleNamespace(started=True), app, listener)
     deadline = time.monotonic() + 30
     while not cache.exists() and time.monotonic() < deadline:

@@ -328,6 +328,12 @@ class Flags:
     def on(self, key: str) -> bool:
         return bool(self.server[key])
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and the port to listen on."""
+        host = self.text("listen_host") or ("0.0.0.0" if self.on("listen") else "127.0.0.1")
+        return host, int(self.server["listen_port"])
+
 
 def with_flags_file(path: Path, arguments: Iterable[str]) -> list[str]:
     """Return the arguments in the file at `path` (CMD_FLAGS.txt) followed by `arguments`, which take precedence.

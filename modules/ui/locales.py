@@ -170,6 +170,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Waiting for the answers to be finished, then restarting…",
     ),
     "ss_restarting": ("正在重启…", "Restarting…"),
+    "ss_restart_moved": (
+        "端口改为 {port}，页面会自动打开新地址。",
+        "The port changes to {port}. This page opens the new address by itself.",
+    ),
     "ss_restart_late": (
         "服务器仍未恢复，请查看运行它的终端。",
         "The server has not come back yet. Check its terminal.",

@@ -148,12 +148,14 @@ class FlagsCard:
 
     def _waiting(self, flags: Flags) -> str:
         tr, waits = self._tr, answers(self._app)
+        port = flags.address[1] if flags.address[1] != self._app.flags.address[1] else ""
         text = tr("ss_restart_waiting" if waits else "ss_restarting")
+        moved = tagged("p", tr("ss_restart_moved").format(port=port)) if port else ""
         late = escape(tr("ss_restart_late"), quote=True)
         stop = f'<div class="tx-s-buttons">{button(tr("ss_restart_cancel"), "cancel")}</div>' if waits else ""
         return (
             f'<div class="tx-s-note" role="status" data-restarting="{self._app.restart.process}" '
-            f'data-port="{flags.server["listen_port"]}" data-late="{late}"><p>{escape(text)}</p>{stop}</div>'
+            f'data-port="{port}" data-late="{late}">{tagged("p", text)}{moved}{stop}</div>'
         )
 
     def _running(self) -> list[str]:

@@ -9,6 +9,8 @@
 //   data-form           the fields inside are sent, with "changed" only those that differ from their first value
 //   data-restarting     waits for another process on the server, and opens its page
 const SURE_SECONDS = 6;
+const RESTART_SECONDS = 90;
+const MOVED_SECONDS = 12;
 
 /** Draw a card. `value` returns its HTML, `watch` and `trigger` are those of Gradio, `events` are the names it emits. */
 function show({ element, value, watch, trigger, events }) {
@@ -127,26 +129,27 @@ function show({ element, value, watch, trigger, events }) {
   const awaitRestart = async ({ restarting: before, port, late }) => {
     if (restarting) return;
     restarting = true;
-    const address = port === location.port ? "" : `${location.protocol}//${location.hostname}:${port}`;
-    const deadline = Date.now() + 90_000;
-    while (Date.now() < deadline) {
+    let gone = 0; // when the old process stopped answering
+    while (!gone || Date.now() - gone < RESTART_SECONDS * 1000) {
       await new Promise((resolve) => setTimeout(resolve, 500));
       if (!element.querySelector("[data-restarting]")) { // it was cancelled
         restarting = false;
         return;
       }
-      if (address) {
-        // Another origin tells no more than that somebody answers.
-        const there = await fetch(`${address}/healthz`, { mode: "no-cors" }).then(() => true, () => false);
-        if (there) location.href = `${address}${location.pathname}${location.hash}`;
-        continue;
-      }
       const answer = await fetch("/session/process", { cache: "no-store" }).catch(() => null);
+      if (!answer) gone ||= Date.now();
+      // The page may ask no other address than its own, so it cannot know when the new one answers.
+      if (port && gone && Date.now() - gone > MOVED_SECONDS * 1000) {
+        location.href = `${location.protocol}//${location.hostname}:${port}${location.pathname}${location.hash}`;
+        return;
+      }
       const after = answer?.ok ? (await answer.json()).process : before;
       if (answer?.status === 401 || after !== before) location.reload();
     }
     restarting = false;
     say(late);
+    const line = element.querySelector("[data-restarting] p");
+    if (line) line.textContent = late;
   };
 
   // -- events -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -80,8 +81,18 @@ def test_a_restart_is_asked_for_and_then_done(make_card: Callable[..., Any]) -> 
     html = card.ask(pressed("--unsaved"))[card.part]
     assert "This page comes back by itself." in html and "--unsaved" in html and not card.stopped.is_set()
     html = card.restart(pressed())[card.part]
-    assert f'data-restarting="{card.app.restart.process}"' in html and 'data-port="7860"' in html
+    assert f'data-restarting="{card.app.restart.process}"' in html and 'data-port=""' in html
     assert card.stopped.wait(2)
+
+
+def test_a_new_port_is_told_and_must_be_free(make_card: Callable[..., Any], free_port: int) -> None:
+    card = make_card()
+    with socket.create_server(("127.0.0.1", free_port)):
+        html = card.save(pressed(f"--listen-port {free_port}"))[card.part]
+        assert f"Port {free_port} on 127.0.0.1 is already in use" in html and not card.file.exists()
+    card.save(pressed(f"--listen-port {free_port}"))
+    html = card.restart(pressed())[card.part]
+    assert f'data-port="{free_port}"' in html and f"The port changes to {free_port}." in html
 
 
 def test_a_restart_waits_for_answers_if_asked_to(
