@@ -316,6 +316,7 @@ const put = () => {
   if (root && element.parentElement !== root) {
     root.append(element);
     drawText();
+    new MutationObserver(countSoon).observe(document.querySelector("#tx-pill"), { subtree: true, childList: true, attributes: true });
   }
 };
 new MutationObserver(put).observe(document.documentElement, { subtree: true, childList: true });

@@ -167,7 +167,11 @@ export function listen(element) {
     else return;
     event.preventDefault();
   });
-  element.addEventListener("scroll", hideCandidates, { passive: true });
+  element.addEventListener("scroll", () => {
+    hideCandidates();
+    const span = document.activeElement; // the page also scrolls to a token that the keyboard has moved to
+    if (span?.matches(".nb-token:focus-visible")) timer = setTimeout(() => showCandidates(span), HOVER_DELAY);
+  }, { passive: true });
 }
 bubble.addEventListener("pointerleave", hideSoon);
 bubble.addEventListener("keydown", (event) => {
