@@ -55,7 +55,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
                 with gr.Tab(page.tr("model"), id="model", elem_id="tx-page-model"):
                     truncation = parameters.widgets["truncation_length"]
                     model = ModelTab(page, ModelFollowers(pill, version, chat.greeting, truncation))
-                    TemplateEditor(page, model, parameters.widgets["negative_prompt"])
+                    templates = TemplateEditor(page, model, parameters.widgets["negative_prompt"])
                     downloads = DownloadsPanel(page, model)
                     CreatorPanel(page, model)
                 with gr.Tab(page.tr("session"), id="session", elem_id="tx-page-session") as session_tab:
@@ -65,6 +65,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
         notebook.listen(parameters)
         model.attach_first_run(chat.first_run)
         menu.listen(model, version)
+        templates.follow_menu(model)
         session.listen(session_tab.select, parameters.widgets)
         _refresh_on_news(page, blocks, chat, model, version, downloads)
         for part in (model.loras, parameters, downloads, model):

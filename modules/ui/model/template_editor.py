@@ -66,7 +66,7 @@ class TemplateEditor:
             self._build_preview()
         # The model whose template is shown; the source as it was before it was changed; None before the first opening.
         self.shown: Component = gr.JSON(None, visible=False)
-        self._listen(fold, model_tab)
+        self._listen(fold)
 
     def _build_buttons(self) -> None:
         tr = self._page.tr
@@ -90,18 +90,22 @@ class TemplateEditor:
             self.tools: Component = gr.Checkbox(False, label=tr("template_tools"), elem_id="tx-template-tools")
         self.preview: Component = gr.HTML("", elem_id="tx-template-preview")
 
-    def _listen(self, fold: Any, model_tab: ModelTab) -> None:
+    def follow_menu(self, model_tab: ModelTab) -> None:
+        """Attach the handler of another pick, once all parts of the page that pick models exist."""
+        for event in model_tab.menu_events:
+            self._on(event.then, self.follow, self._shows)
+
+    def _on(self, event: Any, handler: Any, writes: list[Component], **options: Any) -> None:
         reads = {self._model, self.choice, self.name, self.source, self.shown, self.system, self.thinking, self.tools}
+        guarded: Options = {"alert": self.line, "owner_only": True, **STALE_MENU, **_ONE_AT_A_TIME}
+        self._page.on(event, handler, reads, writes, **{**guarded, **options})
+
+    def _listen(self, fold: Any) -> None:
+        on = self._on
         shows = [self.state, self.choice, self.name, self.source, self.shown, self.line, self.preview]
-        guarded: Options = {"alert": self.line, "owner_only": True, **STALE_MENU}
-
-        def on(event: Any, handler: Any, writes: list[Component], **options: Any) -> None:
-            self._page.on(event, handler, reads, writes, **{**guarded, **_ONE_AT_A_TIME, **options})
-
+        self._shows: list[Component] = shows
         on(fold.expand, self.open, shows)
         in_browser(fold.expand, _NAME_SOURCE % json.dumps(self._page.tr("template_source")), self.choice)
-        for event in model_tab.menu_events:
-            on(event.then, self.follow, shows)
         on(self.choice.input, self.pick, shows)
         changed = [widget.input for widget in (self.source, self.system, self.thinking, self.tools)]
         on(changed, self.show_preview, [self.preview], alert=self.preview)
