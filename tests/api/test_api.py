@@ -88,6 +88,13 @@ def test_the_thought_of_an_answer_is_apart_from_its_text(server: Server) -> None
     assert "".join(delta.content or "" for delta in deltas) == "It is Paris."
 
 
+def test_a_thought_that_breaks_off_within_a_marker_is_complete(server: Server) -> None:
+    grammar = {"grammar_string": 'root ::= "<think>It is Paris </th"'}
+    chunks = server.openai.chat.completions.create(messages=QUESTION, stream=True, extra_body=grammar, **GREEDY)
+    thought = "".join((chunk.choices[0].delta.model_extra or {}).get("reasoning_content", "") for chunk in chunks)
+    assert thought == "It is Paris </th"
+
+
 def test_a_client_may_ask_for_the_text_with_its_thought(server: Server) -> None:
     extra = {"grammar_string": THINKS, "reasoning_format": "none"}
     answer = server.openai.chat.completions.create(messages=QUESTION, extra_body=extra, **GREEDY)
