@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -278,11 +280,17 @@ def test_the_server_prints_its_address_loads_the_model_and_stops_cleanly(started
     assert "Traceback" not in output
 
 
-def test_the_root_redirects_to_the_requested_language(started: RunningServer) -> None:
+def test_the_root_redirects_to_the_requested_language_which_can_be_forgotten(started: RunningServer) -> None:
     started.wait_for("ready")
     assert started.redirection("/", **{"Accept-Language": "zh-HK,en;q=0.5"}) == "/zh/"
     assert started.redirection("/", **{"Accept-Language": "fr-FR,en;q=0.5"}) == "/en/"
     assert started.redirection("/", Cookie="tx-language=zh", **{"Accept-Language": "en"}) == "/zh/"
+    connection = http.client.HTTPConnection("127.0.0.1", started.port, timeout=10)
+    connection.request("GET", "/language/auto", headers={"Cookie": "tx-language=zh"})
+    response = connection.getresponse()
+    connection.close()
+    assert response.getheader("Location") == "/"
+    assert re.match(r'tx-language="";.* Max-Age=0;', response.getheader("Set-Cookie") or "")
 
 
 def test_nowebui_serves_only_the_api(models_folder: Path) -> None:

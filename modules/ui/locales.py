@@ -122,7 +122,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ss_take_over": ("填入“参数”页的当前值", "Fill in the values of the Parameters page"),
     "ss_taken_over": (
         "已填入 {count} 项与默认不同的值，尚未保存。",
-        "Filled in {count} values that differ from the defaults. They are not saved yet.",
+        "Values filled in that differ from the defaults: {count}. They are not saved yet.",
     ),
     "ss_undo_save": ("撤销上次保存", "Undo the last save"),
     "ss_undone": ("已撤销上次保存。", "Undid the last save."),

@@ -10,6 +10,7 @@ from modules.config.defaults import Default, SavedDefaults
 from modules.config.flags import SERVER
 from modules.config.settings import INTERFACE
 from modules.core.errors import OptionError, WebUIError
+from modules.loaders.registry import find_loader
 from modules.options.generation import GROUPS, PARAMETERS
 from modules.options.option import Option, Value
 from modules.ui.gradio_import import gradio
@@ -117,7 +118,7 @@ class SettingsCard:
     def _row(self, key: str, row: Default, edits: Edits, wrong: bool) -> str:
         language, option = self._page.language, row.option
         label, field = option.label[language], f"tx-s-of-{key}"
-        source = "" if row.source == "default" else self._source(key, row)
+        source = self._source(key, row)
         name = "" if label.replace("-", "_") == key.replace("-", "_") else f" <code>{escape(key)}</code>"
         return (
             f'<div class="tx-s-row" data-row><div class="tx-s-about"><label for="{field}">{escape(label)}</label>{name}'
@@ -126,8 +127,23 @@ class SettingsCard:
         )
 
     def _source(self, key: str, row: Default) -> str:
-        text = self._app.settings.path.name if row.source == "file" else self._tr("ss_from_preset")
-        return f' <span class="tx-s-source" data-source="{row.source}">{escape(text)}</span>'
+        """Render where the value comes from; nothing for a default of the program."""
+        flag, _ = self._overriding_flag(key)
+        texts = {"file": self._app.settings.path.name, "preset": self._tr("ss_from_preset"), "flag": f"--{flag}"}
+        source = "flag" if flag else row.source
+        return (
+            f' <span class="tx-s-source" data-source="{source}">{escape(texts[source])}</span>'
+            if source in texts
+            else ""
+        )
+
+    def _overriding_flag(self, key: str) -> tuple[str, Value]:
+        """Return the flag of the command line that takes precedence over a setting, and its value; "" if none does."""
+        loader = self._app.flags.text("loader")
+        if key.startswith("loader_") and loader and key.removeprefix("loader_") in find_loader(loader).formats:
+            return "loader", loader
+        given = self._app.flags.server.get(key) if key in SERVER else None
+        return (SERVER[key].flag, given) if given else ("", "")
 
     def _help(self, key: str, row: Default) -> str:
         tr = self._tr
@@ -137,9 +153,9 @@ class SettingsCard:
             parts.append(tr("ss_otherwise").format(value=shown or "“”"))
         if key in AT_START:
             parts.append(tr("ss_at_start"))
-        flag = self._app.flags.server.get(key) if key in SERVER else None
+        flag, value = self._overriding_flag(key)
         if flag:
-            parts.append(tr("ss_overridden").format(flag=f"--{SERVER[key].flag}", value=flag))
+            parts.append(tr("ss_overridden").format(flag=f"--{flag}", value=value))
         return " ".join(parts)
 
     def _field(self, key: str, row: Default, edits: Edits, field: str, wrong: bool) -> str:

@@ -42,11 +42,13 @@ def make_card(make_app: Callable[..., App], tmp_path: Path) -> Callable[..., Any
 
 def test_every_setting_is_in_the_form_with_its_source(make_card: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("seed: 7\n")
-    card = make_card("--hf-endpoint", "https://mirror.example")
+    card = make_card("--hf-endpoint", "https://mirror.example", "--loader", "llama.cpp")
     html = card.show()[card.part]
     assert all(f'name="{key}"' in html for key in OPTIONS)
     assert html.count('data-source="file"') == 1
     assert "At present the command line decides: --hf-endpoint https://mirror.example." in html
+    assert "At present the command line decides: --loader llama.cpp." in html
+    assert html.count('data-source="flag"') == 2
     assert "Undo the last save" not in html
 
 
@@ -100,7 +102,7 @@ def test_the_values_of_the_parameters_page_are_filled_in_and_not_yet_saved(
     values = {widget: widget.value for widget in card.widgets.values()}
     values[card.widgets["temperature"]] = 1.25
     html = card.take_over(values, typed(name1="Ann"))[card.part]
-    assert "Filled in 1 values" in html and 'value="1.25"' in html and 'value="Ann"' in html
+    assert "from the defaults: 1. They" in html and 'value="1.25"' in html and 'value="Ann"' in html
     assert html.count(" data-edited") == 2 and (tmp_path / "settings.yaml").read_text() == ""
 
 
