@@ -1087,6 +1087,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "nb_keep_mine": ("保留我的（可撤销）", "Keep mine (can be undone)"),
     "nb_take_other": ("使用另一份（可重做）", "Use the other one (can be redone)"),
+    "nb_offline": (
+        "无法连接服务器，内容尚未保存，将自动重试。",
+        "The server cannot be reached. What you have written is not saved yet; it is tried again by itself.",
+    ),
     "nb_forgotten": (
         "文件已被其他程序修改，因此之前的生成记录（撤销、概率）已丢弃。",
         "The file was changed by another program, so the earlier generations (undo, probabilities) were dropped.",

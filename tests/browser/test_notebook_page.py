@@ -87,6 +87,12 @@ def test_a_writer_goes_on_from_another_token_and_back_again(window: Window, serv
     expect(page.locator("#nb-view tbody tr").first).to_contain_text("54 68 65")
     page.locator("#nb-tab-raw").click()
 
+    page.locator("#nb-text").fill("🐱 typed just before")
+    page.reload()
+    expect(page.locator("#nb-text")).to_have_value("🐱 typed just before")
+    expect(page.locator("#nb-status")).to_have_text("已保存")
+    assert file.read_text(encoding="utf-8") == "🐱 typed just before"
+
 
 def test_on_a_phone_a_text_is_written_renamed_deleted_and_brought_back(chromium: Browser, server: Server) -> None:
     with kept_open(chromium, server, "en", (390, 844)) as (window, _):

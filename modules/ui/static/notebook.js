@@ -4,6 +4,7 @@ import { icon } from "./icons.js";
 import * as client from "./notebook_client.js";
 import { address, latest, openPanel } from "./notebook_list.js";
 import * as tokens from "./notebook_tokens.js";
+import { toPoints, toUnits } from "./notebook_positions.js";
 import { drawNext, drawPieces, drawRendered } from "./notebook_views.js";
 import { copyText } from "./transcript.js";
 import { register } from "./shortcuts.js";
@@ -16,7 +17,7 @@ const VIEWS = [["raw", tr("nb_raw")], ["rendered", tr("nb_rendered")], ["tokens"
 const area = make("textarea", { id: "nb-text", "aria-label": tr("nb_text"), placeholder: tr("nb_placeholder"), spellcheck: "false" });
 const other = make("div", { id: "nb-view", tabindex: "0", role: "tabpanel", hidden: true });
 const name = make("button", { type: "button", id: "nb-name", "aria-haspopup": "dialog", "aria-expanded": "false", click: () => openPanel(name) });
-const add = iconButton("new", tr("nb_new"), "plus", { id: "nb-new", class: "tx-icon-button", click: () => { client.begin(""); history.pushState(null, "", "#notebook"); area.focus(); } });
+const add = iconButton("new", tr("nb_new"), "plus", { id: "nb-new", class: "tx-icon-button", click: startNew });
 const edit = iconButton("rename", tr("nb_rename"), "edit", { id: "nb-rename", class: "tx-icon-button", click: startRenaming });
 const tabs = make("div", { id: "nb-tabs", role: "tablist", "aria-label": tr("nb_views") }, ...VIEWS.map(([id, text]) => make("button", { type: "button", role: "tab", id: `nb-tab-${id}`, "data-view": id, "aria-controls": id === "raw" ? "nb-text" : "nb-view", click: () => show(id) }, text)));
 const notice = make("div", { id: "nb-notice" });
@@ -58,7 +59,7 @@ function show(id) {
   drawView(true);
 }
 
-const position = () => client.toPoints(client.shown().text, cursor());
+const position = () => toPoints(client.shown().text, cursor());
 position.units = () => cursor();
 
 function drawView(fresh = false) {
@@ -134,6 +135,12 @@ const start = (what) => {
   following = true;
   client.write(what, { at: Number.isFinite(caret) ? position() : -1, fills: isInside() });
 };
+
+async function startNew() {
+  if (!(await client.begin(""))) return;
+  history.pushState(null, "", "#notebook");
+  area.focus();
+}
 
 function startRenaming() {
   const field = make("input", { id: "nb-rename-field", value: client.currentName(), maxlength: "200", "aria-label": tr("nb_name") });
@@ -233,7 +240,7 @@ function drawFit() {
   memory.hidden = !fit?.begins;
   if (fit?.begins) {
     const { text } = client.shown();
-    const at = client.toUnits(text, fit.begins);
+    const at = toUnits(text, fit.begins);
     const words = text.slice(at, at + 40).replaceAll("\n", " ").trim();
     memory.replaceChildren(make("span", {}, tr("nb_memory", { text: words, limit: number.format(fit.limit) })), make("button", { type: "button", id: "nb-show-memory", class: "tx-button", click: () => reveal(at) }, tr("nb_show_memory")));
   }
@@ -262,8 +269,9 @@ client.events.addEventListener("text", () => {
 });
 client.events.addEventListener("state", () => {
   drawState();
-  area.readOnly = client.view().running;
-  if (!client.view().running) countSoon();
+  const { running, starting } = client.view();
+  area.readOnly = running || starting;
+  if (!running) countSoon();
 });
 let drawing = 0;
 client.events.addEventListener("live", () => {
@@ -299,7 +307,7 @@ async function follow() {
     // an address that somebody has shortened
   }
   if (id && id !== client.currentName()) await client.open(id);
-  else if (!id && !client.currentName() && !client.shown().text) {
+  else if (!id && !client.currentName() && !client.shown().text && !client.recall()) {
     const number = client.openings();
     const last = await latest();
     if (number !== client.openings()) return; // a text was begun meanwhile

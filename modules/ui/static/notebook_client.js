@@ -6,6 +6,7 @@
 //   "state"   what is saved, whether a model writes, what can be undone, or a message: see `view()`
 //   "list"    the list of texts has changed
 import { get, post } from "./chat_client.js";
+import { commonPrefix, cut, toUnits } from "./notebook_positions.js";
 import { language, tr } from "./texts.js";
 
 const SAVE_DELAY = 1000;
@@ -30,12 +31,6 @@ const route = (action, name = doc.name) => `/notebook/${encodeURIComponent(name)
 /** Return what is to be shown beside the text. */
 export const view = () => ({ ...doc, status, line: live?.line ?? line, error, load, conflict, starting });
 export const currentName = () => doc.name;
-
-// -- positions: the server counts characters, the browser UTF-16 units --------------------------------------------------
-
-const ASTRAL = /[\ud800-\udbff]/;
-export const toPoints = (text, units) => (ASTRAL.test(text) ? [...text.slice(0, units)].length : units);
-export const toUnits = (text, points) => (ASTRAL.test(text) ? [...text].slice(0, points).join("").length : points);
 
 /** Return the text with what a model has written so far, and where that begins and ends. */
 export function shown() {
@@ -62,27 +57,63 @@ export const openings = () => opening;
 
 /** Open a text by its name. Returns whether it is there. */
 export async function open(name) {
-  await flush();
+  if (!(await leave())) return false;
   const number = ++opening;
   try {
     const answer = await get(route("text", name));
-    if (number === opening) take(answer);
+    if (number !== opening) return true;
+    take(answer);
+    recall();
     return true;
   } catch (problem) {
     if (number !== opening) return true;
-    begin("");
-    error = problem.message;
+    take({ ...EMPTY });
+    error = messageOf(problem);
     emit("state");
     return false;
   }
 }
 
-/** Begin a text, which is stored when there is something in it. */
-export function begin(text, name = "") {
+/** Begin a text, which is stored when there is something in it. Returns false if the open one cannot be saved. */
+export async function begin(text, name = "") {
+  if (!(await leave())) return false;
   opening += 1;
   suggested = name;
   take({ ...EMPTY, text });
   if (text) typed(text, "now");
+  return true;
+}
+
+/** Save what is typed before another text is shown; as a copy, if the text was changed elsewhere. Returns false, with a
+ * message, if it cannot be saved. */
+async function leave() {
+  if (await flush()) return true;
+  if (!conflict) return false;
+  try {
+    await post("/notebook/new", { text: doc.text, name: doc.name });
+    unsaved = false;
+    return true;
+  } catch (problem) {
+    fail(problem);
+    return false;
+  }
+}
+
+const messageOf = (problem) => (problem.status === undefined ? tr("nb_offline") : problem.message);
+
+// What is typed and not saved yet when the page is left is there when it comes back.
+const DRAFT = "tx-notebook-draft";
+
+/** Take up what was typed into the open text before the page was left. Returns whether there was anything. */
+export function recall() {
+  const draft = JSON.parse(sessionStorage.getItem(DRAFT) ?? "null");
+  if (draft?.name !== doc.name) return false;
+  sessionStorage.removeItem(DRAFT);
+  if (draft.text === doc.text || doc.running) return false;
+  doc.rev = draft.rev;
+  typed(draft.text, "now");
+  emit("text");
+  return true;
 }
 
 function take(answer) {
@@ -127,24 +158,6 @@ export function typed(text, when = "soon") {
   emit("state");
 }
 
-function commonPrefix(one, other) {
-  const end = Math.min(one.length, other.length);
-  let at = 0;
-  while (at < end && one.charCodeAt(at) === other.charCodeAt(at)) at += 1;
-  return at;
-}
-
-/** Return the tokens before a change, as the server will keep them. */
-function cut(all, text, units) {
-  const at = toPoints(text, units);
-  return all.flatMap(({ start, tokens, fills }) => {
-    if (fills || start >= at) return [];
-    let end = start;
-    const kept = tokens.filter(([piece]) => (end += [...piece].length) <= at);
-    return kept.length ? [{ start, tokens: kept, fills }] : [];
-  });
-}
-
 /** Save what is typed. Returns whether the server has everything. */
 export async function flush() {
   clearTimeout(timer);
@@ -177,7 +190,7 @@ async function save(step = false) {
     status = tr("nb_unsaved");
     if (problem.status === 409 && !live) conflict = true;
     else {
-      error = problem.message;
+      error = messageOf(problem);
       if (problem.status !== 409) timer = setTimeout(flush, 5000);
     }
     emit("state");
@@ -196,9 +209,10 @@ export async function settle(kept) {
   else await step("undo");
 }
 
-// What is typed and not saved yet goes with the last breath of the page.
 addEventListener("pagehide", () => {
-  if (!unsaved || conflict || !doc.name) return;
+  if (!unsaved) return;
+  sessionStorage.setItem(DRAFT, JSON.stringify({ name: doc.name, text: doc.text, rev: doc.rev }));
+  if (conflict || !doc.name) return;
   const body = JSON.stringify({ text: doc.text, rev: doc.rev });
   fetch(`${route("save")}?lang=${language}`, { method: "POST", headers: { "Content-Type": "application/json" }, body, keepalive: body.length < 60000 }).catch(() => null);
 });
@@ -255,7 +269,7 @@ export const restore = (name) => post(route("restore", name));
 
 function fail(problem) {
   if (problem.status === 409 && problem.message) reload();
-  error = problem.message;
+  error = messageOf(problem);
   emit("state");
 }
 

@@ -53,7 +53,7 @@ export async function drawPieces(place) {
     drawMore();
     const count = tr("nb_count_pieces", { count: pieces.length });
     const head = make("tr", {}, ...[tr("nb_id"), tr("nb_token"), tr("nb_bytes")].map((name) => make("th", { scope: "col" }, name)));
-    place.replaceChildren(message(whole ? count : `${count}。${tr("nb_last_part")}`), make("table", { class: "nb-table" }, make("thead", {}, head), rows), more);
+    place.replaceChildren(message(whole ? count : `${count} · ${tr("nb_last_part")}`), make("table", { class: "nb-table" }, make("thead", {}, head), rows), more);
   } catch (error) {
     place.replaceChildren(failed(error));
   }
