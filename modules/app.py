@@ -78,8 +78,8 @@ _MODEL_FLAG_MISSING: Words = {
 class App:
     """Made once in `server.py` and handed down. `cache` is the file in which the catalog keeps what it has read.
 
-    Raises CommandLineError, ModelNotFound, UnknownLoader, LoraNotFound or SettingsError for flags that name something
-    that does not exist, so that a misspelled name is reported at start.
+    Raises CommandLineError, ModelNotFound, UnknownLoader, LoraNotFound, SettingsError or InvalidTemplateFile for flags
+    that name something that does not exist, so that a misspelled name is reported at start.
     """
 
     def __init__(self, flags: Flags, cache: Path | None = None) -> None:
@@ -100,7 +100,10 @@ class App:
             Path(flags.text("template_dir") or ROOT / "instruction-templates")
         )
         self.template_choices = TemplateChoices(
-            self.instruction_templates, self.model_settings, lambda: self.settings.current.instruction_template_str
+            self.instruction_templates,
+            self.model_settings,
+            lambda: self.settings.current.instruction_template_str,
+            flags.text("chat_template_file"),
         )
         self.templates = ChatTemplates(self.template_choices.apply)
         self.logs_folder = Path(flags.text("logs_dir") or ROOT / "logs")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modules.chat.errors import ChosenTemplateUnusable
-from modules.chat.template_files import InstructionTemplates
+from modules.chat.template_files import InstructionTemplates, read_file
 from modules.chat.templates import ModelTemplate
 from modules.config.model_settings import ModelSettings
 from modules.core.errors import LANGUAGES, WebUIError
@@ -21,11 +21,15 @@ _OWN = ("None", "Custom (obtained from model metadata)")
 class TemplateChoices:
     """The templates that users have chosen for single models.
 
-    `default` returns the template of settings.yaml for models without one, "" if there is none.
+    `default` returns the template of settings.yaml for models without one, "" if there is none. `flag` is the file of
+    --chat-template-file, if any, which all models use. Raises InvalidTemplateFile if that is no template.
     """
 
-    def __init__(self, files: InstructionTemplates, settings: ModelSettings, default: Callable[[], str]) -> None:
+    def __init__(
+        self, files: InstructionTemplates, settings: ModelSettings, default: Callable[[], str], flag: str = ""
+    ) -> None:
         self._files, self._settings, self._default = files, settings, default
+        self._flag, self._of_flag = flag, read_file(Path(flag)) if flag else ""
 
     def apply(self, own: ModelTemplate) -> ModelTemplate:
         """Return the template that is used instead of the model's own, or that one.
@@ -33,6 +37,8 @@ class TemplateChoices:
         A chosen template that cannot be used has a `fault`, which is raised when the template is used: a conversation
         never goes on in another format than the chosen one.
         """
+        if self._flag:
+            return dataclasses.replace(own, source=self._of_flag, named={}, origin="flag", file=self._flag)
         name = ""
         try:
             name = self.chosen(own.model)

@@ -129,6 +129,17 @@ class InstructionTemplates:
             return InvalidTemplateFile(path.name, both(str(error)))
 
 
+def read_file(path: Path) -> str:
+    """Return the template in a file outside the folder. Raises InvalidTemplateFile."""
+    try:
+        source = _parsed(path)
+    except OSError as error:
+        source = InvalidTemplateFile(str(path), both(str(error)))
+    if isinstance(source, InvalidTemplateFile):
+        raise source
+    return source
+
+
 def _parsed(path: Path) -> str | InvalidTemplateFile:
     """Return the template in a file, or what is wrong with the file. Raises OSError."""
     with open(path, "rb") as file:
@@ -136,7 +147,7 @@ def _parsed(path: Path) -> str | InvalidTemplateFile:
     if len(content) > MAX_BYTES:
         return InvalidTemplateFile(path.name, _TOO_LARGE)
     try:
-        source = content.decode("utf-8-sig") if path.suffix in _JINJA else _from_yaml(path)
+        source = _from_yaml(path) if path.suffix in _YAML else content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return InvalidTemplateFile(path.name, _NOT_UTF8)
     except SettingsError as error:

@@ -36,6 +36,11 @@ def origin_note(origin: str, file: str) -> Words | None:
             "en": f"Uses the instruction template {file}, which was chosen for this model.",
             "zh": f"使用为此模型指定的指令模板 {file}。",
         }
+    if origin == "flag":
+        return {
+            "en": f"Uses the instruction template {file} of --chat-template-file.",
+            "zh": f"使用 --chat-template-file 指定的指令模板 {file}。",
+        }
     if origin == "settings":
         return {
             "en": "No chat template was found in the model's files, so that the one of settings.yaml is used.",

@@ -232,6 +232,16 @@ _SERVER = (
         },
     ),
     Option(
+        "chat_template_file",
+        "chat-template-file",
+        "",
+        {"en": "Template file", "zh": "模板文件"},
+        {
+            "en": "Instruction template (.jinja or .yaml) for all models; outranks those chosen for single ones.",
+            "zh": "用于所有模型的指令模板文件（.jinja 或 .yaml），优先于为单个模型指定的模板。",
+        },
+    ),
+    Option(
         "hf_endpoint",
         "hf-endpoint",
         "",

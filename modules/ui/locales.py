@@ -620,6 +620,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "{model} 使用为它指定的模板“{name}”。",
         "{model} uses “{name}”, which was chosen for it.",
     ),
+    "template_state_flag": (
+        "所有模型都使用 --chat-template-file 指定的模板“{name}”；在此指定的模板要等重新启动且不带该参数时才生效。",
+        "All models use “{name}” of --chat-template-file. What is chosen here counts once the server runs without it.",
+    ),
     "template_state_settings": (
         "{model} 没有自带模板，使用 settings.yaml 中的模板。",
         "{model} has no template of its own and uses the one of settings.yaml.",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from modules.app import App
 from modules.chat.errors import ChosenTemplateUnusable, InvalidTemplateFile, TemplateNotFound
 from modules.chat.template_choices import TemplateChoices
 from modules.chat.template_files import InstructionTemplates
@@ -104,3 +106,25 @@ def test_the_template_of_settings_yaml_is_for_models_without_one(tmp_path: Path,
     assert used.origin == "settings" and ChatTemplates().render(used, CHAT) == "default hi"
     (note,) = ChatTemplates().notes(used)
     assert "settings.yaml" in note.text["en"]
+
+
+def test_the_file_of_the_flag_is_for_all_models(tmp_path: Path, settings: ModelSettings) -> None:
+    files = InstructionTemplates(tmp_path)
+    files.save("Mine", "mine")
+    settings.set("a.gguf", "instruction_template", "Mine")
+    file = tmp_path / "flag.txt"
+    file.write_text("flag {{ messages[0].content }}")
+    choices = TemplateChoices(files, settings, lambda: "", str(file))
+    for own in (OWN, ModelTemplate("b.gguf", "")):
+        used = choices.apply(own)
+        assert (used.origin, used.is_ours) == ("flag", False) and ChatTemplates().render(used, CHAT) == "flag hi"
+    (note,) = ChatTemplates().notes(choices.apply(OWN))
+    assert str(file) in note.text["en"] and "--chat-template-file" in note.text["zh"]
+
+
+def test_a_file_of_the_flag_that_is_no_template_is_reported_at_start(
+    tmp_path: Path, make_app: Callable[..., App]
+) -> None:
+    for file in (tmp_path / "nowhere.jinja", tmp_path):
+        with pytest.raises(InvalidTemplateFile, match="cannot be used as an instruction template"):
+            make_app("--chat-template-file", str(file))

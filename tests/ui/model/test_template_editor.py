@@ -206,6 +206,13 @@ def test_nothing_is_rendered_before_the_fold_is_opened(editor: Any) -> None:
     assert editor.follow(opened(editor)) == {editor.line: gr.skip()}, "the same model"
 
 
+def test_a_template_of_the_command_line_is_named(make_editor: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "flag.jinja").write_text(MINE)
+    editor = make_editor("--chat-template-file", str(tmp_path / "flag.jinja"))
+    updates = editor.open(values(editor))
+    assert "flag.jinja” of --chat-template-file" in updates[editor.state] and updates[editor.source] == CHATML
+
+
 def test_a_prompt_becomes_the_negative_prompt(editor: Any) -> None:
     updates = editor.send_to_negative_prompt(opened(editor))
     assert updates[editor.negative] == "<|im_start|>user\nInput<|im_end|>\n<|im_start|>assistant\n"
