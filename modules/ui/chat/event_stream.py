@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator
 
 from modules.app import App
 from modules.conversations.errors import ConversationNotFound
 from modules.conversations.store import ConversationStore
 from modules.core.errors import WebUIError
-from modules.core.events import Json
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.snapshot import ConversationView
 from modules.ui.handlers import Page
-
-FLUSH_SECONDS = 0.15
-"""Shortest time between two events. A page that draws each token would take the processor that decodes them."""
-PING_SECONDS = 15.0
-
-News = list[tuple[str, Json]]
-"""Events with their names."""
+from modules.ui.server_events import PING, News, Waker, event_bytes
 
 
 class EventStream:
@@ -41,39 +32,27 @@ class EventStream:
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield events for as long as the page is connected."""
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        waiting = False  # only one wake-up is under way, however many tokens arrive
-
-        def wake() -> None:
-            nonlocal waiting
-            if not waiting and not loop.is_closed():
-                waiting = True
-                loop.call_soon_threadsafe(woken.set)
+        waker = Waker()
 
         def on_change(id: str) -> None:
             if id in ("", self._id):
                 self._unread = True
-            wake()
+            waker.wake()
 
         def on_run(store: ConversationStore, id: str, begun_or_ended: bool) -> None:
             if store is self._store and (begun_or_ended or id == self._id):
-                wake()
+                waker.wake()
 
         ends = (self._store.subscribe(on_change), self._app.runs.listen(on_run))
         try:
             while True:
-                started = time.monotonic()
-                waiting = False
+                waker.begin()
                 news = self._live_news()
                 for name, body in await asyncio.to_thread(self._news) if news is None else news:
-                    yield _event(name, body)
-                await asyncio.sleep(max(0.0, FLUSH_SECONDS - (time.monotonic() - started)))
-                try:
-                    await asyncio.wait_for(woken.wait(), PING_SECONDS)
-                except asyncio.TimeoutError:
+                    yield event_bytes(name, body)
+                if not await waker.wait():
                     self._unread = True  # another process may have changed the file
-                    yield b": still here\n\n"
-                woken.clear()
+                    yield PING
         finally:
             for end in ends:
                 end()
@@ -121,9 +100,3 @@ class EventStream:
         if run:
             news.append(("live", self._view.live(run)))
         return news + self._draft_news()
-
-
-def _event(name: str, body: Json) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n".encode(
-        "utf-8", "replace"
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator
 
 from modules.app import App
@@ -15,13 +13,7 @@ from modules.notebook.runs import RunState
 from modules.notebook.store import NotebookStore
 from modules.ui.handlers import Page
 from modules.ui.notebook.view import progress_line, token_json
-
-FLUSH_SECONDS = 0.15
-"""Shortest time between two events: a page that draws each token would take the processor that decodes them."""
-PING_SECONDS = 15.0
-
-News = list[tuple[str, Json]]
-"""Events with their names."""
+from modules.ui.server_events import PING, News, Waker, event_bytes
 
 
 class NotebookStream:
@@ -37,32 +29,20 @@ class NotebookStream:
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield events for as long as the page is connected."""
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        waiting = False  # only one wake-up is under way, however many tokens arrive
-
-        def wake() -> None:
-            nonlocal waiting
-            if not waiting and not loop.is_closed():
-                waiting = True
-                loop.call_soon_threadsafe(woken.set)
+        waker = Waker()
 
         def on_run(store: NotebookStore, name: str, begun_or_ended: bool) -> None:
             if store is self._store and (begun_or_ended or name == self._name):
-                wake()
+                waker.wake()
 
-        ends = (self._store.subscribe(lambda _name: wake()), self._app.notebook_runs.listen(on_run))
+        ends = (self._store.subscribe(lambda _name: waker.wake()), self._app.notebook_runs.listen(on_run))
         try:
             while True:
-                started = time.monotonic()
-                waiting = False
+                waker.begin()
                 for name, body in await asyncio.to_thread(self.news):
-                    yield _event(name, body)
-                await asyncio.sleep(max(0.0, FLUSH_SECONDS - (time.monotonic() - started)))
-                try:
-                    await asyncio.wait_for(woken.wait(), PING_SECONDS)  # then another program may have changed the file
-                except asyncio.TimeoutError:
-                    yield b": still here\n\n"
-                woken.clear()
+                    yield event_bytes(name, body)
+                if not await waker.wait():  # meanwhile another program may have changed the file
+                    yield PING
         finally:
             for end in ends:
                 end()
@@ -127,8 +107,3 @@ class NotebookStream:
     def _end(self, run: RunState) -> Json:
         error = run.error.say(self._page.language) if run.error else ""
         return {"line": progress_line(run, self._page), "error": error}
-
-
-def _event(name: str, body: Json) -> bytes:
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return f"event: {name}\ndata: {text}\n\n".encode("utf-8", "replace")

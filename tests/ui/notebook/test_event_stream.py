@@ -11,7 +11,8 @@ from modules.app import App
 from modules.loaders import generation_settings
 from modules.notebook.notebook import Beginning, State, continued
 from modules.ui.handlers import Page
-from modules.ui.notebook.event_stream import News, NotebookStream
+from modules.ui.notebook.event_stream import NotebookStream
+from modules.ui.server_events import News
 from tests.support import echo_plans
 from tests.support.echo_plans import wait_until
 
