@@ -178,7 +178,12 @@ class App:
     def sweep(self) -> None:
         """Delete what killed saves, downloads and conversions have left behind. Called once, at start."""
         settings = self.settings.path
-        for file in (settings, self.catalog.folder / "config-user.yaml", self.catalog.folder / ".trusted.yaml"):
+        for file in (
+            settings,
+            self.flags_file.path,
+            self.catalog.folder / "config-user.yaml",
+            self.catalog.folder / ".trusted.yaml",
+        ):
             sweep(file.parent, [file.name])
         if self.cache is not None:
             sweep(self.cache.parent, [self.cache.name])

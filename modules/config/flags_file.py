@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -25,7 +26,12 @@ TERMINAL_ONLY = ("trust_remote_code", "trust_changed_code")
 ENDING = ("install", "explain")
 """Flags with which the program ends instead of serving the page."""
 
-_SECRET = re.compile(r"""(--(?:api[-_]key|gradio[-_]auth|admin[-_]key)(?:=|[ \t]+))("[^"\n]*"|'[^'\n]*'|[^\s"']+)""")
+_SECRET = re.compile(
+    r"""(--(?:api[-_]key|gradio[-_]auth|admin[-_]key)(?:=|\s+(?!\#|--)))
+    ( (?: "[^"\n]*" | '[^'\n]*' | \\[ ](?!\s*(?:--|\#|$)) | [^\s"'] )+ )""",
+    re.VERBOSE,
+)
+"""A flag with a secret, as `flags.split_line` splits it; its value may be in the next line."""
 _EXAMPLE = '"me:my secret"'
 """In a comment of the file as it is shipped."""
 _HELP = ("-h", "--help")  # the parser would print it and exit
@@ -37,6 +43,10 @@ _TOO_LONG: Words = {
 _NOT_A_SECRET: Words = {
     "en": f"{HIDDEN} stands for a secret of the file and can only stay behind its flag; type the secret instead",
     "zh": f"{HIDDEN} 代表文件中的密钥，只能留在原来的参数后面；请直接输入密钥",
+}
+_CHANGED: Words = {
+    "en": "the file has been changed since it was shown here; copy what you typed, and open this page again",
+    "zh": "文件在此处显示后已被修改；请先复制您输入的内容，再重新打开此页面",
 }
 _ENDS: Words = {
     "en": "with {flag} the program ends instead of serving the page; use it in a terminal",
@@ -76,16 +86,30 @@ class FlagsFile:
     def _content(self) -> str:
         return "\n".join(read_lines(self.path))
 
+    @property
+    def version(self) -> str:
+        """A text that differs whenever the file has been changed."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return ""
+        return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+
     def check(self, text: str) -> Flags:
         """Return the flags of the next start, with `text` as the file. Raises CommandLineError with the line."""
         return self._parse(self._with_secrets(text))
 
-    def save(self, text: str) -> Flags:
-        """Check `text`, write it, and return the flags of the next start. Raises CommandLineError."""
+    def save(self, text: str, seen: str | None = None) -> Flags:
+        """Check `text`, write it, and return the flags of the next start.
+
+        Raises CommandLineError, also if the `version` of the file is no longer the one that was `seen`.
+        """
+        if seen is not None and seen != self.version:
+            raise _at(0, _CHANGED)
         content = self._with_secrets(text)
         flags = self._parse(content)
         try:
-            replace_file(self.path, (content.rstrip("\n") + "\n").encode())
+            replace_file(self.path.resolve(), (content.rstrip("\n") + "\n").encode())
         except OSError as error:
             raise _at(0, both(f"{self.path.name}: {error.strerror or error}")) from error
         return flags
@@ -101,12 +125,11 @@ class FlagsFile:
             known = placeholder is not None and 0 < int(placeholder[1]) <= len(secrets)
             return found[1] + secrets[int(placeholder[1]) - 1] if placeholder is not None and known else found[0]
 
-        lines = re.split(r"\r\n|\r|\n", text)
-        restored = [_SECRET.sub(put_back, line) for line in lines]
-        for number, line in enumerate(restored, 1):
+        restored = _SECRET.sub(put_back, re.sub(r"\r\n?", "\n", text))
+        for number, line in enumerate(restored.split("\n"), 1):
             if HIDDEN in line:
                 raise _at(number, _NOT_A_SECRET)
-        return "\n".join(restored)
+        return restored
 
     def _parse(self, content: str) -> Flags:
         lines = content.split("\n")
@@ -129,6 +152,18 @@ class FlagsFile:
             for key in keys:
                 if _value(flags, key) and not _value(present, key):
                     raise _at(_line_of(words, key), _about(problem, f"--{_table()[key].flag}"))
+
+
+def shown_arguments(arguments: Sequence[str]) -> str:
+    """Return the arguments of a command line, quoted where needed, without secrets."""
+    shown: list[str] = []
+    hides_next = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        is_secret = name.lstrip("-").replace("-", "_") in SECRETS and name.startswith("--")
+        shown.append(HIDDEN if hides_next else f"{name}={HIDDEN}" if is_secret and equals else shlex.quote(argument))
+        hides_next = is_secret and not equals
+    return " ".join(shown)
 
 
 def changes(before: Flags, after: Flags) -> list[Change]:

@@ -21,7 +21,7 @@ _NAMED = re.compile(
     (["']?\s*[:=]\s*) ("[^"\n]*"|'[^'\n]*'|[^\s,;"'&]+)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_FLAG = re.compile(r"""(--(?:api[-_]key|admin[-_]key|gradio[-_]auth)(?:=|\s+))("[^"\n]*"|'[^'\n]*'|[^\s,"']+)""")
+_FLAG = re.compile(r"""(--(?:api[-_]key|admin[-_]key|gradio[-_]auth)(?:=|\s+))((?:"[^"\n]*"|'[^'\n]*'|[^\s"'])+)""")
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

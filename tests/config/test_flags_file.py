@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modules.config import flags
-from modules.config.flags_file import HIDDEN, MAX_BYTES, Change, FlagsFile, changes
+from modules.config.flags_file import HIDDEN, MAX_BYTES, Change, FlagsFile, changes, shown_arguments
 from modules.core.errors import CommandLineError
 
 SECRET = '# mine\n--gradio-auth "me:open sesame"\n--api-key=sk-123 --listen\n'
@@ -55,6 +55,29 @@ def test_secrets_are_not_shown_but_kept(file: FlagsFile) -> None:
     lines = shown.splitlines()
     file.save("\n".join([lines[2], lines[1], "--api"]))
     assert file.path.read_text() == '--api-key=sk-123 --listen\n--gradio-auth "me:open sesame"\n--api\n'
+
+
+def test_secrets_are_found_however_they_are_written(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    file = FlagsFile(tmp_path / "CMD_FLAGS.txt")
+    for text in (
+        "--gradio-auth me:\"open sesame\",you:'a sesame' --api",
+        "--gradio_auth me:open\\ sesame,you:sesame --api",
+        "--api-key\nsesame\n--api",
+        "# --api_key=sesame\n--api",
+        "--api-key\tsesame --api",
+    ):
+        with subtests.test(text=text):
+            file.path.write_text(f"{text}\n")
+            assert "sesame" not in file.text() and "--api" in file.text()
+            file.save(file.text())
+            assert file.path.read_text() == f"{text}\n"
+    file.path.write_text("--api-key # sesame is no key\n")
+    assert "sesame" in file.text()
+
+
+def test_a_command_line_is_shown_without_secrets() -> None:
+    arguments = ["--gradio-auth", "me:open sesame", "--api-key=x y", "--model", "a b.gguf", "--listen"]
+    assert shown_arguments(arguments) == f"--gradio-auth {HIDDEN} --api-key={HIDDEN} --model 'a b.gguf' --listen"
 
 
 def test_a_secret_cannot_be_moved_to_where_it_would_be_shown(file: FlagsFile, subtests: pytest.Subtests) -> None:

@@ -17,6 +17,7 @@ def test_what_looks_like_a_secret_is_hidden(subtests: pytest.Subtests) -> None:
         ("token hf_abcdefghijklmnop was refused", "hf_abcdefghijklmnop"),
         ("server.py --api-key my-key --listen", "my-key"),
         ('server.py --gradio_auth="me:open sesame"', "sesame"),
+        ("server.py --gradio-auth me:one,you:two --listen", "two"),
         ('{"password": "p4ss word"}', "p4ss"),
         ("HF_TOKEN=abcdef", "abcdef"),
         ("fetching https://user:pass@mirror.example/file", "user:pass"),

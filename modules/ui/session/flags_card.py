@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from modules.app import App
 from modules.config.flags import Flags
-from modules.config.flags_file import HIDDEN, changes
+from modules.config.flags_file import HIDDEN, changes, shown_arguments
 from modules.core.errors import OpenToNetwork, WebUIError
 from modules.downloads.record import ACTIVE_STATES
-from modules.system.redaction import redact
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates
 from modules.ui.session.card import button, card, heading, sent_fields, sent_text, tagged
@@ -19,6 +19,14 @@ from modules.ui.widgets.messages import alert
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A text of the editor, and the version of the file that was shown in it before."""
+
+    text: str
+    seen: str | None = None
 
 
 class FlagsCard:
@@ -45,28 +53,28 @@ class FlagsCard:
 
     def check(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Show what the next start would do differently with the text, or what is wrong with it."""
-        return self._tried(_text(event), save=False)
+        return self._tried(event, save=False)
 
     def save(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Write the text to the file, unless something is wrong with it."""
-        return self._tried(_text(event), save=True)
+        return self._tried(event, save=True)
 
-    def _tried(self, text: str, save: bool) -> Updates:
-        file = self._app.flags_file
+    def _tried(self, event: Any, save: bool) -> Updates:
+        file, typed = self._app.flags_file, _typed(event)
         try:
             self._app.refuse_strangers()
-            flags = file.check(text)
+            flags = file.check(typed.text)
             self._app.check_flags(flags)
             if save:
-                file.save(text)
+                file.save(typed.text, typed.seen)
         except WebUIError as error:
-            return {self.part: self.render(text, error=error)}
+            return {self.part: self.render(typed, error=error)}
         note = f"<p>{escape(self._tr('ss_flags_saved' if save else 'ss_flags_fine'))}</p>" + self._changes(flags)
-        return {self.part: self.render(None if save else text, note=note)}
+        return {self.part: self.render(None if save else typed, note=note)}
 
     def ask(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Ask how to restart, with what goes on at the moment."""
-        return {self.part: self.render(_text(event), asking=True)}
+        return {self.part: self.render(_typed(event), asking=True)}
 
     def restart(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Restart at once, or when the answers that are being written are finished. The file must be valid."""
@@ -92,37 +100,37 @@ class FlagsCard:
 
     def render(
         self,
-        text: str | None = None,
+        typed: Typed | None = None,
         note: str = "",
         error: WebUIError | None = None,
         asking: bool = False,
         restarting: Flags | None = None,
     ) -> str:
-        """Render the editor with `text`, or else the file, and the restart."""
+        """Render the editor with what was `typed`, or else the file, and the restart."""
         tr, app = self._tr, self._app
         title = heading(tr("ss_flags"), tr("ss_flags_info").format(file=app.flags_file.path.name))
         try:
             app.refuse_strangers()
-            saved = app.flags_file.text()
+            saved = Typed(app.flags_file.text(), app.flags_file.version)
         except OpenToNetwork as problem:
             return title + f'<p class="tx-s-note">{escape(problem.say(self._page.language))}</p>'
         except WebUIError as problem:
-            saved, error = "", error or problem
-        form = self._editor(saved, text, note, error) + self._restart(asking, restarting)
+            saved, error = Typed(""), error or problem
+        form = self._editor(saved, typed or saved, note, error) + self._restart(asking, restarting)
         return f'{title}<div data-form="all">{form}</div>'
 
-    def _editor(self, saved: str, text: str | None, note: str, error: WebUIError | None) -> str:
+    def _editor(self, saved: Typed, shown: Typed, note: str, error: WebUIError | None) -> str:
         tr = self._tr
-        shown = saved if text is None else text
-        edited = " data-edited" if shown != saved else ""
-        typed = " ".join(self._app.restart.arguments)
+        edited = " data-edited" if shown.text != saved.text else ""
+        arguments = shown_arguments(self._app.restart.arguments)
         below = alert(error, self._page.language, tr) if error else note and f'<div class="tx-s-note">{note}</div>'
-        secret = tagged("p", tr("ss_flags_secret").format(hidden=HIDDEN), "tx-s-quiet") if HIDDEN in shown else ""
-        command = f"<p class='tx-s-quiet'>{escape(tr('ss_flags_typed'))} <code>{escape(redact(typed))}</code></p>"
+        secret = tagged("p", tr("ss_flags_secret").format(hidden=HIDDEN), "tx-s-quiet") if HIDDEN in shown.text else ""
+        command = f"<p class='tx-s-quiet'>{escape(tr('ss_flags_typed'))} <code>{escape(arguments)}</code></p>"
         return (
-            f'<textarea name="text" id="tx-s-flags-text" class="tx-s-mono" rows="10" '
+            f'<input type="hidden" name="seen" value="{escape(shown.seen or "", quote=True)}">'
+            '<textarea name="text" id="tx-s-flags-text" class="tx-s-mono" rows="10" '
             f'spellcheck="false" autocapitalize="off" aria-label="{escape(self._app.flags_file.path.name)}"{edited}>'
-            f"\n{escape(shown)}</textarea>{secret}{command if typed else ''}"
+            f"\n{escape(shown.text)}</textarea>{secret}{command if arguments else ''}"
             f'<div class="tx-s-buttons">{button(tr("ss_flags_save"), "save", style="main", id="tx-s-flags-save")}'
             f"{button(tr('ss_flags_check'), 'check', id='tx-s-flags-check')}</div>"
             f'<div role="status" id="tx-s-flags-result">{below}</div>'
@@ -194,6 +202,7 @@ def answers(app: App) -> int:
     return max(app.runs.count(), generations)
 
 
-def _text(event: Any) -> str:
-    text = sent_fields(event).get("text")
-    return text if isinstance(text, str) else ""
+def _typed(event: Any) -> Typed:
+    fields = sent_fields(event)
+    text, seen = fields.get("text"), fields.get("seen")
+    return Typed(text if isinstance(text, str) else "", seen if isinstance(seen, str) else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import threading
@@ -74,6 +75,17 @@ def test_secrets_of_the_file_are_not_sent_to_the_browser(make_card: Callable[...
     assert "sesame" not in card.show()[card.part]
     html = card.save(pressed(f"--api-key {HIDDEN}1 --api"))[card.part]
     assert "sesame" not in html and card.file.read_text() == "--api-key sesame --api\n"
+
+
+def test_changes_made_by_hand_meanwhile_are_not_overwritten(make_card: Callable[..., Any]) -> None:
+    card = make_card()
+    card.file.write_text("--api\n")
+    (seen,) = re.findall(r'name="seen" value="([^"]+)"', card.show()[card.part])
+    card.file.write_text("--mlock --api\n")
+    typed = SimpleNamespace(_data={"fields": {"text": "--listen-port 7001", "seen": seen}})
+    html = card.save(typed)[card.part]
+    assert "changed since it was shown" in html and "--listen-port 7001" in html
+    assert "changed since" in card.save(typed)[card.part] and card.file.read_text() == "--mlock --api\n"
 
 
 def test_a_restart_is_asked_for_and_then_done(make_card: Callable[..., Any]) -> None:
