@@ -81,6 +81,15 @@ def test_all_running_calls_end_when_the_worker_dies(echo: WorkerProcess) -> None
     assert wait_until(lambda: sum(isinstance(event, Failed) for event in events) == 3, 5), events
 
 
+def test_calls_are_counted_until_they_end(echo: WorkerProcess) -> None:
+    assert echo.count_calls("generate") == 0
+    answer = echo.events("generate", prompt="hello slow world", params={})
+    next(answer)
+    assert (echo.count_calls("generate"), echo.count_calls("repeat")) == (1, 0)
+    answer.close()
+    assert echo.count_calls("generate") == 0
+
+
 def test_only_the_last_lines_of_the_output_are_kept(worker: WorkerProcess) -> None:
     load(worker, Path("anything"), ECHO)
     with pytest.raises(WorkerDied) as died:
