@@ -23,9 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modules.core.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
+from modules.core.errors import InternalError, NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import LoadFailed
 from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, SerialEngine

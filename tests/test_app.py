@@ -10,16 +10,10 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
-from modules.core.errors import (
-    ModelNotFound,
-    NoModelLoaded,
-    SettingsError,
-    UnknownLoader,
-    UnknownOption,
-    WorkerDied,
-)
+from modules.core.errors import ModelNotFound, NoModelLoaded, SettingsError, UnknownLoader, UnknownOption
 from modules.core.events import Text
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import WorkerDied
 from modules.loaders.generation_settings import resolve
 from modules.loaders.load_settings import Setting
 from modules.planning.load_request import LoadRequest

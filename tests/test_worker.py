@@ -8,18 +8,10 @@ from time import monotonic
 
 import pytest
 
-from modules.core.errors import (
-    UNNAMED,
-    InternalError,
-    LoadFailed,
-    NoModelLoaded,
-    OptionError,
-    TextTooLong,
-    Unsupported,
-    WorkerDied,
-)
+from modules.core.errors import InternalError, NoModelLoaded, OptionError, Unsupported
 from modules.core.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt, Replacement
+from modules.core.worker_errors import UNNAMED, LoadFailed, TextTooLong, WorkerDied
 from modules.runtime.worker_process import WorkerProcess
 from modules.worker import LARGE_REQUEST
 from tests.conftest import ECHO, load, load_arguments

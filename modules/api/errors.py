@@ -14,18 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from modules.core.errors import (
-    InternalError,
-    OptionError,
-    PromptTooLong,
-    TextTooLong,
-    UnknownName,
-    UnknownOption,
-    WebUIError,
-    Words,
-)
+from modules.core.errors import InternalError, OptionError, UnknownName, UnknownOption, WebUIError, Words
 from modules.core.events import Json
 from modules.core.paths import ROOT
+from modules.core.worker_errors import PromptTooLong, TextTooLong
 
 log = logging.getLogger(__name__)
 

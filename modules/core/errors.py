@@ -18,8 +18,6 @@ WebUIError
 ├── BinNotEmptied         deleted files that could not be removed for good, and why
 ├── CannotRestart         the server cannot replace itself by a new process, and why
 ├── CodeChanged           a model's Python files differ from those that the user has trusted
-├── PromptTooLong         the prompt does not fit the context
-├── TextTooLong           nor does a prompt that is too long even to be tokenized
 ├── TemplateRefused · TemplateStopped · NoDefaultTemplate   a chat template that cannot be used: see `chat/errors.py`
 ├── TemplateNotFound · InvalidTemplateFile · ChosenTemplateUnusable · MessageLeftOut   templates of users: see there
 ├── ConversationBusy · NothingToAnswer   an answer that cannot be written now, or at all: see `chat/errors.py`
@@ -29,11 +27,9 @@ WebUIError
 │   ├── DamagedModel      the file is not what it claims to be
 │   ├── IncompleteModel   files are missing, or one ends too early
 │   └── UnsupportedModel  an intact model that no loader can load
-├── LoadFailed            the backend failed to load a model: its own words, and the cause if it is known
-├── LoadCancelled         replaced by a newer load, an unload, or cancelled by the user
-├── GenerationFailed      the backend failed while generating: its own words
-├── Unloaded              the model was unloaded before its answer was complete
-├── WorkerDied            the worker process ended: exit status and the end of its output
+├── PromptTooLong · TextTooLong   a prompt that does not fit the context: see `core/worker_errors.py`
+├── LoadFailed · LoadCancelled · GenerationFailed · Unloaded   a load or an answer that ended early: see there
+├── WorkerDied            the worker process ended: see there
 │   └── WorkerStuck       one token took too long; the model is loaded again by itself
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start
 ├── ConversationError     a conversation that does not exist, is damaged or was changed: see `conversations/errors.py`
@@ -47,7 +43,6 @@ WebUIError
 from __future__ import annotations
 
 import dataclasses
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -321,35 +316,6 @@ class CodeChanged(WebUIError):
 
 
 @dataclass(eq=False)
-class PromptTooLong(WebUIError):
-    """A prompt of more than `limit` tokens, which is less than the context: the answer needs room too."""
-
-    status = 400
-    template = {
-        "en": "The prompt has {tokens} tokens, but the context has room for {limit}. "
-        "Shorten it, or load the model with a larger n_ctx.",
-        "zh": "提示词有 {tokens} 个词符，而上下文只能容纳 {limit} 个。请缩短提示词，或以更大的 n_ctx 加载模型。",
-    }
-    tokens: int
-    limit: int
-
-
-@dataclass(eq=False)
-class TextTooLong(WebUIError):
-    """A prompt so long that it cannot fit whatever its tokens are; it is not tokenized."""
-
-    status = 400
-    template = {
-        "en": "The prompt has {characters} characters, but the context has room for {limit} tokens. "
-        "Shorten it, or load the model with a larger n_ctx.",
-        "zh": "提示词有 {characters} 个字符，而上下文只能容纳 {limit} 个词符。"
-        "请缩短提示词，或以更大的 n_ctx 加载模型。",
-    }
-    characters: int
-    limit: int
-
-
-@dataclass(eq=False)
 class ModelProblem(WebUIError):
     """A model that cannot be loaded. `state` is the word for it in a list of models."""
 
@@ -370,95 +336,6 @@ class IncompleteModel(ModelProblem):
 
 class UnsupportedModel(ModelProblem):
     state = "unsupported"
-
-
-UNNAMED: Words = {"en": "the backend reports:", "zh": "后端报告如下："}
-"""The cause of a failure that is not one of the known ones."""
-
-
-@dataclass(eq=False)
-class LoadFailed(WebUIError):
-    """A failed load. `words` is the backend's message, `cause` its explanation as the end of a sentence."""
-
-    template = {
-        "en": "{loader} could not load {model}: {cause}\n{words}",
-        "zh": "{loader} 无法加载 {model}：{cause}\n{words}",
-    }
-    loader: str
-    model: str
-    words: str
-    cause: Words = dataclasses.field(default_factory=lambda: UNNAMED)
-
-
-@dataclass(eq=False)
-class LoadCancelled(WebUIError):
-    status = 409
-    template = {"en": "Loading {model} was cancelled.", "zh": "已取消加载 {model}。"}
-    model: str
-
-
-@dataclass(eq=False)
-class GenerationFailed(WebUIError):
-    template = {"en": "{loader} failed while generating: {words}", "zh": "{loader} 生成时出错：{words}"}
-    loader: str
-    words: str
-
-
-class Unloaded(WebUIError):
-    status = 409
-    template = {
-        "en": "The model was unloaded before the answer was complete.",
-        "zh": "回答尚未完成，模型已被卸载。",
-    }
-
-
-_SIGKILL = 9
-
-
-@dataclass(eq=False)
-class WorkerDied(WebUIError):
-    """The end of a worker process. A negative `exit_code` is a signal's number; `words` is the end of its stderr."""
-
-    template = {
-        "en": "The model stopped while {doing} ({how}).{cause} Load it again to continue.{tail}",
-        "zh": "模型在{doing}时意外停止（{how}）。{cause}重新加载即可继续。{tail}",
-    }
-    killed: ClassVar[Words] = {
-        "en": " The system killed it, usually for lack of memory.",
-        "zh": "系统终止了它，通常是因为内存不足。",
-    }
-    tail: ClassVar[Words] = {"en": "\nIts last output: {words}", "zh": "\n日志末尾：{words}"}
-    exit_code: int
-    doing: Words
-    words: str = ""
-
-    def shown(self, language: str) -> dict[str, object]:
-        tail = self.tail[language].format(words=self.words) if self.words else ""
-        cause = self.killed[language] if self.exit_code == -_SIGKILL else ""
-        return super().shown(language) | {"how": _how_it_ended(self.exit_code), "cause": cause, "tail": tail}
-
-
-@dataclass(eq=False)
-class WorkerStuck(WorkerDied):
-    """The end of a worker that spent too long on one token. `grammar` is the beginning of the one it was probably for.
-
-    The model is loaded again without being asked for.
-    """
-
-    template = {
-        "en": "A token took longer than the limit, so the model's process was ended; the model is being loaded again. "
-        "{cause}",
-        "zh": "生成一个词符的时间超过上限，模型进程已终止，正在重新加载模型。{cause}",
-    }
-    because: ClassVar[Words] = {
-        "en": "Probably because of this grammar: {grammar!r}",
-        "zh": "可能由此语法引起：{grammar!r}",
-    }
-    grammar: str = ""
-
-    def shown(self, language: str) -> dict[str, object]:
-        cause = self.because[language].format(grammar=self.grammar) if self.grammar else ""
-        return super().shown(language) | {"cause": cause}
 
 
 @dataclass(eq=False)
@@ -495,16 +372,6 @@ class InternalError(WebUIError):
         "zh": "内部错误，详见日志（{log}）。",
     }
     log: str
-
-
-def _how_it_ended(exit_code: int) -> str:
-    """Return "SIGSEGV" for -11, "exit status 1" for 1."""
-    if exit_code < 0:
-        try:
-            return signal.Signals(-exit_code).name
-        except ValueError:
-            return f"signal {-exit_code}"
-    return f"exit status {exit_code}"
 
 
 def _family(root: type[WebUIError]) -> dict[str, type[WebUIError]]:

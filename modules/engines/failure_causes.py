@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from modules.core.errors import UNNAMED, Words
+from modules.core.errors import Words
+from modules.core.worker_errors import UNNAMED
 
 CAUSES: tuple[tuple[str, Words], ...] = (
     (

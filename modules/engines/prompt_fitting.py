@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from modules.core.errors import PromptTooLong, TextTooLong
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import PromptTooLong, TextTooLong
 from modules.engines.token_ids import check_token_id
 
 Encode = Callable[[str], list[int]]

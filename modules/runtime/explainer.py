@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from modules.core.errors import Unloaded
 from modules.core.events import Json
+from modules.core.worker_errors import Unloaded
 from modules.loaders.availability import overlay_of
 from modules.loaders.overlay import Overlay
 from modules.runtime.load_plan import LoadPlan

@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass
 from functools import partial
 
-from modules.core.errors import Unloaded, WorkerDied
 from modules.core.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import Unloaded, WorkerDied
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.worker_process import Deliver, WorkerProcess
 from modules.system import cpu_memory

@@ -12,17 +12,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from modules.core.errors import (
-    LoadCancelled,
-    LoadFailed,
-    ModelLoading,
-    NoModelLoaded,
-    Unloaded,
-    WebUIError,
-    WorkerDied,
-    WorkerStuck,
-)
+from modules.core.errors import ModelLoading, NoModelLoaded, WebUIError
 from modules.core.events import Info, Json, Progress, Result
+from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied, WorkerStuck
 from modules.loaders.availability import damaged, overlay_of, unavailable
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.explainer import Explainer

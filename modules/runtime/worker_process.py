@@ -17,9 +17,10 @@ from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
-from modules.core.errors import Unloaded, Words, WorkerDied, WorkerStuck
+from modules.core.errors import Words
 from modules.core.events import ENDS, Event, Failed, Json, Result, from_line
 from modules.core.paths import ROOT
+from modules.core.worker_errors import Unloaded, WorkerDied, WorkerStuck
 from modules.options.option import shortened
 from modules.system import child_process
 

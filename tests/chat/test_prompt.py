@@ -29,8 +29,8 @@ from modules.chat.prompt import (
     text_prompt,
 )
 from modules.chat.templates import ChatTemplates
-from modules.core.errors import PromptTooLong
 from modules.core.events import Done, Text
+from modules.core.worker_errors import PromptTooLong
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
 from modules.runtime.load_plan import LoadPlan

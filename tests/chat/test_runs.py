@@ -16,8 +16,9 @@ from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import Conversation
 from modules.conversations.errors import MessageNotFound, StaleConversation
 from modules.conversations.store import ConversationStore
-from modules.core.errors import WebUIError, WorkerDied
+from modules.core.errors import WebUIError
 from modules.core.events import Json
+from modules.core.worker_errors import WorkerDied
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
 from modules.runtime.load_plan import LoadPlan

@@ -15,7 +15,7 @@ import pytest
 from modules.catalog.errors import DeletionError
 from modules.characters.errors import CharacterError
 from modules.conversations.errors import ConversationError
-from modules.core import errors, lora_errors
+from modules.core import errors, lora_errors, worker_errors
 from modules.core.errors import (
     CodeChanged,
     LoaderUnavailable,
@@ -24,7 +24,6 @@ from modules.core.errors import (
     UnknownOption,
     WebUIError,
     Words,
-    WorkerDied,
 )
 from modules.downloads.errors import DownloadNotFound
 from modules.hub.errors import DownloadError
@@ -67,7 +66,7 @@ def placeholders(template: str) -> set[str]:
 
 def test_the_tables_contain_the_errors_of_every_module() -> None:
     """The tests below loop over these tables."""
-    assert {errors.LoadFailed, DownloadError, DownloadNotFound, lora_errors.LoraError} <= set(ALL)
+    assert {worker_errors.LoadFailed, DownloadError, DownloadNotFound, lora_errors.LoraError} <= set(ALL)
     assert len(WITH_MESSAGE) > len(ALL) / 2
 
 
@@ -129,7 +128,7 @@ def test_an_unknown_error_class_is_refused() -> None:
 
 
 def test_braces_in_a_value_are_not_formatted() -> None:
-    assert "{0} {name}" in errors.LoadFailed("llama.cpp", "model", "{0} {name}").say("en")
+    assert "{0} {name}" in worker_errors.LoadFailed("llama.cpp", "model", "{0} {name}").say("en")
 
 
 def test_the_nearest_name_is_suggested_only_if_there_is_one() -> None:
@@ -145,20 +144,3 @@ def test_a_reason_is_given_in_the_requested_language() -> None:
 
 def test_an_invalid_value_is_quoted_as_typed() -> None:
     assert "'abc'" in OptionError("n_ctx", "abc", {"en": "a number", "zh": "数字"}).say("en")
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"), [(-11, "SIGSEGV"), (-9, "SIGKILL"), (-6, "SIGABRT"), (1, "exit status 1"), (-200, "signal 200")]
-)
-def test_the_death_of_a_worker_is_named_by_its_signal_or_exit_status(code: int, reason: str) -> None:
-    idle = {"en": "idle", "zh": "空闲"}
-    assert f"({reason})" in WorkerDied(code, idle).say("en")
-    assert f"（{reason}）" in WorkerDied(code, idle).say("zh")
-
-
-def test_the_last_output_of_a_worker_is_quoted_only_if_there_is_any() -> None:
-    idle = {"en": "idle", "zh": "空闲"}
-    assert WorkerDied(1, idle, "out of memory").say("en").endswith("Its last output: out of memory")
-    assert "lack of memory" in WorkerDied(-9, idle).say("en")
-    assert "lack of memory" not in WorkerDied(-11, idle).say("en")
-    assert "last output" not in WorkerDied(1, idle).say("en")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from modules.core.errors import LoadFailed, NoModelLoaded, Unsupported, both
+from modules.core.errors import NoModelLoaded, Unsupported, both
 from modules.core.events import (
     Done,
     Event,
@@ -23,6 +23,7 @@ from modules.core.events import (
     to_line,
 )
 from modules.core.fill_in_middle import FimTokens
+from modules.core.worker_errors import LoadFailed
 
 LOGPROBS = TokenLogprobs(Logprob(" 猫", -0.5, 7), (Logprob(" 猫", -0.5, 7), Logprob("\n", -1.25, 198)), "20e78cab")
 

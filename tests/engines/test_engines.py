@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from modules.core.errors import GenerationFailed, InternalError, OptionError, PromptTooLong
+from modules.core.errors import InternalError, OptionError
 from modules.core.events import Text
+from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.support.answers import Answer, answer, ask, forget, parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modules.core.errors import UNNAMED
+from modules.core.worker_errors import UNNAMED
 from modules.engines.failure_causes import cause
 
 _COMPILATION = [

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
+from modules.core.errors import OptionError
 from modules.core.events import Text
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.support.answers import Crowd, answer, ask, assert_next_tokens_of_a_generation, forget, next_tokens

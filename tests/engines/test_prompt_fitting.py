@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from modules.core.errors import OptionError, PromptTooLong, TextTooLong
+from modules.core.errors import OptionError
 from modules.core.prompt import Prompt, Replacement
+from modules.core.worker_errors import PromptTooLong, TextTooLong
 from modules.engines import prompt_fitting
 from modules.engines.prompt_fitting import LONGEST_TOKEN, Fitted
 

@@ -12,10 +12,11 @@ from modules.app import App
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
 from modules.config import flags
-from modules.core.errors import ModelProblem, NoModelLoaded, OptionError, Unsupported, WebUIError, WorkerDied
+from modules.core.errors import ModelProblem, NoModelLoaded, OptionError, Unsupported, WebUIError
 from modules.core.events import Text
 from modules.core.lora_errors import LoraMismatch, LoraNotFound, LoraRefused
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import WorkerDied
 from modules.loaders.load_settings import resolve
 from modules.loaders.registry import Loader
 from modules.lora import manager

@@ -10,7 +10,8 @@ import pytest
 
 from modules.app import App
 from modules.cli import first_load
-from modules.core.errors import CodeChanged, CommandLineError, LoadFailed, Unsupported
+from modules.core.errors import CodeChanged, CommandLineError, Unsupported
+from modules.core.worker_errors import LoadFailed
 from modules.formats.remote_code import hash_python_files
 from modules.planning.load_request import LoadRequest
 from modules.ui.gradio_import import gradio

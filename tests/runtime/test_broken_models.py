@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
-from modules.core.errors import DamagedModel, IncompleteModel, LoadFailed, Unsupported, UnsupportedModel, WebUIError
+from modules.core.errors import DamagedModel, IncompleteModel, Unsupported, UnsupportedModel, WebUIError
+from modules.core.worker_errors import LoadFailed
 from modules.planning.load_request import LoadRequest
 from tests.support.gguf_files import MODEL, TENSORS, As, Raw, Tensor, gguf
 

@@ -8,12 +8,10 @@ import time
 
 import pytest
 
-from modules.core.errors import (
-    Unsupported,
-    WorkerDied,
-)
+from modules.core.errors import Unsupported
 from modules.core.events import Done, Text, Waiting
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import WorkerDied
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from tests.support.echo_plans import load, texts

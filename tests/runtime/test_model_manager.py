@@ -14,21 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from modules.core.errors import (
-    DamagedModel,
-    LoadCancelled,
-    LoaderUnavailable,
-    LoadFailed,
-    ModelLoading,
-    NoModelLoaded,
-    Unloaded,
-    Unsupported,
-    WorkerDied,
-    WorkerStuck,
-    both,
-)
+from modules.core.errors import DamagedModel, LoaderUnavailable, ModelLoading, NoModelLoaded, Unsupported, both
 from modules.core.events import Note
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied, WorkerStuck
 from modules.loaders.load_settings import resolve
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import LoadedModel

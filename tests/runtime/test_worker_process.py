@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from modules.core.errors import Unloaded, WorkerDied
 from modules.core.events import Event, Failed, Result, Text
 from modules.core.paths import ROOT
+from modules.core.worker_errors import Unloaded, WorkerDied
 from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
 from tests.conftest import ECHO, load
 from tests.support.package_index import is_running

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from modules.core.errors import InstallFailed, LoaderUnavailable, LoadFailed
+from modules.core.errors import InstallFailed, LoaderUnavailable
 from modules.core.paths import ROOT
+from modules.core.worker_errors import LoadFailed
 from modules.loaders.availability import unavailable
 from modules.loaders.load_settings import resolve
 from modules.loaders.overlay import Overlay

@@ -14,8 +14,9 @@ from modules.api.errors import json_response, language_of
 from modules.api.schemas import ModelLoadRequest, TextRequest, TokensRequest
 from modules.app import App
 from modules.config.credentials import ApiKey
-from modules.core.errors import ModelLoading, NoModelLoaded, OptionError, WorkerDied
+from modules.core.errors import ModelLoading, NoModelLoaded, OptionError
 from modules.core.events import Json, Note
+from modules.core.worker_errors import WorkerDied
 from modules.loaders.generation_settings import PARAMETERS
 from modules.loaders.load_settings import option_values
 from modules.options.option import Value, parse_all

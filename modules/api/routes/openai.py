@@ -22,9 +22,10 @@ from modules.api.sse import EventStream
 from modules.app import App
 from modules.catalog.background_scan import LIST_SECONDS
 from modules.catalog.record import ModelRecord
-from modules.core.errors import ModelLoading, NoModelLoaded, WorkerDied
+from modules.core.errors import ModelLoading, NoModelLoaded
 from modules.core.events import Json
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import WorkerDied
 from modules.runtime.loaded_model import LoadedModel
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from modules.core.errors import LoadFailed
 from modules.core.events import Json
+from modules.core.worker_errors import LoadFailed
 from modules.engines.autoawq.arguments import COMPILED_PACKAGES, CONFIG, KERNEL, LOAD, Plan, arguments
 from modules.engines.autoawq.cpu_kernel import repack_model
 from modules.engines.autoawq.fused_layers import FusedModel, fused_layers

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import transformers
 
-from modules.core.errors import LoadFailed, Unsupported
+from modules.core.errors import Unsupported
 from modules.core.events import Json, Note
+from modules.core.worker_errors import LoadFailed
 from modules.engines.autogptq import weights
 from modules.engines.autogptq.arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, Plan, arguments
 from modules.engines.autogptq.cpu_kernel import repack_model

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from modules.core.errors import LoadFailed
 from modules.core.events import Json, Progress
+from modules.core.worker_errors import LoadFailed
 from modules.engines.engine_protocol import Report
 from modules.engines.exllamav2.arguments import (
     ATTENTION,

@@ -19,8 +19,9 @@ import torch
 from exllamav2 import ExLlamaV2Tokenizer
 from exllamav2.generator import ExLlamaV2DynamicGenerator
 
-from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
+from modules.core.errors import OptionError
 from modules.core.events import Done, Event, Failed, Info, Json, Progress, Result, Text, TokenLogprobs, Waiting
+from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.exllamav2.arguments import GENERATOR, PAGE_SIZE, Environment, context_length, generator_arguments

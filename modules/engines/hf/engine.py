@@ -14,8 +14,9 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
+from modules.core.errors import OptionError
 from modules.core.events import Event, Failed, Info, Json, Note, Waiting
+from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines.engine_protocol import Operations
 from modules.engines.hf.batch import Batch, TokenSequence
 from modules.engines.hf.evaluator import Evaluator, Interrupted

@@ -17,8 +17,9 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.core.errors import LoadFailed, Unsupported
+from modules.core.errors import Unsupported
 from modules.core.events import Json, Logprob, TokenLogprobs
+from modules.core.worker_errors import LoadFailed
 from modules.engines.failure_causes import cause
 from modules.engines.llamacpp import library
 from modules.engines.llamacpp.abort_flag import AbortFlag

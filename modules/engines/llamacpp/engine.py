@@ -10,8 +10,8 @@ from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from modules.core.errors import GenerationFailed, PromptTooLong
 from modules.core.events import Done, Event, Failed, Info, Json, Note, Progress, Result, Text, Waiting
+from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.llamacpp.arguments import arguments

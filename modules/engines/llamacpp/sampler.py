@@ -18,8 +18,8 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.core.errors import GenerationFailed
 from modules.core.events import Json
+from modules.core.worker_errors import GenerationFailed
 from modules.engines import next_token
 from modules.engines.grammars import GrammarRequest, Matcher
 from modules.engines.llamacpp.bindings import Model

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modules.core.errors import PromptTooLong, Unsupported
+from modules.core.errors import Unsupported
+from modules.core.worker_errors import PromptTooLong
 from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixStore
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, DECODED, Model

@@ -13,8 +13,9 @@ from modules.chat.participants import INSTRUCT
 from modules.chat.receipt import parameters_again, template_kwargs_again
 from modules.chat.run import ReplyRequest
 from modules.conversations.store import ConversationStore
-from modules.core.errors import NoModelLoaded, OptionError, WebUIError, Words, WorkerDied
+from modules.core.errors import NoModelLoaded, OptionError, WebUIError, Words
 from modules.core.events import Json
+from modules.core.worker_errors import WorkerDied
 from modules.runtime.loaded_model import LoadedModel
 from modules.ui.chat.bodies import MAX_TEXT
 from modules.ui.chat.visitors import Visitors

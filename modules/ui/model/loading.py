@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from modules.core.errors import LoadCancelled, LoaderUnavailable, WebUIError
+from modules.core.errors import LoaderUnavailable, WebUIError
+from modules.core.worker_errors import LoadCancelled
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
 from modules.ui.model import model_html

@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from functools import partial
 
-from modules.core.errors import NoModelLoaded, OptionError, WebUIError, WorkerDied
+from modules.core.errors import NoModelLoaded, OptionError, WebUIError
 from modules.core.events import Json
+from modules.core.worker_errors import WorkerDied
 from modules.notebook.notebook import Beginning, State, continued, picked, regenerated
 from modules.notebook.prompts import fit_of, next_tokens
 from modules.notebook.runs import Begin

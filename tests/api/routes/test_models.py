@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from modules.app import App
-from modules.core.errors import LoadCancelled
+from modules.core.worker_errors import LoadCancelled
 from tests.support.echo_plans import plan
 from tests.support.serving import Server, server_of
 

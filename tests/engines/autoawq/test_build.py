@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modules.core.errors import LoadFailed
 from modules.core.paths import ROOT
+from modules.core.worker_errors import LoadFailed
 from modules.loaders.availability import unavailable
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from modules.core.errors import LoadFailed
 from modules.core.lora_errors import LoraRefused
+from modules.core.worker_errors import LoadFailed
 from modules.loaders.availability import unavailable
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
+from modules.core.errors import OptionError
 from modules.core.events import Done, Event, Progress, Text, TokenLogprobs, Waiting
 from modules.core.lora_errors import LoraRefused
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
 from tests.engines.hf.test_lora import apply_loras

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from modules.core.errors import UNNAMED, LoadFailed, OptionError
+from modules.core.errors import OptionError
 from modules.core.events import Progress, Text
 from modules.core.lora_errors import LoraRefused
+from modules.core.worker_errors import UNNAMED, LoadFailed
 from modules.engines.failure_causes import cause
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from modules.core.errors import LoadFailed
 from modules.core.paths import ROOT
+from modules.core.worker_errors import LoadFailed
 from modules.runtime.worker_process import WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import TRANSFORMERS, load, load_arguments

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from modules.core.errors import LoadFailed, PromptTooLong
 from modules.core.events import Info, Progress
 from modules.core.fill_in_middle import FimTokens
+from modules.core.worker_errors import LoadFailed, PromptTooLong
 from modules.engines.llamacpp.arguments import Build
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA, load, load_arguments

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
+from modules.core.errors import OptionError
 from modules.core.events import ENDS, Done, Failed, Progress, Text, Waiting
 from modules.core.paths import ROOT
+from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.runtime.worker_process import WorkerProcess
 from tests.support.answers import Crowd, answer, ask, forget, parameters, together
 from tests.support.llama_requests import (

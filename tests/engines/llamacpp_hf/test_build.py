@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modules.core.errors import OptionError, PromptTooLong, Unsupported
+from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Progress, Waiting
+from modules.core.worker_errors import PromptTooLong
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from modules.app import App
-from modules.core.errors import LoadFailed, both
+from modules.core.errors import both
+from modules.core.worker_errors import LoadFailed
 from modules.planning.starter_models import STARTER_MODELS
 from modules.runtime.status import Status
 from modules.ui.gradio_import import gradio

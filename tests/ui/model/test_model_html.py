@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from modules.catalog.record import ModelRecord
-from modules.core.errors import (
-    DamagedModel,
-    IncompleteModel,
-    LoadFailed,
-    ModelProblem,
-    UnsupportedModel,
-    both,
-)
+from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, both
+from modules.core.worker_errors import LoadFailed
 from modules.runtime.status import Status
 from modules.ui import locales
 from modules.ui.model import model_html

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modules.core.errors import (
-    LoadFailed,
-    both,
-)
+from modules.core.errors import both
+from modules.core.worker_errors import LoadFailed
 from modules.ui import locales
 from modules.ui.widgets import messages
 
