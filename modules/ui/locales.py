@@ -1049,6 +1049,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Write here, or paste a text for the model to continue…",
     ),
     "nb_views": ("查看方式", "Views"),
+    "nb_beside": ("文稿与视图并排显示", "Show the text and a view beside each other"),
     "nb_raw": ("原始", "Raw"),
     "nb_rendered": ("渲染", "Rendered"),
     "nb_tokens_view": ("词符", "Tokens"),

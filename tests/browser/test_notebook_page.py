@@ -85,6 +85,13 @@ def test_a_writer_goes_on_from_another_token_and_back_again(window: Window, serv
     expect(page.locator(".nb-columns section").first.locator("tbody tr")).to_have_count(50)
     page.locator("#nb-tab-tokens").click()
     expect(page.locator("#nb-view tbody tr").first).to_contain_text("54 68 65")
+    page.locator("#nb-beside").click()
+    expect(page.locator("#nb-text")).to_be_visible()
+    expect(page.locator("#nb-view")).to_be_visible()
+    page.locator("#nb-tab-rendered").click()
+    page.locator("#nb-text").fill("# Title")
+    expect(page.locator("#nb-view h3")).to_have_text("Title")
+    page.locator("#nb-beside").click()
     page.locator("#nb-tab-raw").click()
 
     page.locator("#nb-text").fill("🐱 typed just before")

@@ -20,6 +20,7 @@ const name = make("button", { type: "button", id: "nb-name", "aria-haspopup": "d
 const add = iconButton("new", tr("nb_new"), "plus", { id: "nb-new", class: "tx-icon-button", click: startNew });
 const edit = iconButton("rename", tr("nb_rename"), "edit", { id: "nb-rename", class: "tx-icon-button", click: startRenaming });
 const tabs = make("div", { id: "nb-tabs", role: "tablist", "aria-label": tr("nb_views") }, ...VIEWS.map(([id, text]) => make("button", { type: "button", role: "tab", id: `nb-tab-${id}`, "data-view": id, "aria-controls": id === "raw" ? "nb-text" : "nb-view", click: () => show(id) }, text)));
+const beside = iconButton("beside", tr("nb_beside"), "columns", { id: "nb-beside", class: "tx-icon-button", click: () => setBeside(!isBeside()) });
 const notice = make("div", { id: "nb-notice" });
 const action = (id, text, picture, act) => make("button", { type: "button", id: `nb-${id}`, class: "tx-button", "aria-label": text, title: text, click: act }, picture && icon(picture), make("span", {}, text));
 const generate = action("generate", tr("nb_generate"), "", () => start("generate"));
@@ -34,7 +35,7 @@ const hint = make("p", { id: "nb-cursor-note", hidden: true });
 const memory = make("p", { id: "nb-memory", hidden: true });
 
 const element = make("div", { id: "tx-notebook" },
-  make("div", { id: "nb-head" }, make("div", { id: "nb-title" }, name, edit, add), tabs), notice, area, other, memory, hint,
+  make("div", { id: "nb-head" }, make("div", { id: "nb-title" }, name, edit, add), make("div", { id: "nb-views" }, tabs, beside)), notice, make("div", { id: "nb-body" }, area, other), memory, hint,
   make("div", { id: "nb-foot" }, generate, stop, again, undo, redo, make("div", { id: "nb-facts" }, line, status, meter)));
 
 let shown = "raw";
@@ -43,16 +44,31 @@ let fit = null; // what the server has counted
 let revealing = false; // the text is selected to be shown, not by the user
 let caret = Infinity; // where the cursor was last, in UTF-16 units
 
+// -- the text and a view beside each other, where there is room -----------------------------------------------------------
+
+const roomy = matchMedia("(min-width: 1000px)");
+const isBeside = () => roomy.matches && Boolean(localStorage.getItem("tx-notebook-beside"));
+
+function setBeside(wanted) {
+  localStorage.setItem("tx-notebook-beside", wanted ? "1" : "");
+  show(wanted && shown === "raw" ? "rendered" : shown);
+}
+roomy.addEventListener("change", () => show(shown));
+
 // -- views ----------------------------------------------------------------------------------------------------------------
 
 function show(id) {
+  if (isBeside() && id === "raw") id = "rendered";
   shown = id;
+  element.classList.toggle("nb-two", isBeside());
+  beside.setAttribute("aria-pressed", String(isBeside()));
   for (const tab of tabs.children) {
     const selected = tab.dataset.view === id;
     tab.setAttribute("aria-selected", String(selected));
     tab.tabIndex = selected ? 0 : -1;
   }
-  area.hidden = id !== "raw";
+  tabs.querySelector("[data-view=raw]").hidden = isBeside();
+  area.hidden = id !== "raw" && !isBeside();
   other.hidden = id === "raw";
   other.setAttribute("aria-labelledby", `nb-tab-${id}`);
   tokens.hideCandidates();
@@ -81,8 +97,9 @@ tabs.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!step) return;
   event.preventDefault();
-  const at = VIEWS.findIndex(([id]) => id === shown);
-  const [id] = VIEWS.at((at + step) % VIEWS.length);
+  const views = VIEWS.filter(([id]) => id !== "raw" || !isBeside());
+  const at = views.findIndex(([id]) => id === shown);
+  const [id] = views.at((at + step) % views.length);
   show(id);
   tabs.querySelector(`[data-view=${id}]`).focus();
 });
@@ -113,9 +130,13 @@ function drawText() {
   else area.scrollTop = scrolled;
 }
 
+let redrawing = 0;
 area.addEventListener("input", () => {
   rememberCursor();
   client.typed(area.value);
+  if (!isBeside()) return;
+  clearTimeout(redrawing);
+  redrawing = setTimeout(() => drawView(), COUNT_DELAY);
 });
 function rememberCursor() {
   const before = caret;
@@ -249,7 +270,7 @@ function drawFit() {
 
 /** Select the text from a position on and scroll there. The model still writes where it would have before. */
 function reveal(at) {
-  show("raw");
+  show("raw"); // which is there in any case with a view beside it
   revealing = true;
   area.focus();
   area.setSelectionRange(at, at);
