@@ -55,11 +55,14 @@ def test_what_is_written_comes_in_pieces_and_then_its_end(app: App) -> None:
     stream.news()
     app.notebook_runs.start(app.notebooks, "x", None, at_end, app.models.current, PARAMS)
     told: News = []
-    while "ended" not in [name for name, _ in told]:
-        told += stream.news()
-        wait_until(lambda: True)
+
+    def has_ended() -> bool:
+        told.extend(stream.news())
         if len(told) > 3:
             app.notebook_runs.stop(app.notebooks, "x")
+        return bool(bodies(told, "ended"))
+
+    wait_until(has_ended)
     told += stream.news()
     assert bodies(told, "state")[0]["running"] is True and bodies(told, "state")[-1]["running"] is False
     text = ""
