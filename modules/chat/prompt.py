@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from modules.chat.message import Message
 from modules.chat.reasoning_markers import reasoning_markers
 from modules.chat.stop_strings import template_stops
-from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
+from modules.chat.templates import ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
 from modules.core.errors import Unsupported
 from modules.core.events import Done, Json
 from modules.core.prompt import Prompt, Replacement
@@ -125,13 +125,15 @@ def instruct_form(
     template_kwargs: Mapping[str, Json] | None = None,
     start_with: str = "",
 ) -> PromptForm:
-    """Return the form of `model`'s own template."""
+    """Return the form of the template that is used for `model`."""
     template = templates.of(model.record, model.info)
 
     def render(messages: Sequence[Message], continue_last: bool) -> str:
         return templates.render(template, messages, continue_last=continue_last, template_kwargs=template_kwargs)
 
-    stop = ALPACA_STOPS if template.is_ours else ()
+    # A model stops by itself in the format that it was trained on, but perhaps not in another one.
+    own = template.origin == "model" and not template.is_ours
+    stop = () if own else template_stops(templates, template)
     return PromptForm(render, template, stop, _space_before(render, start_with) + start_with)
 
 
@@ -158,37 +160,6 @@ def prompt_text(messages: Sequence[Message], form: PromptForm, dropped_until: in
     Those before `dropped_until` are left out, as in `chat_prompt`.
     """
     return form.render(_without(messages, _first_kept(messages, dropped_until)), False) + form.start_with
-
-
-def conversation_prompt(
-    templates: ChatTemplates,
-    model: LoadedModel,
-    messages: Sequence[Message],
-    params: Mapping[str, Json],
-    *,
-    continue_last: bool = False,
-    drop_oldest: bool = False,
-    template_kwargs: Mapping[str, Json] | None = None,
-) -> Prompt:
-    """Return the prompt that `model` continues to answer `messages`.
-
-    It leaves room for `max_new_tokens`, but for no more than half the context. With `drop_oldest` the worker drops as
-    many of the oldest exchanges as needed; system messages stay. A prompt that is still too long ends the generation
-    with PromptTooLong. Raises what `ChatTemplates.render` raises.
-    """
-    template = templates.of(model.record, model.info)
-    # A model stops by itself in the format that it was trained on, but perhaps not in another one.
-    own = template.origin == "model" and not template.is_ours
-    stop = () if own else template_stops(templates, template)
-
-    def rendered(start: int) -> str:
-        kept = _without(messages, start)
-        return templates.render(template, kept, continue_last=continue_last, template_kwargs=template_kwargs)
-
-    limit = room(model, params)
-    if not drop_oldest:
-        return Prompt(rendered(0), limit, stop=stop)
-    return _shortenable(rendered, messages, limit, 0, stop)[0]
 
 
 def _shortenable(

@@ -22,7 +22,6 @@ from modules.chat.prompt import (
     MOST_CANDIDATES,
     ChatPrompt,
     chat_prompt,
-    conversation_prompt,
     instruct_form,
     prompt_text,
     room,
@@ -30,6 +29,7 @@ from modules.chat.prompt import (
 )
 from modules.chat.templates import ChatTemplates
 from modules.core.events import Done, Text
+from modules.core.prompt import Prompt
 from modules.core.worker_errors import PromptTooLong
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
@@ -66,9 +66,25 @@ def conversation(*texts: str) -> list[Message]:
     return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
 
 
-def sent_prompt(model: LoadedModel, messages: list[Message], settings: dict[str, object], **options: bool) -> str:
+def prompt_of(
+    model: LoadedModel,
+    messages: list[Message],
+    settings: dict[str, object],
+    *,
+    templates: ChatTemplates = TEMPLATES,
+    continue_last: bool = False,
+    drop_oldest: bool = False,
+) -> Prompt:
+    """Return the prompt as the API asks for it."""
+    options = {"continue_last": continue_last, "drop_oldest": drop_oldest}
+    return chat_prompt(templates, model, messages, settings, hysteresis=False, **options).prompt
+
+
+def sent_prompt(
+    model: LoadedModel, messages: list[Message], settings: dict[str, object], drop_oldest: bool = False
+) -> str:
     """Return the prompt that the engine received, its words separated by single spaces."""
-    prompt = conversation_prompt(TEMPLATES, model, messages, settings, **options)
+    prompt = prompt_of(model, messages, settings, drop_oldest=drop_oldest)
     return "".join(event.text for event in model.generate(prompt, settings) if isinstance(event, Text)).rstrip()
 
 
@@ -77,14 +93,14 @@ LONG = " ".join(["word"] * 20)
 
 
 def test_a_conversation_that_fits_is_sent_unchanged(model: LoadedModel) -> None:
-    prompt = conversation_prompt(TEMPLATES, model, [SYSTEM, *conversation("hi", "hello", "bye")], params())
+    prompt = prompt_of(model, [SYSTEM, *conversation("hi", "hello", "bye")], params())
     assert prompt.text == "system: be brief\nuser: hi\nassistant: hello\nuser: bye\nanswer:"
     assert prompt.shorter == ()
     assert sent_prompt(model, conversation("hi"), params()) == "user: hi answer:"
 
 
 def test_continuing_ends_the_prompt_with_the_last_message(model: LoadedModel) -> None:
-    prompt = conversation_prompt(TEMPLATES, model, conversation("hi", "hello the"), params(), continue_last=True)
+    prompt = prompt_of(model, conversation("hi", "hello the"), params(), continue_last=True)
     assert prompt.text == "user: hi\nassistant: hello the"
 
 
@@ -143,7 +159,7 @@ def test_of_very_many_exchanges_a_few_shorter_conversations_are_offered(model: L
     roomy = copy.copy(model)
     roomy.info = dataclasses.replace(model.info, context_length=4096)
     messages = [SYSTEM, *conversation(*(f"word {number}" for number in range(4001)))]
-    prompt = conversation_prompt(TEMPLATES, roomy, messages, params(), drop_oldest=True)
+    prompt = prompt_of(roomy, messages, params(), drop_oldest=True)
     texts = [change.apply(prompt.text) for change in prompt.shorter]
     assert len(texts) <= MOST_CANDIDATES + 1
     assert all(0.95 * len(longer) <= len(shorter) < len(longer) for longer, shorter in itertools.pairwise(texts))
@@ -171,7 +187,7 @@ def test_a_system_message_that_is_too_long_by_itself_is_refused(model: LoadedMod
 def test_dropping_exchanges_does_not_change_the_messages_of_the_caller(model: LoadedModel) -> None:
     messages = conversation(LONG, "first", LONG, "second", LONG)
     before = [dict(message) for message in messages]
-    conversation_prompt(TEMPLATES, model, messages, params(), drop_oldest=True)
+    prompt_of(model, messages, params(), drop_oldest=True)
     assert messages == before
 
 
@@ -180,7 +196,7 @@ def test_an_error_raised_by_the_template_is_reported() -> None:
     try:
         refusing = loaded(manager, "{{ raise_exception('not with me') }}")
         with pytest.raises(TemplateRefused, match="not with me"):
-            conversation_prompt(TEMPLATES, refusing, conversation("hi"), params())
+            prompt_of(refusing, conversation("hi"), params())
     finally:
         manager.unload()
 
@@ -194,20 +210,20 @@ def test_the_marks_of_the_alpaca_format_end_an_answer_where_a_model_has_no_templ
     try:
         plain = loaded(manager, "")
         monkeypatch.setattr(plain._worker, "events", lambda _, **args: sent.append(args))
-        prompt = conversation_prompt(TEMPLATES, plain, conversation("hi"), settings)
+        prompt = prompt_of(plain, conversation("hi"), settings)
         plain.generate(prompt, settings)
         assert prompt.text == "### Instruction:\nhi\n\n### Response:\n"
         assert sent[0]["params"]["stop"][0] == "ours" and "### Instruction:" in sent[0]["params"]["stop"]
         assert settings["stop"] == ["ours"]
     finally:
         manager.unload()
-    assert conversation_prompt(TEMPLATES, model, conversation("hi"), params()).stop == ()
+    assert prompt_of(model, conversation("hi"), params()).stop == ()
 
 
 def test_the_marks_of_a_chosen_template_end_an_answer_as_well(model: LoadedModel) -> None:
     vicuna = "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}\n{% endfor %}"
     templates = ChatTemplates(lambda own: dataclasses.replace(own, source=vicuna, origin="chosen", file="mine"))
-    prompt = conversation_prompt(templates, model, conversation("hi"), params())
+    prompt = prompt_of(model, conversation("hi"), params(), templates=templates)
     assert prompt.text == "USER: hi\n" and prompt.stop == ("\nASSISTANT:", "\nUSER:")
 
 
@@ -342,7 +358,7 @@ def test_a_real_model_answers_a_question(models_folder: Path) -> None:
         )
         settings = generation_settings.resolve({"temperature": 0})
         question = conversation("Name the capital of France in one English sentence.")
-        prompt = conversation_prompt(TEMPLATES, model, question, settings)
+        prompt = prompt_of(model, question, settings)
         assert prompt.text.startswith("<|im_start|>system\n")
         *pieces, done = model.generate(prompt, settings)
         assert isinstance(done, Done) and done.prompt_tokens == 40
@@ -379,6 +395,6 @@ def test_a_text_is_truncated_to_the_exact_length_with_and_without_a_bos_token(
 def test_shorter_prompts_are_offered_if_normalization_could_make_the_text_too_long(model: LoadedModel) -> None:
     ligature = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}"  # 3 bytes of UTF-8, 33 in the form NFKC
     messages = conversation(ligature, "yes", "bye")
-    short = conversation_prompt(TEMPLATES, model, conversation("a", "yes", "bye"), params(), drop_oldest=True)
+    short = prompt_of(model, conversation("a", "yes", "bye"), params(), drop_oldest=True)
     assert len(short.text.encode()) < 60 and short.shorter == ()
-    assert conversation_prompt(TEMPLATES, model, messages, params(), drop_oldest=True).shorter
+    assert prompt_of(model, messages, params(), drop_oldest=True).shorter
