@@ -56,7 +56,11 @@ class PresetCard:
         tr, owner = page.tr, page.owner
         with gr.Column(elem_classes="tx-card", elem_id="tx-preset-card"):
             self.preset: Component = gr.Dropdown(
-                choices=self._app.presets.names(), label=tr("preset"), info=tr("preset_info"), elem_id="tx-preset"
+                choices=self._app.presets.names(),
+                value=None,  # Gradio's default is the first choice
+                label=tr("preset"),
+                info=tr("preset_info"),
+                elem_id="tx-preset",
             )
             self.line: Component = gr.HTML("", elem_id="tx-preset-line", js_on_load=UNDO_CLICK)
             with gr.Row(elem_classes="tx-buttons"):

@@ -27,6 +27,12 @@ def event(data: object) -> Any:
     return gr.EventData(None, data)
 
 
+def test_no_preset_is_picked_by_itself(make_tab: MakeTab) -> None:
+    first = make_tab()
+    first.app.presets.save("warm", {"temperature": 1.2})
+    assert make_tab().preset.value is None
+
+
 def test_picking_a_preset_over_values_changed_by_hand_can_be_undone(make_tab: MakeTab) -> None:
     tab = make_tab()
     for name, temperature in (("warm", 1.2), ("cold", 0.2)):
