@@ -112,7 +112,8 @@ class App:
         self.notebook_runs = NotebookRuns()
         self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
         self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
-        self.participants = ParticipantResolver(self.characters, self.personas, self.settings)
+        personas = None if flags.on("multi_user") else self.personas
+        self.participants = ParticipantResolver(self.characters, personas, self.settings)
         self.prompts = ConversationPrompts(self.templates, self.participants)
         self.setup = ConversationSetup(self.participants, self.templates, self.models)
         self.runs = Runs(self.prompts)

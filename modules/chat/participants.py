@@ -42,9 +42,13 @@ class Participants:
 
 
 class ParticipantResolver:
-    """Knows the participants of every conversation. Any thread may call."""
+    """Knows the participants of every conversation. Any thread may call.
 
-    def __init__(self, characters: CharacterLibrary, personas: Personas, settings: SettingsStore) -> None:
+    `personas` is None if all users are guests: the personas, and the name and description in the settings, are those of
+    the owner.
+    """
+
+    def __init__(self, characters: CharacterLibrary, personas: Personas | None, settings: SettingsStore) -> None:
         self._characters, self._personas, self._settings = characters, personas, settings
         self._known: OrderedDict[str, tuple[str, Character]] = OrderedDict()  # by id, with the version of the file
         self._lock = threading.Lock()
@@ -70,12 +74,13 @@ class ParticipantResolver:
         persona = None
         with suppress(PersonaNotFound):
             persona = self.persona(conversation.persona) if conversation.persona else None
-        user = persona.name if persona else character.user_name or settings.name1
+        name, bio = ("", "") if self._personas is None else (settings.name1, settings.user_bio)
+        user = persona.name if persona else character.user_name or name
         return Participants(
             conversation.mode,
             user.strip() or DEFAULT_USER,
             character.name.strip() or DEFAULT_CHARACTER,
-            persona.bio if persona else settings.user_bio,
+            persona.bio if persona else bio,
             character,
             missing,
         )
@@ -97,4 +102,6 @@ class ParticipantResolver:
 
     def persona(self, id: str) -> Persona:
         """Return a persona. Raises PersonaNotFound or InvalidCharacter."""
+        if self._personas is None:
+            raise PersonaNotFound(id)
         return self._personas.read(id)

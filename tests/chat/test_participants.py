@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from modules.characters.errors import InvalidCharacter
+from modules.characters.errors import InvalidCharacter, PersonaNotFound
 from modules.chat.participants import ParticipantResolver
 from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import Conversation
 from tests.support.dialogues import make_prompts, write_character
 
 
-def resolver(folder: Path, **settings: str) -> ParticipantResolver:
-    return make_prompts(folder, ChatTemplates(), **settings).participants
+def resolver(folder: Path, guests: bool = False, **settings: str) -> ParticipantResolver:
+    return make_prompts(folder, ChatTemplates(), guests, **settings).participants
 
 
 def test_the_persona_is_the_user_then_the_name_in_the_file_then_that_of_the_settings(tmp_path: Path) -> None:
@@ -33,6 +33,18 @@ def test_the_persona_is_the_user_then_the_name_in_the_file_then_that_of_the_sett
         people = owner.of(Conversation("", character=character, persona=persona))
         assert (people.user, people.bio) == expected
     assert resolver(tmp_path, name1="").of(Conversation("")).user == "You"
+
+
+def test_guests_get_nothing_of_what_describes_the_owner(tmp_path: Path) -> None:
+    write_character(tmp_path, "mia", name="Mia", your_name="Ann")
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users" / "tom.yaml").write_text("name: Tom\nuser_bio: Sails.\n")
+    guests = resolver(tmp_path, guests=True, name1="Zoe", user_bio="Of the settings.")
+    for character, user in (("mia", "Ann"), ("", "You")):
+        people = guests.of(Conversation("", character=character, persona="tom"))
+        assert (people.user, people.bio) == (user, "")
+    with pytest.raises(PersonaNotFound):
+        guests.persona("tom")
 
 
 def test_a_conversation_goes_on_without_its_character(tmp_path: Path) -> None:

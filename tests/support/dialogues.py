@@ -15,12 +15,13 @@ from modules.config.settings import SettingsStore
 from modules.core.events import Json
 
 
-def make_prompts(folder: Path, templates: ChatTemplates, **settings: str) -> ConversationPrompts:
+def make_prompts(folder: Path, templates: ChatTemplates, guests: bool = False, **settings: str) -> ConversationPrompts:
     """Return the prompts of conversations with the characters and personas in `folder`, and these settings."""
     store = SettingsStore(folder / "settings.yaml", Presets(folder))
     for key, value in settings.items():
         store.set({"chat_instruct_command": "chat-instruct_command"}.get(key, key), value)
-    participants = ParticipantResolver(CharacterLibrary(folder / "characters"), Personas(folder / "users"), store)
+    personas = None if guests else Personas(folder / "users")
+    participants = ParticipantResolver(CharacterLibrary(folder / "characters"), personas, store)
     return ConversationPrompts(templates, participants)
 
 

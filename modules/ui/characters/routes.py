@@ -1,6 +1,6 @@
 """The routes that the page's script calls for characters and personas. All are behind the login and the host guard.
 
-With --multi-user, guests may read characters and chat with them, but change nothing.
+With --multi-user, guests may read characters and chat with them, but change nothing. Personas are the owner's alone.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _download(file: ExportedFile) -> Response:
 def _add_personas(router: APIRouter, app: App) -> None:
     @router.get("/personas/list")
     def list_personas(request: Request) -> Json:
-        language = language_of(request)
+        language, owner = language_of(request), not app.flags.on("multi_user")
         return {
             "personas": [
                 {
@@ -137,10 +137,10 @@ def _add_personas(router: APIRouter, app: App) -> None:
                     "bio": one.persona.bio,
                     "problem": one.problem[language] if one.problem else "",
                 }
-                for one in app.personas.list()
+                for one in (app.personas.list() if owner else ())
             ],
-            "owner": not app.flags.on("multi_user"),
-            "bin": len(app.personas.deleted()),
+            "owner": owner,
+            "bin": len(app.personas.deleted()) if owner else 0,
         }
 
     @router.post("/personas/save")
@@ -168,6 +168,7 @@ def _add_bin(router: APIRouter, app: App, kind: str, files: CharacterLibrary | P
 
     @router.get(f"/{kind}/bin")
     def list_bin() -> Json:
+        app.refuse_guests()
         return {"deleted": list(files.deleted())}
 
     @router.post(f"/{kind}/bin/empty")

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from modules.app import App
 from modules.characters import png
 from modules.characters.character import Character
+from modules.characters.personas import Persona
 from modules.ui.characters import routes
 from tests.support.cards import V2, V3, png_file, text_chunk
 
@@ -193,6 +194,16 @@ def test_guests_read_but_change_nothing(make_app: Callable[..., App], subtests: 
         with subtests.test(path):
             assert http.post(path, json=body).status_code == 403
     assert http.get("/characters/Bo/form").json() == form
+
+
+def test_guests_do_not_see_the_personas_of_the_owner(make_app: Callable[..., App]) -> None:
+    app = make_app("--multi-user")
+    app.personas.save(Persona("", "Ann", "A pilot."))
+    app.personas.save(Persona("", "Bea", "A nurse."))
+    app.personas.delete("Bea")
+    http = client_of(app)
+    assert http.get("/personas/list").json() == {"personas": [], "owner": False, "bin": 0}
+    assert http.get("/personas/bin").status_code == http.get("/characters/bin").status_code == 403
 
 
 def test_fields_of_the_wrong_type_or_size_are_refused(app: App, http: TestClient, subtests: pytest.Subtests) -> None:

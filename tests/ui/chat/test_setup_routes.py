@@ -163,3 +163,12 @@ def test_the_prompt_of_a_conversation_is_shown_and_counted(app: App, http: TestC
     assert http.post(f"/chat/{id}/count", json={}).json()["tokens"] == 5, "the others are no longer sent"
     assert http.post(f"/chat/{id}/count", json={"text": "five"}).json()["tokens"] == 7
     assert http.post("/chat/count", json={"text": "five", "mode": "chat", "persona": "tom"}).json()["tokens"] == 4
+
+
+def test_guests_cannot_use_the_personas_of_the_owner(app: App, make_app: Callable[..., App]) -> None:
+    http = client_of(make_app("--multi-user"))
+    assert http.post("/chat/new", json={"persona": "tom"}).status_code == 404
+    http.get("/chat/list")  # which gives the cookie
+    id = created(http, character="mia")
+    assert http.post(f"/chat/{id}/setup", json={"persona": "tom"}).status_code == 404
+    assert http.post(f"/chat/{id}/setup", json={"mode": "chat"}).status_code == 200
