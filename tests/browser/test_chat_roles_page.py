@@ -62,8 +62,10 @@ def test_a_chat_with_a_character_from_its_greeting_to_a_reload(chromium: Browser
         window.new_chat()
         box, chip = window.page.locator("#tx-input"), window.page.locator("#tx-setup")
         expect(chip).to_have_text("instruct")
+        box.fill("Who am I?")
 
         pick_character(window, "Ada")
+        expect(box).to_have_value("Who am I?")
         expect(body(last_answer(window))).to_contain_text("Good evening")
         expect(last_answer(window).locator(".tx-version")).to_have_text("1/3")
         act(window, last_answer(window), "next")
@@ -74,7 +76,7 @@ def test_a_chat_with_a_character_from_its_greeting_to_a_reload(chromium: Browser
 
         open_setup(window).locator("#tx-persona").select_option("carla")
         window.page.keyboard.press("Escape")
-        window.ask("Who am I?")
+        box.press("Enter")
         window.wait_for_answer()
         expect(speakers(window)).to_have_text(["AAda", "CCarla", "AAda"])
         panel = open_setup(window)
@@ -116,6 +118,10 @@ def test_a_chat_with_a_character_from_its_greeting_to_a_reload(chromium: Browser
 def test_a_character_on_a_phone(chromium: Browser, server: Server, roles: Path) -> None:
     with kept_open(chromium, server, "en", (390, 844)) as (window, _):
         prepare_chat(window, 16)
+        window.new_chat()
+        window.page.locator("#tx-input").fill("Nobody answers this.")
+        choose(window, "Send dummy message")
+        expect(window.page.locator(".tx-msg.tx-user")).to_have_count(1)
         window.new_chat()
         panel = open_setup(window)
         assert panel.bounding_box()["width"] <= 374

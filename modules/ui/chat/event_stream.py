@@ -16,9 +16,20 @@ from modules.ui.server_events import PING, News, Waker, event_bytes
 
 
 class EventStream:
-    """The events of one page that shows the conversation `id`, "" for none."""
+    """The events of one page that shows the conversation `id`, "" for none.
 
-    def __init__(self, app: App, page: Page, store: ConversationStore, renderer: Renderer, id: str) -> None:
+    Of a draft that has ended already, only a page that `wants_draft` is told.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        page: Page,
+        store: ConversationStore,
+        renderer: Renderer,
+        id: str,
+        wants_draft: bool = False,
+    ) -> None:
         self._app, self._page, self._store, self._id = app, page, store, id
         self._view = ConversationView(page, renderer)
         self._listed: tuple[int, set[str]] | None = None
@@ -27,7 +38,7 @@ class EventStream:
         self._live_message = ""
         self._failure: object = None
         self._draft = app.runs.draft(store, id)
-        if self._draft is not None and self._draft.phase != "ended":
+        if self._draft is not None and (wants_draft or self._draft.phase != "ended"):
             self._draft = None  # this page has not got any of it
 
     async def events(self) -> AsyncIterator[bytes]:

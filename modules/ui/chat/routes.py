@@ -266,8 +266,8 @@ def _add_stream(router: APIRouter, app: App, visitors: Visitors) -> None:
     renderers = {language: Renderer(language) for language in LANGUAGES}
 
     @router.get("/events")
-    async def events(request: Request, id: Id = "") -> Response:
+    async def events(request: Request, id: Id = "", draft: bool = False) -> Response:
         language = language_of(request)
-        stream = EventStream(app, pages[language], visitors.store(request.scope), renderers[language], id)
+        stream = EventStream(app, pages[language], visitors.store(request.scope), renderers[language], id, draft)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream.events(), media_type="text/event-stream", headers=headers)

@@ -4,6 +4,7 @@
 //   "open"          another conversation was opened: {id}, "" for a new one that has no messages yet
 //   "conversation"  the open conversation as it is now; see modules/ui/chat/snapshot.py
 //   "live"          what has been added to the answer that is being written
+//   "connected"     the stream of events has begun, or begun again
 //   "draft"         what the model has written for the user so far: {text, done, error}
 //   "list"          the list of conversations has changed: ask `GET /chat/list` again
 
@@ -57,12 +58,18 @@ export const upload = async (path, file) =>
     }),
   );
 
+/** The draft that this page waits for, {id, before}: kept over a reload, so that its end is not missed. */
+export const keptDraft = () => JSON.parse(sessionStorage.getItem("tx-drafting"));
+export const keepDraft = (draft) => sessionStorage.setItem("tx-drafting", JSON.stringify(draft));
+
 function connect() {
   source?.close();
   source = null;
   if (document.hidden) return;
-  const stream = new EventSource(address(`/chat/events?id=${encodeURIComponent(current)}`));
+  const draft = current && keptDraft()?.id === current ? "&draft=true" : "";
+  const stream = new EventSource(address(`/chat/events?id=${encodeURIComponent(current)}${draft}`));
   source = stream;
+  stream.addEventListener("open", () => stream === source && emit("connected", {}));
   for (const name of ["conversation", "live", "draft", "list", "gone"]) {
     stream.addEventListener(name, (event) => stream === source && emit(name, JSON.parse(event.data)));
   }

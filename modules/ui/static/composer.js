@@ -1,11 +1,11 @@
 // The box in which messages are written, and what it sends. Sending goes through Gradio, which knows the parameters.
-import { currentId, events, open, post, upload } from "./chat_client.js";
+import { currentId, events, keepDraft, keptDraft, open, post, upload } from "./chat_client.js";
 import { iconButton, make } from "./dom.js";
 import { choices, chosenSystem, create } from "./new_chat.js";
 import { register } from "./shortcuts.js";
 import * as templateVariables from "./template_variables.js";
 import { tr } from "./texts.js";
-import { change, conversation, edit, isAnswering, lastMessage, selectVersion } from "./transcript.js";
+import { change, changesMade, conversation, edit, isAnswering, lastMessage, selectVersion } from "./transcript.js";
 
 const COUNT_DELAY = 400;
 const MAX_FILES = 10;
@@ -105,6 +105,7 @@ events.addEventListener("open", () => {
     post(`/chat/${encodeURIComponent(draft.id)}/stop`).catch(() => null);
     endDraft();
   }
+  if (keptDraft()?.id === currentId()) setDraft(keptDraft()); // the page was loaded again meanwhile
   setText(sessionStorage.getItem(draftKey()) ?? "");
   attachments = [];
   drawFiles();
@@ -115,8 +116,10 @@ events.addEventListener("open", () => {
 // -- sending ----------------------------------------------------------------------------------------------------------
 
 /** Ask for an answer: `action` as in modules/chat/runs.py. */
-export function request(action, body = {}) {
-  if (pending !== null || started) return false;
+export async function request(action, body = {}) {
+  const id = currentId();
+  await changesMade();
+  if (pending !== null || started || id !== currentId()) return false;
   if (isBusy()) {
     alertText(tr("wait_for_answer"));
     return false;
@@ -250,44 +253,57 @@ area.addEventListener("keydown", (event) => {
   }
 });
 
-/** Remove the last question with its answer, and put it back into the box. */
+/** Remove the last reply with its question, and put that back into the box. */
 export async function takeBack() {
-  const [question, answer] = [lastMessage("user"), lastMessage("")];
-  if (!question || isAnswering()) return;
-  const ids = answer.id === question.id ? [question.id] : [answer.id, question.id];
-  for (const message of ids) if (!(await change("remove", { message, rev: null }))) return;
-  if (!area.value) write(question.content);
+  const [before, last] = [undefined, ...conversation().order].slice(-2).map((id) => conversation().messages[id]);
+  if (!last || isAnswering()) return;
+  const removed = last.role !== "user" && before?.role === "user" ? [last, before] : [last];
+  for (const { id } of removed) if (!(await change("remove", { message: id, rev: null }))) return;
+  const question = removed.find(({ role }) => role === "user");
+  if (question && !area.value) write(question.content);
 }
 
 // -- the model writes the user's next message into the box -----------------------------------------------------------------
 
+const setDraft = (value) => {
+  draft = value;
+  keepDraft(value);
+  show();
+};
+
 /** Have the model write the user's next message, after what is in the box. */
 export async function impersonate() {
   if (!isBusy() && !(await begin())) return;
-  if (!request("impersonate", { text: area.value })) return;
-  draft = { id: currentId(), before: area.value };
-  show();
+  if (await request("impersonate", { text: area.value })) setDraft({ id: currentId(), before: area.value });
 }
 
 events.addEventListener("draft", ({ detail }) => {
-  draft ??= { id: currentId(), before: area.value }; // the page was loaded again meanwhile
+  clearTimeout(lostTimer);
+  if (!draft) return; // another page has asked for it
   if (detail.text) write(detail.text);
   area.scrollTop = area.scrollHeight;
-  if (!detail.done) return show();
+  if (!detail.done) return;
   endDraft();
   if (detail.error) alertHtml(detail.error);
 });
 
 function endDraft() {
+  clearTimeout(lostTimer);
   if (!draft) return;
   const { id, before } = draft;
-  draft = null;
-  show();
+  setDraft(null);
   if (id !== currentId()) return;
   if (area.value === before) alertText(tr("impersonated_nothing"));
   else offerUndo(tr("impersonated"), () => write(before));
   focusInput();
 }
+
+// A server that still has the draft sends it at once. One that was restarted does not.
+let lostTimer = 0;
+events.addEventListener("connected", () => {
+  clearTimeout(lostTimer);
+  if (draft && pending === null) lostTimer = setTimeout(endDraft, 5000);
+});
 
 // -- files ------------------------------------------------------------------------------------------------------------
 

@@ -188,10 +188,23 @@ events.addEventListener("gone", () => open(""));
 
 // -- what the buttons do ------------------------------------------------------------------------------------------------
 
+let lastChange = Promise.resolve();
+
+/** Wait for the answer to the last change, without which the next request would have an older `rev`. */
+export const changesMade = () => lastChange.catch(() => null);
+
 /** Change the conversation on the server, which then sends it anew. A change of what it no longer is, is refused. */
 export async function change(action, body) {
+  const id = currentId();
+  await changesMade();
+  if (currentId() !== id) return null; // another conversation was opened meanwhile
+  const before = shown;
+  lastChange = post(`/chat/${encodeURIComponent(id)}/${action}`, { rev: before.rev, ...body });
   try {
-    return await post(`/chat/${encodeURIComponent(shown.id)}/${action}`, { rev: shown.rev, ...body });
+    const answer = await lastChange;
+    // Each change adds one. The next request need not wait until the conversation arrives anew.
+    if (shown === before && before.rev !== null && action !== "branch" && !("rev" in body)) shown.rev += 1;
+    return answer;
   } catch (error) {
     events.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
     return null;

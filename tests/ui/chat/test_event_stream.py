@@ -36,12 +36,14 @@ def stored(app: App, text: str) -> str:
     return app.conversations.add(conversation).id
 
 
-def drafts(app: App, id: str, start: Callable[[], object], seconds: float = 3.0) -> list[dict[str, Any]]:
+def drafts(
+    app: App, id: str, start: Callable[[], object], seconds: float = 3.0, wants_draft: bool = False
+) -> list[dict[str, Any]]:
     """Open a page, call `start`, and return its drafts up to the last one."""
 
     async def read() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        stream = EventStream(app, Page(app, "en"), app.conversations, Renderer("en"), id)
+        stream = EventStream(app, Page(app, "en"), app.conversations, Renderer("en"), id, wants_draft)
         async for chunk in stream.events():
             name, _, data = chunk.decode().strip().partition("\ndata: ")
             if name == "event: conversation":
@@ -81,3 +83,11 @@ def test_a_page_that_is_opened_later_does_not_get_an_old_draft(app: App) -> None
     wait_until(lambda: not app.runs.running(app.conversations))
     texts = [one["text"] for one in drafts(app, id, lambda: begin(app, id, "new"))]
     assert all(text.startswith("new") for text in texts)
+
+
+def test_a_page_that_was_hidden_gets_the_end_of_its_draft(app: App) -> None:
+    id = stored(app, "apple")
+    begin(app, id, "I like")
+    wait_until(lambda: not app.runs.running(app.conversations))
+    (last,) = drafts(app, id, lambda: None, wants_draft=True)
+    assert last["done"] and last["text"].startswith("I like")
