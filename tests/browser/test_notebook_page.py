@@ -94,6 +94,11 @@ def test_a_writer_goes_on_from_another_token_and_back_again(window: Window, serv
     page.locator("#nb-beside").click()
     page.locator("#nb-tab-raw").click()
 
+    page.locator("#tx-show-keys").click()
+    expect(page.locator("#tx-keys")).to_contain_text("重做生成")
+    expect(page.locator("#tx-keys")).not_to_contain_text("Backspace")  # which is for the chat, and does nothing here
+    page.keyboard.press("Escape")
+
     page.locator("#nb-text").fill("🐱 typed just before")
     page.reload()
     expect(page.locator("#nb-text")).to_have_value("🐱 typed just before")

@@ -88,7 +88,7 @@ editor.onSaved((id) => {
 register("Ctrl+S", tr("ch_key_save"), () => {
   if (addressNow() === null || !element.contains(editor.element)) return false;
   editor.save();
-});
+}, { at: "characters" });
 
 const place = () => {
   const root = document.querySelector("#tx-characters-root [data-characters]");

@@ -176,5 +176,5 @@ export const openSetup = (from) => {
 
 button.addEventListener("click", () => openSetup(button));
 for (const name of ["shown", "open"]) events.addEventListener(name, show);
-register("Alt+C", tr("chat_setup"), () => openSetup(button));
+register("Alt+C", tr("chat_setup"), () => openSetup(button), { at: "chat" });
 show();

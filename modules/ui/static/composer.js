@@ -363,10 +363,11 @@ async function count() {
 
 // -- keys -------------------------------------------------------------------------------------------------------------
 
-register("Escape", tr("stop"), stopAnswer);
-register("Ctrl+Enter", tr("regenerate"), () => request("regenerate", { message: lastMessage("")?.id ?? "" }));
-register("Alt+Enter", tr("continue"), () => request("continue", { message: lastMessage("assistant")?.id ?? "" }));
-register("ArrowLeft", tr("previous_version"), () => selectVersion(lastMessage("assistant")?.id, -1));
-register("ArrowRight", tr("next_version"), () => selectVersion(lastMessage("assistant")?.id, 1));
+const IN_CHAT = { at: "chat" };
+register("Escape", tr("stop"), stopAnswer, IN_CHAT);
+register("Ctrl+Enter", tr("regenerate"), () => request("regenerate", { message: lastMessage("")?.id ?? "" }), IN_CHAT);
+register("Alt+Enter", tr("continue"), () => request("continue", { message: lastMessage("assistant")?.id ?? "" }), IN_CHAT);
+register("ArrowLeft", tr("previous_version"), () => selectVersion(lastMessage("assistant")?.id, -1), IN_CHAT);
+register("ArrowRight", tr("next_version"), () => selectVersion(lastMessage("assistant")?.id, 1), IN_CHAT);
 
 show();

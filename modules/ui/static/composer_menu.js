@@ -84,4 +84,4 @@ const open = () =>
   ]);
 
 button.addEventListener("click", open);
-for (const { key, label, action } of ITEMS) if (key) register(key, label, action);
+for (const { key, label, action } of ITEMS) if (key) register(key, label, action, { at: "chat" });

@@ -303,12 +303,12 @@ client.events.addEventListener("live", () => {
 });
 
 const atNotebook = () => document.documentElement.dataset.at === "notebook";
-const here = (act) => () => (atNotebook() ? void act() : false);
-register("Ctrl+Enter", tr("nb_generate"), here(() => start("generate")));
-register("Ctrl+Shift+Enter", tr("nb_regenerate"), here(() => start("regenerate")));
-register("Alt+Z", tr("nb_undo"), here(() => client.step("undo")));
-register("Alt+Shift+Z", tr("nb_redo"), here(() => client.step("redo")));
-register("Esc", "", () => (atNotebook() && client.view().running ? client.stop() : false));
+const HERE = { at: "notebook" };
+register("Ctrl+Enter", tr("nb_generate"), () => start("generate"), HERE);
+register("Ctrl+Shift+Enter", tr("nb_regenerate"), () => start("regenerate"), HERE);
+register("Alt+Z", tr("nb_undo"), () => void client.step("undo"), HERE);
+register("Alt+Shift+Z", tr("nb_redo"), () => void client.step("redo"), HERE);
+register("Esc", tr("stop"), client.stop, HERE);
 
 // -- the address ------------------------------------------------------------------------------------------------------------
 

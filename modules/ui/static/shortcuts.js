@@ -25,21 +25,25 @@ const isTyping = (element) =>
  *
  * Of several entries with the same keys, those that are `first` come first, then those registered last, until one does
  * not return false. Keys without Ctrl or Alt do nothing while a text is being typed, except Esc. Without an `action`, the
- * entry is only described: some element handles it. Returns a function that removes the entry.
+ * entry is only described: some element handles it. With `at`, it is there at that destination only. Returns a function
+ * that removes the entry.
  */
-export function register(keys, label, action = null, { first = false } = {}) {
-  const entry = { keys, label, action, first, ...parse(keys) };
+export function register(keys, label, action = null, { first = false, at = "" } = {}) {
+  const entry = { keys, label, action, first, at, ...parse(keys) };
   table.push(entry);
   return () => table.splice(table.indexOf(entry), 1);
 }
 
+// The address changes first, and what is shown a moment later.
+const isHere = ({ at }) => !at || at === document.documentElement.dataset.at || at === location.hash.split(/[#/]/)[1];
+
 // Esc closes what is open above the page first: the browser does that.
-const OPEN = "dialog[open], [popover]:popover-open, [role=combobox][aria-expanded=true]:focus";
+const OPEN = "dialog[open], [popover=auto]:popover-open, [role=combobox][aria-expanded=true]:focus";
 
 document.addEventListener("keydown", (event) => {
   if (event.isComposing || event.keyCode === 229 || event.defaultPrevented) return; // an input method has the key
   if (document.querySelector(OPEN)) return;
-  const latestFirst = [...table].reverse();
+  const latestFirst = table.filter(isHere).reverse();
   for (const entry of [...latestFirst.filter(({ first }) => first), ...latestFirst.filter(({ first }) => !first)]) {
     if (!entry.action || !matches(entry, event)) continue;
     if (!entry.ctrl && !entry.alt && entry.key !== "escape" && isTyping(event.target)) continue;
@@ -55,7 +59,7 @@ const keyCaps = (keys) => keys.split("+").flatMap((key, index) => [index ? " " :
 /** Show all keys that are described. */
 export function showSheet() {
   if (document.querySelector("#tx-keys")) return;
-  const rows = table.filter(({ label }) => label).map(({ keys, label }) => make("div", {}, make("dt", {}, label), make("dd", {}, ...keyCaps(keys))));
+  const rows = table.filter((entry) => entry.label && isHere(entry)).map(({ keys, label }) => make("div", {}, make("dt", {}, label), make("dd", {}, ...keyCaps(keys))));
   const close = make("button", { type: "button", class: "tx-button", click: () => sheet.close() }, tr("sheet_close"));
   const sheet = make(
     "dialog",
