@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,9 @@ SAVE_SECONDS = 1.5
 process is killed."""
 CANDIDATES = 10
 """Most likely tokens that are kept for each position."""
+
+MAX_ENDED = 20
+"""Runs that have ended and are remembered with all that they have written."""
 
 Begin = Callable[[State], Beginning]
 """Returns where the model is to write in a text. Raises NotebookError."""
@@ -68,7 +72,7 @@ class NotebookRuns:
         self._lock = threading.Lock()  # guards the fields below
         self._runs: dict[Key, _Run] = {}
         self._starting: set[Key] = set()
-        self._ended: dict[Key, RunState] = {}
+        self._ended: OrderedDict[Key, RunState] = OrderedDict()  # the one that ended last comes last
         self._listeners: set[Listener] = set()
 
     def start(
@@ -102,6 +106,8 @@ class NotebookRuns:
             with self._lock:
                 del self._runs[run.key]
                 self._ended[run.key] = run.state
+                if len(self._ended) > MAX_ENDED:
+                    self._ended.popitem(last=False)
             self._notify(*run.key, begun_or_ended=True)
 
     def state(self, store: NotebookStore, name: str) -> RunState | None:
@@ -111,7 +117,7 @@ class NotebookRuns:
         return run.state if run is not None else None
 
     def last(self, store: NotebookStore, name: str) -> RunState | None:
-        """Return how the last run of a text has ended, None if there was none since the start of the program."""
+        """Return how the last run of a text has ended, None if there was none, or if it is long ago."""
         with self._lock:
             return self._ended.get((store, name))
 

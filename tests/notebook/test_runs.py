@@ -168,6 +168,17 @@ def test_a_stale_or_impossible_request_changes_nothing(
         assert store.read("x") == before and runs.running(store) == set()
 
 
+def test_only_the_last_runs_are_remembered(
+    runs: NotebookRuns, store: NotebookStore, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_module, "MAX_ENDED", 1)
+    for name in ("x", "y"):
+        store.create("apple ", name)
+        runs.start(store, name, None, at_end, model, PARAMS)
+        finish(runs, store, name)
+    assert runs.last(store, "x") is None and runs.last(store, "y").reason == "stop"
+
+
 def test_tokens_have_the_characters_that_they_complete() -> None:
     def position(piece: bytes, number: int) -> TokenLogprobs:
         return TokenLogprobs(Logprob("", -1.0, number), (), piece.hex())
