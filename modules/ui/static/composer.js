@@ -53,7 +53,7 @@ export const report = alertText;
 const draftKey = () => `tx-draft-${currentId()}`;
 const fit = () => {
   area.style.height = "auto";
-  if (area.isConnected) area.style.height = `${Math.min(area.scrollHeight + 2, Math.max(innerHeight * 0.4, 60))}px`;
+  if (area.offsetParent) area.style.height = `${Math.min(area.scrollHeight, Math.max(innerHeight * 0.4, 60))}px`; // 0 while it is hidden
 };
 const setText = (text) => { area.value = text; fit(); };
 const keepText = () => sessionStorage.setItem(draftKey(), area.value);
