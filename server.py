@@ -156,6 +156,7 @@ def serve(app: App, arguments: Sequence[str]) -> None:
         app.downloads.close()
         app.overlays.close()
         app.runs.close()
+        app.notebook_runs.close()
         app.templates.close()
         app.models.unload()
         if not app.flags.on("nowebui"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from modules.characters.macros import fill
 from modules.characters.personas import Persona, Personas
 from modules.config.settings import Settings, SettingsStore
 from modules.conversations.conversation import MODES, Conversation
+from modules.core.recent import Recent
 
 INSTRUCT, CHAT_INSTRUCT, CHAT = MODES
 DEFAULT_USER, DEFAULT_CHARACTER = "You", "AI"
@@ -50,7 +50,7 @@ class ParticipantResolver:
 
     def __init__(self, characters: CharacterLibrary, personas: Personas | None, settings: SettingsStore) -> None:
         self._characters, self._personas, self._settings = characters, personas, settings
-        self._known: OrderedDict[str, tuple[str, Character]] = OrderedDict()  # by id, with the version of the file
+        self._known: Recent[str, tuple[str, Character]] = Recent(_REMEMBERED_CHARACTERS)  # with the file's version
         self._lock = threading.Lock()
 
     @property
@@ -95,9 +95,6 @@ class ParticipantResolver:
         character = self._characters.read(id)
         with self._lock:
             self._known[id] = (version, character)
-            self._known.move_to_end(id)
-            while len(self._known) > _REMEMBERED_CHARACTERS:
-                self._known.popitem(last=False)
         return character
 
     def persona(self, id: str) -> Persona:

@@ -11,7 +11,11 @@ from modules.chat.modes import ConversationPrompts
 from modules.chat.run import IMPERSONATE, SAVE_SECONDS, Draft, ReplyRequest, Run, RunState, place_answer
 from modules.conversations.conversation import Conversation
 from modules.conversations.store import ConversationStore
+from modules.core.recent import Recent
 from modules.runtime.loaded_model import LoadedModel
+
+REMEMBERED_RUNS = 100
+"""Failed runs, and drafts, that are remembered for pages."""
 
 Listener = Callable[[ConversationStore, str, bool], None]
 """Gets the store and the id of a conversation, and whether its run has just begun or ended."""
@@ -25,8 +29,8 @@ class Runs:
         self._lock = threading.Lock()  # guards the fields below
         self._running: dict[tuple[ConversationStore, str], Run] = {}
         self._starting: set[tuple[ConversationStore, str]] = set()
-        self._errors: dict[tuple[ConversationStore, str], RunState] = {}
-        self._drafts: dict[tuple[ConversationStore, str], RunState] = {}  # that have ended
+        self._errors: Recent[tuple[ConversationStore, str], RunState] = Recent(REMEMBERED_RUNS)
+        self._drafts: Recent[tuple[ConversationStore, str], RunState] = Recent(REMEMBERED_RUNS)  # that have ended
         self._listeners: set[Listener] = set()
 
     def start(
@@ -105,7 +109,7 @@ class Runs:
             return (store, id) in self._starting
 
     def failure(self, store: ConversationStore, id: str) -> RunState | None:
-        """Return the last run of a conversation if it failed."""
+        """Return the last run of a conversation if it failed, None after many failures of others."""
         with self._lock:
             return self._errors.get((store, id))
 

@@ -7,7 +7,6 @@ import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Done, Event, Failed, Json, Progress, Text, TokenLogprobs, Waiting
 from modules.core.product import LOG_FILE
 from modules.core.prompt import Prompt
+from modules.core.recent import Recent
 from modules.notebook.errors import NotebookBusy, NotebookError, NotebookNotFound, StaleNotebook
 from modules.notebook.notebook import Beginning, Notebook, State, Token
 from modules.notebook.prompts import prompt_of
@@ -72,7 +72,7 @@ class NotebookRuns:
         self._lock = threading.Lock()  # guards the fields below
         self._runs: dict[Key, _Run] = {}
         self._starting: set[Key] = set()
-        self._ended: OrderedDict[Key, RunState] = OrderedDict()  # the one that ended last comes last
+        self._ended: Recent[Key, RunState] = Recent(MAX_ENDED)
         self._listeners: set[Listener] = set()
 
     def start(
@@ -106,8 +106,6 @@ class NotebookRuns:
             with self._lock:
                 del self._runs[run.key]
                 self._ended[run.key] = run.state
-                if len(self._ended) > MAX_ENDED:
-                    self._ended.popitem(last=False)
             self._notify(*run.key, begun_or_ended=True)
 
     def state(self, store: NotebookStore, name: str) -> RunState | None:
@@ -137,6 +135,16 @@ class NotebookRuns:
             run = self._runs.get((store, name))
         if run is not None:
             run.stop()
+
+    def close(self) -> None:
+        """Stop all runs and wait a moment until they are saved."""
+        with self._lock:
+            runs = list(self._runs.values())
+        for run in runs:
+            run.stop()
+        deadline = time.monotonic() + SAVE_SECONDS
+        for run in runs:
+            run.ended.wait(max(0.0, deadline - time.monotonic()))
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` whenever a run has made progress, in any thread. Return a function that ends this.
@@ -170,6 +178,7 @@ class _Run:
         self.key = (store, name)
         self._store, self._name, self._model, self._notify = store, name, model, notify
         self._params = {**params, "top_logprobs": CANDIDATES}
+        self.ended = threading.Event()
         self._stopped = threading.Event()
         self._stop_worker: Callable[[], None] = lambda: None
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -206,6 +215,7 @@ class _Run:
         finally:
             error = self._finish(error) or error
             self._update(phase="ended", error=error, reason=reason)
+            self.ended.set()
 
     # -- saving -------------------------------------------------------------------------------------------------------
 

@@ -129,6 +129,17 @@ def test_a_run_that_is_stopped_keeps_what_is_written_and_two_at_once_are_refused
     assert store.read("x").text.startswith("slow count 200 0 1 ")
 
 
+def test_closing_stops_all_runs_and_waits_until_they_are_saved(
+    runs: NotebookRuns, store: NotebookStore, model: LoadedModel
+) -> None:
+    store.create("slow count 200 ", "x")
+    runs.start(store, "x", None, at_end, model, PARAMS)
+    wait_until(lambda: runs.state(store, "x").text.startswith("0 1 "))
+    runs.close()
+    assert store.read("x").text.startswith("slow count 200 0 1 ")
+    assert finish(runs, store, "x").reason == "cancelled"
+
+
 def test_a_text_is_saved_while_it_is_written(
     runs: NotebookRuns, store: NotebookStore, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,9 +180,10 @@ def test_a_stale_or_impossible_request_changes_nothing(
 
 
 def test_only_the_last_runs_are_remembered(
-    runs: NotebookRuns, store: NotebookStore, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    store: NotebookStore, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs_module, "MAX_ENDED", 1)
+    runs = NotebookRuns()
     for name in ("x", "y"):
         store.create("apple ", name)
         runs.start(store, name, None, at_end, model, PARAMS)
