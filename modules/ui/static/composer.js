@@ -101,6 +101,7 @@ export function replaceText(after, note) {
 
 events.addEventListener("open", () => {
   start.value ||= usualStart();
+  startBox.open ||= start.value !== "";
   if (draft && draft.id !== currentId()) {
     post(`/chat/${encodeURIComponent(draft.id)}/stop`).catch(() => null);
     endDraft();
