@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from modules.config.yaml_file import lock_of
 from modules.core.errors import NameTaken, OptionError, SettingsError, UnknownName, both
 from modules.options.option import nearest
 from modules.system.atomic_write import replace_file
@@ -13,7 +14,8 @@ from modules.system.atomic_write import replace_file
 _BIN = ".trash"
 _MAX_NAME_BYTES = 200  # file systems allow 255 bytes, and the name of the lock file is longer
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]|^[. ]|[. ]$')
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # reserved on Windows
+WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that are reserved on Windows."""
 _VALID_NAME = {
     "en": r'a name of at most 200 bytes without \ / : * ? " < > |',
     "zh": r'不含 \ / : * ? " < > | 且不超过 200 字节的名称',
@@ -82,7 +84,7 @@ class NamedFiles:
         try:
             self._binned(path).parent.mkdir(exist_ok=True)
             os.replace(path, self._binned(path))
-            _lock_of(path).unlink(missing_ok=True)
+            lock_of(path).unlink(missing_ok=True)
         except OSError as error:
             raise SettingsError(str(path), both(str(error))) from error
 
@@ -112,7 +114,7 @@ class NamedFiles:
             raise NameTaken(new)
         try:
             os.rename(path, target)
-            _lock_of(path).unlink(missing_ok=True)
+            lock_of(path).unlink(missing_ok=True)
         except OSError as error:
             raise SettingsError(str(path), both(str(error))) from error
 
@@ -127,15 +129,10 @@ def is_valid_name(name: str) -> bool:
         short = 0 < len(name.encode()) <= _MAX_NAME_BYTES
     except UnicodeEncodeError:  # a lone surrogate
         return False
-    return short and not _FORBIDDEN.search(name) and not _WINDOWS_DEVICES.fullmatch(name)
+    return short and not _FORBIDDEN.search(name) and not WINDOWS_DEVICES.fullmatch(name)
 
 
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
     """Return a sort key by which "v2" comes before "v10"."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [(int(part), "") if part.isdigit() and part.isascii() else (-1, part) for part in parts], name
-
-
-def _lock_of(path: Path) -> Path:
-    """Return the file that `YamlFile` locks while it writes the one at `path`."""
-    return path.with_name(f".{path.name}.lock")

@@ -134,7 +134,7 @@ class YamlFile:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as lock:
+        with open(lock_of(self.path), "w") as lock:
             file_lock.acquire(lock.fileno())
             yield
 
@@ -168,6 +168,11 @@ class YamlFile:
         replace_file(target, content)
         if is_new:
             os.chmod(target, 0o644)
+
+
+def lock_of(path: Path) -> Path:
+    """Return the file that is locked while the one at `path` is written."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def _dumped(content: CommentedMap) -> bytes:

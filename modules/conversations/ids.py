@@ -82,6 +82,11 @@ def is_file_name(name: str) -> bool:
     )
 
 
+def is_utf8_name(name: str) -> bool:
+    """Whether `name` can name a file, and is UTF-8, so that it can stand in an address as it is."""
+    return is_file_name(name) and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _encoded(name: str) -> str:
     return _STRAY_BYTE.sub(lambda match: f"~2{ord(match[0]) - 0xDC00:02x}", name.replace("~", "~0"))
 

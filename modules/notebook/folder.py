@@ -9,7 +9,7 @@ from typing import Protocol
 
 from modules.config.named_files import is_valid_name
 from modules.conversations.folder import DiskFolder, Folder, MemoryFolder
-from modules.conversations.ids import is_file_name
+from modules.conversations.ids import is_utf8_name
 from modules.notebook.errors import InvalidNotebookName, NotebookNotFound
 
 SUFFIX = ".txt"
@@ -48,7 +48,7 @@ class MemoryNotebooks(MemoryFolder):
 
 def text_path(name: str) -> PurePosixPath:
     """Return the path of the text of that name below the folder. Raises NotebookNotFound for what names no file."""
-    if not is_file_name(name) or _has_surrogates(name):
+    if not is_utf8_name(name):
         raise NotebookNotFound(name.encode("utf-8", "replace").decode()[:_SHOWN_NAME])
     return PurePosixPath(name + SUFFIX)
 
@@ -61,7 +61,7 @@ def history_path(name: str) -> PurePosixPath:
 def name_of(path: str) -> str | None:
     """Return the name of the text at `path` below the folder, None if it is none or has no name in UTF-8."""
     name = path.removesuffix(SUFFIX)
-    return None if "/" in path or name == path or not is_file_name(name) or _has_surrogates(name) else name
+    return None if "/" in path or name == path or not is_utf8_name(name) else name
 
 
 def checked_name(name: str) -> str:
@@ -70,7 +70,3 @@ def checked_name(name: str) -> str:
     if not is_valid_name(name):
         raise InvalidNotebookName()
     return name
-
-
-def _has_surrogates(name: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in name)
