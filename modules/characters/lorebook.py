@@ -52,11 +52,11 @@ class LoreEntry:
             del lines[0]
         return "\n".join(lines).strip()
 
-    def is_mentioned(self, text: str) -> bool:
-        """Whether the keys occur in `text`."""
+    def is_mentioned(self, text: str, lowered: str) -> bool:
+        """Whether the keys occur in `text`, which is `lowered` in lower case."""
         if self.use_regex:
             return False
-        searched = text if self.case_sensitive else text.lower()
+        searched = text if self.case_sensitive else lowered
 
         def found(keys: Sequence[str]) -> bool:
             return any((key if self.case_sensitive else key.lower()) in searched for key in keys)
@@ -167,12 +167,15 @@ def _mentioned(lorebook: Lorebook, text: str) -> list[LoreEntry]:
     """Return the entries to add; with `recursive`, also those that are mentioned in entries found before."""
     waiting = [entry for entry in lorebook.entries if entry.enabled and entry.text]
     found: list[LoreEntry] = []
-    while new := [entry for entry in waiting if entry.constant or entry.is_mentioned(text)]:
+    lowered = text.lower()
+    while new := [entry for entry in waiting if entry.constant or entry.is_mentioned(text, lowered)]:
         found += new
         if not lorebook.recursive:
             break
-        waiting = [entry for entry in waiting if not any(entry is one for one in new)]
+        added = set(map(id, new))
+        waiting = [entry for entry in waiting if id(entry) not in added]
         text = "\n".join(entry.text for entry in new)
+        lowered = text.lower()
     return found
 
 
