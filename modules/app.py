@@ -7,12 +7,12 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.catalog.background_scan import LIST_SECONDS
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
-from modules.characters.errors import CharacterNotSaved
 from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Personas
 from modules.chat.modes import ConversationPrompts
@@ -34,7 +34,7 @@ from modules.config.settings import read as read_settings
 from modules.config.trusted_code import TrustedCode
 from modules.conversations.errors import ConversationNotSaved
 from modules.conversations.store import ConversationStore
-from modules.core.errors import CommandLineError, OpenToNetwork, OwnerOnly, Words
+from modules.core.errors import BinNotEmptied, CommandLineError, OpenToNetwork, OwnerOnly, Words
 from modules.core.paths import ROOT
 from modules.core.product import FLAGS_FILE
 from modules.downloads.context import TransferOptions
@@ -191,17 +191,17 @@ class App:
         self.downloads.sweep()
         self.deletion.sweep()
         self.loras.catalog.sweep()
-        try:
-            self.conversations.empty_bin()
-            self.notebooks.empty_bin()
-            self.characters.empty_bin()
-            self.personas.empty_bin()
-        except (
-            ConversationNotSaved,
-            NotebookNotSaved,
-            CharacterNotSaved,
-        ) as error:  # a disk that is full or cannot be written to is no reason not to start
-            log.warning("%s", error)
+        bins: Sequence[Callable[[], object]] = (
+            self.conversations.empty_bin,
+            self.notebooks.empty_bin,
+            self.characters.empty_bin,
+            self.personas.empty_bin,
+        )
+        for empty_bin in bins:
+            try:
+                empty_bin()
+            except (ConversationNotSaved, NotebookNotSaved, BinNotEmptied) as error:  # no reason not to start
+                log.warning("%s", error)
 
     # -- models to choose from ----------------------------------------------------------------------------------------
 

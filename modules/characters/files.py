@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modules.characters.errors import CharacterExists, CharacterNotSaved
-from modules.conversations.ids import is_file_name
+from modules.config.named_files import WINDOWS_DEVICES
+from modules.config.yaml_file import lock_of
+from modules.conversations.ids import is_utf8_name
+from modules.core.errors import BinNotEmptied
 from modules.system.leftovers import sweep
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _BIN = ".trash"
 _TIME = re.compile(r"([0-9]{8})-[0-9]{6}(-[0-9]+)?")
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f\ud800-\udfff]+')
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _MAX_STEM_BYTES = 120
 _DAY = 86400.0
 
@@ -36,11 +38,11 @@ class FileFolder:
     def stems(self) -> list[str]:
         """Return the stems of all files, sorted as people expect it."""
         found = {path.stem for path in self._paths() if path.suffix in self._suffixes}
-        return sorted(filter(_is_stem, found), key=lambda stem: (stem.casefold(), stem))
+        return sorted(filter(is_utf8_name, found), key=lambda stem: (stem.casefold(), stem))
 
     def find(self, stem: str, suffixes: tuple[str, ...] = ()) -> Path | None:
         """Return the file with that stem, None if there is none. `suffixes` are others than those of the folder."""
-        if not _is_stem(stem):
+        if not is_utf8_name(stem):
             return None
         paths = (self.folder / f"{stem}{suffix}" for suffix in suffixes or self._suffixes)
         return next((path for path in paths if path.is_file()), None)
@@ -49,7 +51,7 @@ class FileFolder:
         """Return a stem like `name` that no file has yet, in upper or lower case, and that all systems accept."""
         stem = _FORBIDDEN.sub(" ", name).strip(" .")
         stem = stem.encode()[:_MAX_STEM_BYTES].decode("utf-8", "ignore").strip(" .") or "character"
-        if _WINDOWS_DEVICES.fullmatch(stem):
+        if WINDOWS_DEVICES.fullmatch(stem):
             stem = f"{stem}_"
         taken = {path.stem.casefold() for path in self._paths()}
         names = (stem if number == 1 else f"{stem} {number}" for number in range(1, 1_000_000))
@@ -64,7 +66,7 @@ class FileFolder:
             target.mkdir(parents=True)
             for path in self._files_of(stem):
                 os.rename(path, target / path.name)
-                path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+                lock_of(path).unlink(missing_ok=True)
 
     def restore(self, stem: str) -> bool:
         """Bring back what was deleted last under that stem; return False if there is none. Raises CharacterExists."""
@@ -91,12 +93,18 @@ class FileFolder:
         return found
 
     def empty_bin(self, days: int) -> None:
-        """Delete what was moved to the bin at least `days` days ago, and what killed saves have left behind."""
-        until = time.strftime("%Y%m%d", time.localtime(time.time() - days * _DAY))
-        for deletion in self._deletions():
-            if deletion.name[:8] <= until:
-                shutil.rmtree(deletion, ignore_errors=True)
+        """Delete what was moved to the bin at least `days` days ago, and what killed saves have left behind.
+
+        Raises BinNotEmptied.
+        """
         sweep(self.folder, [path.name for path in self._paths()])
+        until = time.strftime("%Y%m%d", time.localtime(time.time() - days * _DAY))
+        try:
+            for deletion in self._deletions():
+                if deletion.name[:8] <= until:
+                    shutil.rmtree(deletion)
+        except OSError as error:
+            raise BinNotEmptied(str(self.folder / _BIN), error.strerror or str(error)) from error
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
@@ -122,8 +130,3 @@ class FileFolder:
             return []
         found = [path for path in (self.folder / _BIN).iterdir() if _TIME.fullmatch(path.name)]
         return sorted(found, key=lambda path: (path.name[:15], int(path.name[16:] or 0)))
-
-
-def _is_stem(stem: str) -> bool:
-    """Whether files with that stem are used: those whose name is not UTF-8 cannot be named in an address."""
-    return is_file_name(stem) and not any("\ud800" <= letter <= "\udfff" for letter in stem)

@@ -23,6 +23,7 @@ from modules.characters.errors import (
     InvalidCharacter,
 )
 from modules.characters.library import CharacterLibrary
+from modules.core.errors import BinNotEmptied
 from tests.support.cards import CARDS, V1, V2, V3, png_file, text_chunk
 
 
@@ -175,6 +176,16 @@ def test_the_bin_is_emptied_after_30_days(library: CharacterLibrary) -> None:
     library.empty_bin()
     with pytest.raises(CharacterNotFound):
         library.restore("Bo")
+
+
+def test_a_bin_that_cannot_be_emptied_is_reported(library: CharacterLibrary) -> None:
+    library.save(Character("", "Bo"))
+    library.delete("Bo")
+    (deleted,) = (library.folder / ".trash").iterdir()
+    deleted.rename(library.folder / "elsewhere")
+    deleted.write_text("no folder")
+    with pytest.raises(BinNotEmptied):
+        library.empty_bin(0)
 
 
 def test_pictures_are_told_by_their_content(library: CharacterLibrary) -> None:
