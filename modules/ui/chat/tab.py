@@ -24,6 +24,7 @@ from modules.ui.handlers import Page, Updates, Values
 from modules.ui.model.first_run import FirstRun
 from modules.ui.parameters.tab import ParametersTab
 from modules.ui.preparation_notice import PreparationNotice, greeting_html
+from modules.ui.sent_values import sent_by, text_in
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
@@ -89,7 +90,7 @@ class ChatTab:
 
     def ask(self, values: Values, event: gr.EventData, request: gr.Request) -> Updates:  # type: ignore[name-defined]
         """Begin to write the answer that the page's script asks for. What cannot be answered changes nothing."""
-        sent: Mapping[str, Json] = event._data if isinstance(event._data, dict) else {}
+        sent = sent_by(event)
         answer: dict[str, Json] = {"n": sent.get("n"), "sent": sent.get("action") == "send"}
         try:
             store = self._visitors.store(request.request.scope)
@@ -102,7 +103,7 @@ class ChatTab:
 
     def _start(self, store: ConversationStore, sent: Mapping[str, Json], values: Values) -> str:
         model = self._app.models.current
-        id = text_of(sent, "conversation")
+        id = text_in(sent.get("conversation"))
         request = self._request(store, id, sent, values, model)
         new = None if id else self._app.setup.new(*(_text_or_none(sent, key) for key in NEW_KEYS))
         return self._app.runs.start(store, id, request, model, new).conversation
@@ -111,12 +112,12 @@ class ChatTab:
         self, store: ConversationStore, id: str, sent: Mapping[str, Json], values: Values, model: LoadedModel
     ) -> ReplyRequest:
         """Return what the script asks for. Whatever a hand-made request sent is checked here or by the run."""
-        action, message, seen = text_of(sent, "action"), text_of(sent, "message"), sent.get("rev")
+        action, message, seen = text_in(sent.get("action")), text_in(sent.get("message")), sent.get("rev")
         if action not in ACTIONS:
             raise OptionError(
                 "action", action, {"en": f"one of {', '.join(ACTIONS)}", "zh": f"{'、'.join(ACTIONS)} 之一"}
             )
-        text = text_of(sent, "text")
+        text = text_in(sent.get("text"))
         if len(text) > MAX_TEXT:
             raise OptionError("text", f"{text[:20]}…", _TEXT)
         params = self._parameters.params(values, model.loader)
@@ -131,7 +132,7 @@ class ChatTab:
             text=text,
             message=message,
             attachments=self._visitors.uploads.find(_hashes(sent.get("attachments"))),
-            start_with=text_of(sent, "start_with"),
+            start_with=text_in(sent.get("start_with")),
             seen=seen if isinstance(seen, int) else None,
             template_kwargs=template_kwargs,
         )
@@ -139,7 +140,7 @@ class ChatTab:
 
 def _hashes(sent: Json) -> list[str]:
     """Return the hashes of the files that the script says were uploaded before."""
-    return [text_of(item, "sha256") for item in sent if isinstance(item, dict)] if isinstance(sent, list) else []
+    return [text_in(item.get("sha256")) for item in sent if isinstance(item, dict)] if isinstance(sent, list) else []
 
 
 def template_kwargs_of(sent: Mapping[str, Json]) -> dict[str, Json]:
@@ -155,10 +156,4 @@ def _is_short(value: Json) -> bool:
 
 
 def _text_or_none(sent: Mapping[str, Json], key: str) -> str | None:
-    return text_of(sent, key) if isinstance(sent.get(key), str) else None
-
-
-def text_of(body: Mapping[str, Json], key: str) -> str:
-    """Return a text of a body that anybody may have sent; "" for anything else."""
-    value = body.get(key)
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    return text_in(sent.get(key)) if isinstance(sent.get(key), str) else None

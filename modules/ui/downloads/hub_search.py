@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from html import escape
-from typing import Any
 
 from modules.hub.endpoint_url import host_of
 from modules.hub.search import FoundRepository
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates
 from modules.ui.locales import Tr
+from modules.ui.sent_values import sent_by
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
@@ -66,8 +66,7 @@ class HubSearch:
 
     def chosen(self, event: gr.EventData) -> str:  # type: ignore[name-defined]
         """Return the repository whose result was pressed. Raises BadAddress."""
-        data: Any = event._data if isinstance(event._data, dict) else {}
-        return self._app.mirrors.parse_address(str(data.get("repo", ""))).repo
+        return self._app.mirrors.parse_address(str(sent_by(event).get("repo", ""))).repo
 
 
 def results(found: Sequence[FoundRepository], tr: Tr) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from modules.app import App
 from modules.core.errors import WebUIError
@@ -15,6 +14,7 @@ from modules.ui.downloads import job_cards
 from modules.ui.downloads.settings import OPEN_SETTINGS
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates
+from modules.ui.sent_values import sent_by
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
@@ -57,7 +57,7 @@ class JobList:
 
     def act(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Pause, resume, cancel or remove a job, by a button of its card."""
-        sent: Any = event._data if isinstance(event._data, dict) else {}
+        sent = sent_by(event)
         action = self._actions.get(str(sent.get("act")))
         if action is not None:
             action(str(sent.get("job")))
@@ -65,7 +65,7 @@ class JobList:
 
     def find(self, event: gr.EventData) -> JobView:  # type: ignore[name-defined]
         """Return the job whose button was pressed. Raises DownloadNotFound."""
-        sent: Any = event._data if isinstance(event._data, dict) else {}
+        sent = sent_by(event)
         view = next((view for view in shown_jobs(self._app) if view.id == sent.get("job")), None)
         if view is None:
             raise DownloadNotFound(str(sent.get("job")))

@@ -13,6 +13,7 @@ from modules.loaders.registry import candidates
 from modules.planning.fit import TIGHT
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
+from modules.ui.sent_values import sent_by
 from modules.ui.widgets.messages import decimal_size
 from modules.ui.widgets.option_form import Component
 
@@ -127,6 +128,5 @@ def _bin_row(entry: BinEntry) -> dict[str, object]:
 
 def sent_name(event: Any, key: str = "name") -> str:
     """Return a text that the browser sent with an event of the list, which may be anything; else ""."""
-    data = event._data if isinstance(event._data, dict) else {}
-    value = data.get(key)
+    value = sent_by(event).get(key)
     return value if isinstance(value, str) else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from modules.loaders.load_settings import Setting
 from modules.options.load import OPTIONS
 from modules.options.option import parse_all
@@ -12,6 +10,7 @@ from modules.ui.handlers import Page, Updates, Values
 from modules.ui.model.load_form import LoadForm
 from modules.ui.model.model_card import ModelCard
 from modules.ui.model.options_card import OptionsCard
+from modules.ui.sent_values import sent_by
 from modules.ui.widgets import messages
 
 gr = gradio()
@@ -44,7 +43,7 @@ class SavedSettings:
 
     def set_option(self, name: object, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Set one option to the value offered at its field, or reset it to its default."""
-        sent = _sent(event)
+        sent = sent_by(event)
         key = str(sent.get("key"))
         widget = self._options.widgets.get(key)
         if widget is None:
@@ -57,7 +56,7 @@ class SavedSettings:
 
     def apply_remedy(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Set the options of a remedy that is offered with the memory bars."""
-        change = _sent(event).get("change")
+        change = sent_by(event).get("change")
         values = parse_all(OPTIONS, change if isinstance(change, dict) else {})
         return {self._options.widgets[key]: value for key, value in values.items()} or self._options.unchanged()
 
@@ -79,8 +78,3 @@ class SavedSettings:
 
     def _backup_note(self, file: str) -> str:
         return self._page.tr("backup").format(file=file)
-
-
-def _sent(event: Any) -> dict[str, Any]:
-    """Return what the browser sent with an event, which may be anything."""
-    return event._data if isinstance(event._data, dict) else {}

@@ -18,11 +18,11 @@ from modules.notebook.prompts import fit_of, next_tokens
 from modules.notebook.runs import Begin
 from modules.notebook.store import NotebookStore
 from modules.runtime.loaded_model import LoadedModel
-from modules.ui.chat.tab import text_of
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
 from modules.ui.parameters.tab import ParametersTab
+from modules.ui.sent_values import sent_by, text_in
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
@@ -54,7 +54,7 @@ class NotebookTab:
 
     def ask(self, values: Values, event: gr.EventData, request: gr.Request) -> Updates:  # type: ignore[name-defined]
         """Do what the page's script asks for. What cannot be done changes nothing."""
-        sent: Mapping[str, Json] = event._data if isinstance(event._data, dict) else {}
+        sent = sent_by(event)
         answer: dict[str, Json] = {"n": sent.get("n")}
         try:
             answer |= self._answer(self._visitors.notebooks(request.request.scope), sent, values)
@@ -66,7 +66,7 @@ class NotebookTab:
 
     def _answer(self, store: NotebookStore, sent: Mapping[str, Json], values: Values) -> dict[str, Json]:
         """Return the answer. Whatever a hand-made request sent is checked here or by the run."""
-        action, name = text_of(sent, "action"), text_of(sent, "name")
+        action, name = text_in(sent.get("action")), text_in(sent.get("name"))
         if action not in ACTIONS:
             expected = {"en": f"one of {', '.join(ACTIONS)}", "zh": f"{'、'.join(ACTIONS)} 之一"}
             raise OptionError("action", action[:80], expected)
@@ -75,7 +75,7 @@ class NotebookTab:
         begin = _begin(action, sent, model.info.fim is not None and sent.get("fills") is True)
         if action in ("next", "count"):
             return self._look(action, model, begin(store.read(name).state), params)
-        self._app.notebook_runs.start(store, name, text_of(sent, "rev") or None, begin, model, params)
+        self._app.notebook_runs.start(store, name, text_in(sent.get("rev")) or None, begin, model, params)
         return {"started": name}
 
     def _look(

@@ -19,7 +19,7 @@ from modules.runtime.loaded_model import LoadedModel
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values
 from modules.ui.parameters.form import GRAMMAR, ParameterForm
-from modules.ui.parameters.preset_card import mapping, sent_by, text_in
+from modules.ui.sent_values import mapping, sent_by, text_in
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()

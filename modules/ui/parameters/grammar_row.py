@@ -6,7 +6,8 @@ from modules.core.errors import GrammarNotFound
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values
 from modules.ui.parameters.form import GRAMMAR, ParameterForm
-from modules.ui.parameters.preset_card import UNDO_CLICK, mapping, sent_by, text_in, undo_button
+from modules.ui.parameters.preset_card import UNDO_CLICK, undo_button
+from modules.ui.sent_values import mapping, sent_by, text_in
 from modules.ui.widgets import messages
 from modules.ui.widgets.option_form import Component
 

@@ -17,6 +17,7 @@ from modules.options.generation import PARAMETERS
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values
 from modules.ui.parameters.form import ParameterForm, unsupported
+from modules.ui.sent_values import mapping, sent_by, text_in
 from modules.ui.widgets import messages
 from modules.ui.widgets.option_form import Component
 
@@ -306,18 +307,3 @@ def undo_button(page: Page, what: Mapping[str, str]) -> str:
 
 def _button(label: str, name: str, interactive: bool = True) -> Component:
     return gr.Button(label, size="sm", interactive=interactive, elem_id=f"tx-preset-{name}")
-
-
-def sent_by(event: Any) -> Mapping[str, Any]:
-    """Return what the script has sent with an event; anybody may have sent anything."""
-    return mapping(event._data)
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """Return a JSON object that the browser has sent; an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def text_in(value: object) -> str:
-    """Return a text that the browser has sent; "" for anything else."""
-    return value if isinstance(value, str) else ""

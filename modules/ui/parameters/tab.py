@@ -11,7 +11,8 @@ from modules.ui.handlers import Page, Updates, Values
 from modules.ui.parameters.effect import EffectPanel, StoreOf
 from modules.ui.parameters.form import PARAMETERS_CSS, ParameterForm
 from modules.ui.parameters.grammar_row import GrammarRow
-from modules.ui.parameters.preset_card import PresetCard, mapping
+from modules.ui.parameters.preset_card import PresetCard
+from modules.ui.sent_values import mapping
 from modules.ui.widgets.option_form import Component
 
 __all__ = ["PARAMETERS_CSS", "ParametersTab"]
