@@ -1,4 +1,5 @@
 // The Chat page: puts the transcript and the composer into Gradio's page, wherever Gradio has drawn their place.
+import { events } from "./chat_client.js";
 import * as setup from "./chat_setup.js";
 import * as composer from "./composer.js";
 import * as menu from "./composer_menu.js";
@@ -14,7 +15,9 @@ parts.append(transcript.element, composer.element);
 
 const place = () => {
   const root = document.querySelector("#tx-chat-root [data-chat]");
-  if (root && parts.parentElement !== root) root.append(parts);
+  if (!root || parts.parentElement === root) return;
+  root.append(parts);
+  events.dispatchEvent(new CustomEvent("placed")); // its data say what new conversations begin with
 };
 new MutationObserver(place).observe(document.documentElement, { subtree: true, childList: true });
 place();

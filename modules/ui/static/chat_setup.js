@@ -53,7 +53,7 @@ function show() {
 /** Change the conversation, or what it will be created with. A character is there from the first message on. */
 async function apply(values) {
   if (currentId()) {
-    await change("setup", values);
+    if (!(await change("setup", values))) show(); // refused: the panel shows what holds
   } else if ("character" in values) {
     if (values.character) await begin(values);
   } else {
@@ -175,6 +175,6 @@ export const openSetup = (from) => {
 };
 
 button.addEventListener("click", () => openSetup(button));
-for (const name of ["shown", "open"]) events.addEventListener(name, show);
+for (const name of ["shown", "open", "placed"]) events.addEventListener(name, show);
 register("Alt+C", tr("chat_setup"), () => openSetup(button), { at: "chat" });
 show();

@@ -99,9 +99,14 @@ export function replaceText(after, note) {
   focusInput();
 }
 
-events.addEventListener("open", () => {
+const useStart = () => {
   start.value ||= usualStart();
   startBox.open ||= start.value !== "";
+};
+events.addEventListener("placed", useStart);
+
+events.addEventListener("open", () => {
+  useStart();
   if (draft && draft.id !== currentId()) {
     post(`/chat/${encodeURIComponent(draft.id)}/stop`).catch(() => null);
     endDraft();
