@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -13,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.api.errors import error_response
 from modules.config.credentials import ApiKey, Credentials
-from modules.core.errors import WebUIError, Words
+from modules.core.errors import Words
 from modules.system.guess_limiter import GuessLimiter
 
 _NO_KEY: Words = {
@@ -32,18 +31,6 @@ _TOO_MANY: Words = {
 
 KEY = "text_studio.api_key"
 """Key of a request's scope: the `ApiKey` that it was sent with."""
-
-
-@dataclass(eq=False)
-class OwnersKeyNeeded(WebUIError):
-    """The request came with a key for using models only."""
-
-    name: str
-    status = 403
-    template = {
-        "en": "Not allowed with the API key {name!r}, which may use models, but not load, unload or download any.",
-        "zh": "API 密钥 {name!r} 只能使用模型，不能加载、卸载或下载模型。",
-    }
 
 
 class AuthMiddleware:

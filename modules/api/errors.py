@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -49,6 +50,18 @@ _NESTED: Words = {
     "en": f"JSON nested at most {MAX_NESTING} levels deep",
     "zh": f"嵌套不超过 {MAX_NESTING} 层的 JSON",
 }
+
+
+@dataclass(eq=False)
+class OwnersKeyNeeded(WebUIError):
+    """The request came with a key for using models only."""
+
+    name: str
+    status = 403
+    template = {
+        "en": "Not allowed with the API key {name!r}, which may use models, but not load, unload or download any.",
+        "zh": "API 密钥 {name!r} 只能使用模型，不能加载、卸载或下载模型。",
+    }
 
 
 def too_deep() -> OptionError:

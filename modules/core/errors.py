@@ -11,7 +11,7 @@ WebUIError
 ├── NothingPicked · NoModelLoaded · ModelLoading · ModelInUse
 ├── Unsupported           a valid request that this model or loader cannot fulfill
 ├── OwnerOnly             guests may chat, and nothing else
-├── OwnersKeyNeeded       an API key for using models only: see `api/auth.py`
+├── OwnersKeyNeeded       an API key for using models only: see `api/errors.py`
 ├── OpenToNetwork         an action that could harm, on a server that anyone on the network can use
 ├── NoSaveToUndo          there is no change that could be undone
 ├── LogUnreadable         the log cannot be read, and why

@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from modules.api.auth import KEY, OwnersKeyNeeded
-from modules.api.errors import json_response, language_of
+from modules.api.auth import KEY
+from modules.api.errors import OwnersKeyNeeded, json_response, language_of
 from modules.api.schemas import ModelLoadRequest, TextRequest, TokensRequest
 from modules.app import App
 from modules.config.credentials import ApiKey
