@@ -106,17 +106,7 @@ class App:
             flags.text("chat_template_file"),
         )
         self.templates = ChatTemplates(self.template_choices.apply)
-        self.logs_folder = Path(flags.text("logs_dir") or ROOT / "logs")
-        self.conversations = ConversationStore(self.logs_folder)
-        self.notebooks = NotebookStore(self.logs_folder / "notebook", ROOT / "prompts")
-        self.notebook_runs = NotebookRuns()
-        self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
-        self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
-        personas = None if flags.on("multi_user") else self.personas
-        self.participants = ParticipantResolver(self.characters, personas, self.settings)
-        self.prompts = ConversationPrompts(self.templates, self.participants)
-        self.setup = ConversationSetup(self.participants, self.templates, self.models)
-        self.runs = Runs(self.prompts)
+        self._make_conversations(flags)
         self.overlays = OverlayInstaller()
         self.restart = Restart()
         self.flags_file = FlagsFile(ROOT / FLAGS_FILE)
@@ -143,6 +133,20 @@ class App:
             self.downloads, self.catalog, self.models, self.planner, self.loading, self.memory
         )
         self.deletion = ModelDeletion(self.catalog, self.model_settings, self.models, self.downloads, self.record)
+
+    def _make_conversations(self, flags: Flags) -> None:
+        """Make the owners of conversations, texts and characters, and of the runs that write."""
+        self.logs_folder = Path(flags.text("logs_dir") or ROOT / "logs")
+        self.conversations = ConversationStore(self.logs_folder)
+        self.notebooks = NotebookStore(self.logs_folder / "notebook", ROOT / "prompts")
+        self.notebook_runs = NotebookRuns()
+        self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
+        self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
+        personas = None if flags.on("multi_user") else self.personas
+        self.participants = ParticipantResolver(self.characters, personas, self.settings)
+        self.prompts = ConversationPrompts(self.templates, self.participants)
+        self.setup = ConversationSetup(self.participants, self.templates, self.models)
+        self.runs = Runs(self.prompts)
 
     def _read_command_line(self) -> CommandLine:
         model = self._find_model(self.flags.text("model"))

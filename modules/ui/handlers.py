@@ -9,6 +9,7 @@ from contextlib import aclosing, contextmanager
 from functools import partial, wraps
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from modules.app import App
+from modules.conversations.exporters.export import ExportedFile
 from modules.core.errors import InternalError, WebUIError
 from modules.core.product import LOG_FILE
 from modules.ui.gradio_import import gradio
@@ -185,6 +187,13 @@ class ErrorRoute(APIRoute):
 
 def _error_body(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status)
+
+
+def download(file: ExportedFile) -> Response:
+    """Return the answer by which a browser saves a file."""
+    disposition = f"attachment; filename*=UTF-8''{quote(file.name)}"
+    headers = {"Content-Disposition": disposition, "Cache-Control": "no-store"}
+    return Response(file.data, media_type=file.media_type, headers=headers)
 
 
 def language_of(request: Request) -> str:

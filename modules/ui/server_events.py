@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+
+from starlette.responses import Response, StreamingResponse
 
 from modules.core.events import Json
 
@@ -44,6 +47,12 @@ class Waker:
             return False
         finally:
             self._woken.clear()
+
+
+def stream_response(events: AsyncIterator[bytes]) -> Response:
+    """Return the answer that sends events, which neither caches nor proxies hold back."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
 def event_bytes(name: str, body: Json) -> bytes:

@@ -6,7 +6,6 @@ With --multi-user, guests may read characters and chat with them, but change not
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query
 from starlette.concurrency import run_in_threadpool
@@ -19,11 +18,10 @@ from modules.characters.errors import CharacterNotFound, NameMissing
 from modules.characters.example import EXAMPLES
 from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Persona, Personas
-from modules.conversations.exporters.export import ExportedFile
 from modules.core.events import Json
 from modules.ui.characters.form import CharacterForm, Name, Text, form_of
 from modules.ui.chat.bodies import Body, Id, Nothing
-from modules.ui.handlers import ErrorRoute, language_of
+from modules.ui.handlers import ErrorRoute, download, language_of
 
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
@@ -112,17 +110,11 @@ def _add_files(router: APIRouter, app: App) -> None:
 
     @router.get("/characters/{id}/export")
     def export(id: Id, format: Annotated[str, Query(max_length=10)] = "png") -> Response:
-        return _download(app.characters.export(id, format))
+        return download(app.characters.export(id, format))
 
     @router.post("/characters/{id}/card")
     async def export_with_picture(request: Request, id: Id) -> Response:
-        return _download(await run_in_threadpool(app.characters.export, id, "png", await request.body()))
-
-
-def _download(file: ExportedFile) -> Response:
-    disposition = f"attachment; filename*=UTF-8''{quote(file.name)}"
-    headers = {"Content-Disposition": disposition, "Cache-Control": "no-store"}
-    return Response(file.data, media_type=file.media_type, headers=headers)
+        return download(await run_in_threadpool(app.characters.export, id, "png", await request.body()))
 
 
 def _add_personas(router: APIRouter, app: App) -> None:

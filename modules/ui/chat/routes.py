@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from modules.app import App
 from modules.chat.participants import INSTRUCT
@@ -30,7 +29,8 @@ from modules.ui.chat.event_stream import EventStream
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.setup_routes import Mode, Name, add_setup_routes
 from modules.ui.chat.visitors import Visitors
-from modules.ui.handlers import ErrorRoute, Page, language_of
+from modules.ui.handlers import ErrorRoute, Page, download, language_of
+from modules.ui.server_events import stream_response
 
 MAX_TITLE = 1000
 
@@ -225,10 +225,7 @@ def _add_files(router: APIRouter, visitors: Visitors) -> None:
     @router.get("/{id}/export")
     def export(request: Request, id: Id, format: str = "json") -> Response:
         store = visitors.store(request.scope)
-        file = export_conversation(store.read(id), format, _reader(store), language_of(request))
-        disposition = f"attachment; filename*=UTF-8''{quote(file.name)}"
-        headers = {"Content-Disposition": disposition, "Cache-Control": "no-store"}
-        return Response(file.data, media_type=file.media_type, headers=headers)
+        return download(export_conversation(store.read(id), format, _reader(store), language_of(request)))
 
     @router.post("/import")
     async def import_conversations(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Json:
@@ -269,5 +266,4 @@ def _add_stream(router: APIRouter, app: App, visitors: Visitors) -> None:
     async def events(request: Request, id: Id = "", draft: bool = False) -> Response:
         language = language_of(request)
         stream = EventStream(app, pages[language], visitors.store(request.scope), renderers[language], id, draft)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=headers)
+        return stream_response(stream.events())

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Query
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from modules.app import App
 from modules.core.errors import LANGUAGES
@@ -24,6 +24,7 @@ from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import ErrorRoute, Page, language_of
 from modules.ui.notebook.event_stream import NotebookStream
 from modules.ui.notebook.view import candidates_json, notebook_json
+from modules.ui.server_events import stream_response
 
 MAX_RENDERED = 200_000
 """Characters of a text that is shown as Markdown."""
@@ -161,8 +162,7 @@ def _add_views(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.get("/events")
     async def events(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Response:
         stream = NotebookStream(app, pages[language_of(request)], visitors.notebooks(request.scope), name)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=headers)
+        return stream_response(stream.events())
 
     @router.get("/{name}/candidates")
     def candidates(request: Request, name: Name, passage: int, token: int) -> Json:
