@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modules.conversations.errors import ConversationNotSaved
 from modules.core.errors import WebUIError, Words
 
 
@@ -114,9 +115,6 @@ class CharacterNotSaved(CharacterError):
     """`reason` is the operating system's message."""
 
     status = 507
-    template = {
-        "en": "Not saved to {folder} ({reason}). Free some space or check the folder's permissions, then try again.",
-        "zh": "未能保存到 {folder}（{reason}）。请清理磁盘空间或检查该文件夹的权限，然后重试。",
-    }
+    template = ConversationNotSaved.template
     folder: str
     reason: str

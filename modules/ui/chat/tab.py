@@ -31,7 +31,8 @@ gr = gradio()
 
 ACTIONS = ("send", "edit", "regenerate", "continue", "again", "impersonate")
 MAX_TEMPLATE_KWARGS = 20
-MAX_KWARG_CHARACTERS = 1000
+MAX_KWARG_CHARACTERS, MAX_KWARG_NUMBER = 1000, 10**15
+TEXTS = ("text", "start_with", "system")
 NEW_KEYS = ("mode", "character", "persona", "system")
 """What the script may say of a conversation that does not exist yet."""
 
@@ -117,9 +118,9 @@ class ChatTab:
             raise OptionError(
                 "action", action, {"en": f"one of {', '.join(ACTIONS)}", "zh": f"{'、'.join(ACTIONS)} 之一"}
             )
-        text = text_in(sent.get("text"))
-        if len(text) > MAX_TEXT:
-            raise OptionError("text", f"{text[:20]}…", _TEXT)
+        for key in TEXTS:
+            if len(text := text_in(sent.get(key))) > MAX_TEXT:
+                raise OptionError(key, f"{text[:20]}…", _TEXT)
         params = self._parameters.params(values, model.loader)
         template_kwargs = template_kwargs_of(sent)
         if action == "again":
@@ -129,7 +130,7 @@ class ChatTab:
         return ReplyRequest(
             action,
             params,
-            text=text,
+            text=text_in(sent.get("text")),
             message=message,
             attachments=self._visitors.uploads.find(_hashes(sent.get("attachments"))),
             start_with=text_in(sent.get("start_with")),
@@ -146,13 +147,19 @@ def _hashes(sent: Json) -> list[str]:
 def template_kwargs_of(sent: Mapping[str, Json]) -> dict[str, Json]:
     """Return the variables of the template that the script sent. Raises OptionError for others than short values."""
     value = sent.get("template_kwargs") or {}
-    if not isinstance(value, dict) or len(value) > MAX_TEMPLATE_KWARGS or not all(map(_is_short, value.values())):
+    if (
+        not isinstance(value, dict)
+        or len(value) > MAX_TEMPLATE_KWARGS
+        or not all(map(_is_short, (*value, *value.values())))
+    ):
         raise OptionError("template_kwargs", type(value).__name__, _KWARGS)
-    return value
+    return {text_in(name): text_in(one) if isinstance(one, str) else one for name, one in value.items()}
 
 
 def _is_short(value: Json) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= MAX_KWARG_CHARACTERS)
+    if isinstance(value, str):
+        return len(value) <= MAX_KWARG_CHARACTERS
+    return isinstance(value, int | float) and abs(value) <= MAX_KWARG_NUMBER  # which NaN is not
 
 
 def _text_or_none(sent: Mapping[str, Json], key: str) -> str | None:
