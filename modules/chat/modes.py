@@ -110,15 +110,20 @@ class ConversationPrompts:
         names = () if options.impersonates and dialogue.names is None else dialogue.names
         return ReplyPrompt(prompt, dialogue.ids, None if begun else names)
 
-    def text(self, model: LoadedModel, conversation: Conversation) -> str:
+    def text(
+        self, model: LoadedModel, conversation: Conversation, template_kwargs: Mapping[str, Json] | None = None
+    ) -> str:
         """Return the prompt for a reply to the messages that are shown, before the worker drops any."""
-        dialogue = self._dialogue(model, conversation, conversation.path(), PromptOptions())
+        options = PromptOptions(template_kwargs=template_kwargs)
+        dialogue = self._dialogue(model, conversation, conversation.path(), options)
         dropped = dialogue.index_of(conversation.dropped_until)
         return prompt_text(dialogue.messages, dialogue.form, dropped)
 
-    def count(self, model: LoadedModel, conversation: Conversation) -> int:
+    def count(
+        self, model: LoadedModel, conversation: Conversation, template_kwargs: Mapping[str, Json] | None = None
+    ) -> int:
         """Return how many tokens that prompt has. Asks the worker."""
-        return _count_tokens(model, self.text(model, conversation))
+        return _count_tokens(model, self.text(model, conversation, template_kwargs))
 
     def _dialogue(
         self, model: LoadedModel, conversation: Conversation, path: Sequence[ChatMessage], options: PromptOptions

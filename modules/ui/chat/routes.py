@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
 from pydantic import BaseModel, Field
@@ -24,7 +24,7 @@ from modules.conversations.importers.detect import import_file
 from modules.conversations.store import ConversationStore
 from modules.core.errors import LANGUAGES
 from modules.core.events import Json
-from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Nothing, Rev
+from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Nothing, Rev, checked_template_kwargs
 from modules.ui.chat.event_stream import EventStream
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.setup_routes import Mode, Name, add_setup_routes
@@ -68,6 +68,7 @@ class Count(Body):
     system: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     mode: Mode | None = None
     persona: Name | None = None
+    template_kwargs: dict[str, Any] = {}
 
 
 def add_routes(server: FastAPI, app: App, visitors: Visitors) -> None:
@@ -217,7 +218,7 @@ def _count(app: App, conversation: Conversation, body: Count, visitors: Visitors
         conversation.add("user", body.text, attachments=attachments)
     if not conversation.path():
         return {"tokens": 0, "context": model.info.context_length}
-    tokens = app.prompts.count(model, conversation)
+    tokens = app.prompts.count(model, conversation, checked_template_kwargs(body.template_kwargs))
     return {"tokens": tokens, "context": model.info.context_length}
 
 

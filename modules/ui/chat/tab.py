@@ -17,7 +17,7 @@ from modules.core.errors import NoModelLoaded, OptionError, WebUIError, Words
 from modules.core.events import Json
 from modules.core.worker_errors import WorkerDied
 from modules.runtime.loaded_model import LoadedModel
-from modules.ui.chat.bodies import MAX_TEXT
+from modules.ui.chat.bodies import MAX_TEXT, checked_template_kwargs
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
@@ -30,16 +30,10 @@ from modules.ui.widgets.option_form import Component
 gr = gradio()
 
 ACTIONS = ("send", "edit", "regenerate", "continue", "again", "impersonate")
-MAX_TEMPLATE_KWARGS = 20
-MAX_KWARG_CHARACTERS, MAX_KWARG_NUMBER = 1000, 10**15
 TEXTS = ("text", "start_with", "system")
 NEW_KEYS = ("mode", "character", "persona", "system")
 """What the script may say of a conversation that does not exist yet."""
 
-_KWARGS: Words = {
-    "en": f"at most {MAX_TEMPLATE_KWARGS} variables with a short value",
-    "zh": f"最多 {MAX_TEMPLATE_KWARGS} 个取值较短的变量",
-}
 _TEXT: Words = {"en": f"at most {MAX_TEXT:,} characters", "zh": f"最多 {MAX_TEXT:,} 个字符"}
 _BRIDGE = """
 window.txAsk = (request) => trigger("submit", request);
@@ -122,7 +116,7 @@ class ChatTab:
             if len(text := text_in(sent.get(key))) > MAX_TEXT:
                 raise OptionError(key, f"{text[:20]}…", _TEXT)
         params = self._parameters.params(values, model.loader)
-        template_kwargs = template_kwargs_of(sent)
+        template_kwargs = checked_template_kwargs(sent.get("template_kwargs"))
         if action == "again":
             action, slip = "regenerate", store.read(id).message(message).receipt
             params = {**params, **parameters_again(slip)}
@@ -142,24 +136,6 @@ class ChatTab:
 def _hashes(sent: Json) -> list[str]:
     """Return the hashes of the files that the script says were uploaded before."""
     return [text_in(item.get("sha256")) for item in sent if isinstance(item, dict)] if isinstance(sent, list) else []
-
-
-def template_kwargs_of(sent: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the variables of the template that the script sent. Raises OptionError for others than short values."""
-    value = sent.get("template_kwargs") or {}
-    if (
-        not isinstance(value, dict)
-        or len(value) > MAX_TEMPLATE_KWARGS
-        or not all(map(_is_short, (*value, *value.values())))
-    ):
-        raise OptionError("template_kwargs", type(value).__name__, _KWARGS)
-    return {text_in(name): text_in(one) if isinstance(one, str) else one for name, one in value.items()}
-
-
-def _is_short(value: Json) -> bool:
-    if isinstance(value, str):
-        return len(value) <= MAX_KWARG_CHARACTERS
-    return isinstance(value, int | float) and abs(value) <= MAX_KWARG_NUMBER  # which NaN is not
 
 
 def _text_or_none(sent: Mapping[str, Json], key: str) -> str | None:

@@ -356,7 +356,7 @@ async function count() {
   const path = currentId() ? `/chat/${encodeURIComponent(currentId())}/count` : "/chat/count";
   const { mode, persona } = choices();
   const counts = currentId() ? {} : { mode, persona, system: chosenSystem() };
-  const counted = await post(path, { ...counts, text: area.value, attachments }).catch(() => null);
+  const counted = await post(path, { ...counts, text: area.value, attachments, template_kwargs: templateVariables.values() }).catch(() => null);
   if (number !== countNumber) return;
   meter.hidden = !counted?.context;
   if (meter.hidden) return;

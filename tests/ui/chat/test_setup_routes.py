@@ -142,6 +142,17 @@ def test_a_missing_character_and_a_damaged_one_are_told(app: App, http: TestClie
     assert shown(app, id)["error"] == "", "the character plays no part"
 
 
+def test_the_variables_of_the_template_are_counted(app: App, http: TestClient) -> None:
+    source = "{{ messages[-1].content }}{% if enable_thinking %} so I think{% endif %}"
+    app.instruction_templates.save("thinking", source)
+    model = echo_plans.load(app.models)
+    app.template_choices.choose(model.record.name, "thinking")
+    asked = {"text": "one", "template_kwargs": {"enable_thinking": True}}
+    assert http.post("/chat/count", json={"text": "one"}).json()["tokens"] == 1
+    assert http.post("/chat/count", json=asked).json()["tokens"] == 4
+    assert http.post("/chat/count", json={"template_kwargs": {"x": "a" * 2000}, "text": "one"}).status_code == 400
+
+
 def test_the_prompt_of_a_conversation_is_shown_and_counted(app: App, http: TestClient) -> None:
     id = created(http, character="mia", mode="chat")
     assert http.post(f"/chat/{id}/count", json={}).json()["tokens"] is None
