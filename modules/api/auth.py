@@ -30,7 +30,7 @@ _TOO_MANY: Words = {
 
 
 KEY = "text_studio.api_key"
-"""Key of a request's scope: the `ApiKey` that it was sent with."""
+"""Key of a request's scope: the `ApiKey` that it was sent with; for a login, one without a secret."""
 
 
 class AuthMiddleware:
@@ -72,14 +72,11 @@ class AuthMiddleware:
     def _key(self, secret: bytes) -> ApiKey | None:
         if self._scheme == b"bearer":
             return self._credentials.key_of(secret)
-        return ApiKey("", is_owner=True) if self._accepts_login(secret) else None
-
-    def _accepts_login(self, secret: bytes) -> bool:
         try:
             user, _, password = base64.b64decode(secret, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
-            return False
-        return self._credentials.accept_login(user, password)
+            return None
+        return ApiKey("", user) if self._credentials.accept_login(user, password) else None
 
     async def _send_unauthorized(self, scope: Scope, receive: Receive, send: Send) -> None:
         words, code = (_NO_KEY, "invalid_api_key") if self._scheme == b"bearer" else (_NO_LOGIN, "invalid_login")

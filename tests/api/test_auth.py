@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
-from modules.api.auth import AuthMiddleware
+from modules.api.auth import KEY, AuthMiddleware
 from modules.config.credentials import ApiKey, Credentials
 from modules.system.guess_limiter import GuessLimiter
 
@@ -57,6 +59,23 @@ def test_a_key_is_taken_from_either_header() -> None:
         assert http.get("/", headers=headers).text == "answered"
     for headers in ({"x-api-key": "ke"}, {"x-api-key": ""}, {"x-api-key": "key", "Authorization": "Bearer no"}):
         assert http.get("/", headers=headers).status_code == 401
+
+
+def test_a_request_is_passed_on_with_its_key_or_its_login() -> None:
+    seen: list[ApiKey] = []
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope[KEY])
+        await PlainTextResponse("answered")(scope, receive, send)
+
+    for credentials, sent in (
+        (Credentials(keys=(ApiKey("other", "bob"),)), "Bearer other"),
+        (Credentials(logins=(("me", "secret"), ("you", "secret"))), f"Basic {b64encode(b'me:secret').decode()}"),
+        (Credentials(logins=(("me", "secret"), ("you", "secret"))), f"Basic {b64encode(b'you:secret').decode()}"),
+    ):
+        http = TestClient(AuthMiddleware(answer, credentials, GuessLimiter(lambda: 0.0)))
+        assert http.get("/", headers={"Authorization": sent}).text == "answered"
+    assert seen == [ApiKey("other", "bob"), ApiKey("", "me"), ApiKey("", "you")]
 
 
 def test_a_login_is_not_replaced_by_the_header_of_keys() -> None:

@@ -80,7 +80,7 @@ def routes(app: App, defaults: Defaults, running: Running) -> APIRouter:
 
     @router.post("/stop-generation")
     async def stop(request: Request) -> Response:
-        """Stop the answers of this key, or all of the API's if there are no keys."""
+        """Stop the answers of this key or login, or all of the API's if there are neither."""
         key = request.scope.get(KEY)
         for generations in list(running):
             if generations.owner == key:
