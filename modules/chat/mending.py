@@ -9,6 +9,7 @@ from typing import Any
 
 from modules.chat.features import TemplateFeatures, with_parts
 from modules.chat.message import Message
+from modules.conversations.importers.values import is_shallow
 
 SEPARATOR = "\n\n"
 """Between the texts of messages that are merged."""
@@ -32,7 +33,7 @@ def mend(messages: Sequence[Message], features: TemplateFeatures) -> list[Messag
 def _with_arguments(message: dict[str, Any], as_text: bool) -> dict[str, Any]:
     """Return the message with the arguments of its calls as JSON text or as a mapping, whichever the template needs.
 
-    Text that is not a JSON object stays as it is.
+    Text that is not a JSON object, or a deeply nested one, stays as it is.
     """
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
@@ -48,9 +49,9 @@ def _with_converted_arguments(call: Any, as_text: bool) -> Any:
     if as_text and isinstance(arguments, dict):
         arguments = json.dumps(arguments, ensure_ascii=False)
     elif not as_text and isinstance(arguments, str):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             parsed = json.loads(arguments)
-            arguments = parsed if isinstance(parsed, dict) else arguments
+            arguments = parsed if isinstance(parsed, dict) and is_shallow(parsed) else arguments
     return {**call, "function": {**function, "arguments": arguments}}
 
 

@@ -98,9 +98,11 @@ def test_arguments_of_calls_are_text_or_a_mapping_as_the_template_needs(subtests
         (TemplateFeatures(), mapping, mapping),
         (TemplateFeatures(), "no JSON", "no JSON"),
         (TemplateFeatures(), "[1]", "[1]"),
+        (TemplateFeatures(), "[" * 100_000, "[" * 100_000),
+        (TemplateFeatures(), '{"x":' * 300 + "1" + "}" * 300, '{"x":' * 300 + "1" + "}" * 300),
         (TemplateFeatures(), None, None),
     ):
-        with subtests.test(f"{given!r} becomes {expected!r}"):
+        with subtests.test(f"{given!r} becomes {expected!r}"[:80]):
             assert mend(called(given), features) == called(expected)
     for calls in ("junk", [5], [{"function": "junk"}], [{}]):
         with subtests.test(calls):
