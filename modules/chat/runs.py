@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 from modules.chat.errors import ConversationBusy
 from modules.chat.modes import ConversationPrompts
-from modules.chat.run import IMPERSONATE, SAVE_SECONDS, Draft, ReplyRequest, Run, RunState, place_answer
+from modules.chat.run import IMPERSONATE, Draft, ReplyRequest, Run, RunState, place_answer
 from modules.conversations.conversation import Conversation
 from modules.conversations.store import ConversationStore
 from modules.core.recent import Recent
 from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.run_table import RunTable
 
 REMEMBERED_RUNS = 100
 """Failed runs, and drafts, that are remembered for pages."""
 
-Listener = Callable[[ConversationStore, str, bool], None]
-"""Gets the store and the id of a conversation, and whether its run has just begun or ended."""
 
-
-class Runs:
+class Runs(RunTable[ConversationStore, Run]):
     """Starts and stops the runs of all conversations, and knows what they have written. Any thread may call."""
 
     def __init__(self, prompts: ConversationPrompts) -> None:
+        super().__init__()
         self._prompts = prompts
-        self._lock = threading.Lock()  # guards the fields below
-        self._running: dict[tuple[ConversationStore, str], Run] = {}
-        self._starting: set[tuple[ConversationStore, str]] = set()
         self._errors: Recent[tuple[ConversationStore, str], RunState] = Recent(REMEMBERED_RUNS)
         self._drafts: Recent[tuple[ConversationStore, str], RunState] = Recent(REMEMBERED_RUNS)  # that have ended
-        self._listeners: set[Listener] = set()
 
     def start(
         self,
@@ -69,7 +63,7 @@ class Runs:
 
     def _begin(self, run: Run) -> RunState:
         with self._lock:
-            self._running[run.key] = run
+            self._runs[run.key] = run
             self._errors.pop(run.key, None)
             self._drafts.pop(run.key, None)
         threading.Thread(target=self._work, args=(run,), name="chat run", daemon=True).start()
@@ -81,7 +75,7 @@ class Runs:
             run.write()
         finally:
             with self._lock:
-                del self._running[run.key]
+                del self._runs[run.key]
                 if isinstance(run, Draft):
                     self._drafts[run.key] = run.state
                 elif run.state.error is not None:
@@ -91,7 +85,7 @@ class Runs:
     def state(self, store: ConversationStore, id: str) -> RunState | None:
         """Return what the run of a conversation has written, None if there is none. Drafts are told by `draft`."""
         with self._lock:
-            run = self._running.get((store, id))
+            run = self._runs.get((store, id))
         return run.state if run is not None and not isinstance(run, Draft) else None
 
     def draft(self, store: ConversationStore, id: str) -> RunState | None:
@@ -100,7 +94,7 @@ class Runs:
         None if there is none, or if another run has begun since.
         """
         with self._lock:
-            run = self._running.get((store, id))
+            run = self._runs.get((store, id))
             return run.state if isinstance(run, Draft) else self._drafts.get((store, id))
 
     def is_starting(self, store: ConversationStore, id: str) -> bool:
@@ -116,12 +110,7 @@ class Runs:
     def running(self, store: ConversationStore) -> set[str]:
         """Return the ids of the conversations in which an answer is being written."""
         with self._lock:
-            return {id for of, id in self._running if of is store}
-
-    def count(self) -> int:
-        """Return the number of answers that are being written in all conversations."""
-        with self._lock:
-            return len(self._running)
+            return {id for of, id in self._runs if of is store}
 
     def refuse_while_running(self, store: ConversationStore, id: str) -> None:
         """Raise ConversationBusy if an answer is being written in the conversation."""
@@ -129,37 +118,5 @@ class Runs:
             self._check_idle(store, id)
 
     def _check_idle(self, store: ConversationStore, id: str) -> None:
-        if (store, id) in self._running or (store, id) in self._starting:
+        if self._is_busy(store, id):
             raise ConversationBusy()
-
-    def stop(self, store: ConversationStore, id: str) -> None:
-        """Stop the run of a conversation; what it has written stays."""
-        with self._lock:
-            run = self._running.get((store, id))
-        if run is not None:
-            run.stop()
-
-    def close(self) -> None:
-        """Stop all runs and wait a moment until they are saved."""
-        with self._lock:
-            runs = list(self._running.values())
-        for run in runs:
-            run.stop()
-        deadline = time.monotonic() + SAVE_SECONDS
-        for run in runs:
-            run.ended.wait(max(0.0, deadline - time.monotonic()))
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` whenever a run has made progress, in any thread. Return a function that ends this.
-
-        It must be quick: it is called for every token.
-        """
-        with self._lock:
-            self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
-
-    def _notify(self, store: ConversationStore, id: str, begun_or_ended: bool = False) -> None:
-        with self._lock:
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener(store, id, begun_or_ended)

@@ -20,6 +20,7 @@ from modules.notebook.notebook import Beginning, Notebook, State, Token
 from modules.notebook.prompts import prompt_of
 from modules.notebook.store import NotebookStore
 from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.run_table import RunTable
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ MAX_ENDED = 20
 Begin = Callable[[State], Beginning]
 """Returns where the model is to write in a text. Raises NotebookError."""
 Key = tuple[NotebookStore, str]
-Listener = Callable[[NotebookStore, str, bool], None]
-"""Gets the store and the name of a text, and whether its run has just begun or ended."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,12 @@ class RunState:
     error: WebUIError | None = None
 
 
-class NotebookRuns:
+class NotebookRuns(RunTable[NotebookStore, "_Run"]):
     """Starts and stops the runs of all texts, and knows what they have written. Any thread may call."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the fields below
-        self._runs: dict[Key, _Run] = {}
-        self._starting: set[Key] = set()
+        super().__init__()
         self._ended: Recent[Key, RunState] = Recent(MAX_ENDED)
-        self._listeners: set[Listener] = set()
 
     def start(
         self, store: NotebookStore, name: str, rev: str | None, begin: Begin, model: LoadedModel, params: Json
@@ -84,7 +80,7 @@ class NotebookRuns:
         """
         key = (store, name)
         with self._lock:
-            if key in self._runs or key in self._starting:
+            if self._is_busy(store, name):
                 raise NotebookBusy(name)
             self._starting.add(key)
         try:
@@ -128,38 +124,6 @@ class NotebookRuns:
         """Raise NotebookBusy if a model is writing into the text."""
         if name in self.running(store):
             raise NotebookBusy(name)
-
-    def stop(self, store: NotebookStore, name: str) -> None:
-        """Stop the run of a text; what it has written stays."""
-        with self._lock:
-            run = self._runs.get((store, name))
-        if run is not None:
-            run.stop()
-
-    def close(self) -> None:
-        """Stop all runs and wait a moment until they are saved."""
-        with self._lock:
-            runs = list(self._runs.values())
-        for run in runs:
-            run.stop()
-        deadline = time.monotonic() + SAVE_SECONDS
-        for run in runs:
-            run.ended.wait(max(0.0, deadline - time.monotonic()))
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` whenever a run has made progress, in any thread. Return a function that ends this.
-
-        It must be quick: it is called for every token.
-        """
-        with self._lock:
-            self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
-
-    def _notify(self, store: NotebookStore, name: str, begun_or_ended: bool = False) -> None:
-        with self._lock:
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener(store, name, begun_or_ended)
 
 
 class _Run:

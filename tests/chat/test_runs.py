@@ -206,8 +206,10 @@ def test_a_failed_answer_is_reported_and_what_was_written_stays(
     assert "the echo engine will not" in str(failure.error)
     answer = conversation.message(state.message)
     assert "apple" in answer.content and answer.incomplete
-    again = runs.start(store, state.conversation, ReplyRequest("regenerate", PARAMS, message=state.message), model)
+    edit = ReplyRequest("edit", PARAMS, text="slow count 200", message=state.message)
+    again = runs.start(store, state.conversation, edit, model)
     assert runs.failure(store, state.conversation) is None, "a new run forgets the error of the last one"
+    runs.stop(store, again.conversation)
     finish(runs, store, again)
 
 
