@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from modules.characters.card import MAX_JSON_BYTES
 from modules.characters.character import Character
 from modules.characters.library import CharacterLibrary
 from modules.characters.lorebook import MAX_ENTRIES, MAX_ORDER, Lorebook, LoreEntry, with_entries
 from modules.core.events import Json
+from modules.ui.chat.bodies import Body, Id
 
 MAX_TEXT = MAX_JSON_BYTES
 MAX_NAME = 200
@@ -21,10 +22,8 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 
 
-class Entry(BaseModel):
+class Entry(Body):
     """An entry of the lorebook. `index` is its place in the file, None for a new one."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     index: Annotated[int | None, Field(ge=0)] = None
     keys: Annotated[list[Annotated[str, Field(max_length=10_000)]], Field(max_length=2000)]
@@ -34,12 +33,10 @@ class Entry(BaseModel):
     order: Annotated[int | float, Field(ge=-MAX_ORDER, le=MAX_ORDER, allow_inf_nan=False)]
 
 
-class CharacterForm(BaseModel):
+class CharacterForm(Body):
     """All that the editor shows of a character. `id` is "" for a new one, `version` None to overwrite any change."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    id: Annotated[str, Field(max_length=300)]
+    id: Id
     version: Annotated[str | None, Field(max_length=100)] = None
     name: Name
     context: Text
