@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from modules.catalog.background_scan import LIST_SECONDS
@@ -62,6 +62,7 @@ from modules.runtime.core_binding import CoreBinding
 from modules.runtime.model_manager import ModelManager
 from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
+from modules.system.bin_folder import BIN
 from modules.system.guess_limiter import GuessLimiter
 from modules.system.leftovers import sweep
 from modules.system.listener import listening_socket
@@ -69,6 +70,8 @@ from modules.system.restart import Restart
 
 log = logging.getLogger(__name__)
 
+_NOTEBOOK, _USERS = "notebook", "users"
+"""Folders below that of the conversations: of texts, and of logins."""
 _MODEL_FLAG_MISSING: Words = {
     "en": "--trust-changed-code needs --model, to say which model's code is meant.",
     "zh": "--trust-changed-code 需要与 --model 一起使用，以指明是哪个模型的代码。",
@@ -138,7 +141,7 @@ class App:
         """Make the owners of conversations, texts and characters, and of the runs that write."""
         self.logs_folder = Path(flags.text("logs_dir") or ROOT / "logs")
         self.conversations = ConversationStore(self.logs_folder)
-        self.notebooks = NotebookStore(self.logs_folder / "notebook", ROOT / "prompts")
+        self.notebooks = NotebookStore(self.logs_folder / _NOTEBOOK, ROOT / "prompts")
         self.notebook_runs = NotebookRuns()
         self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
         self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
@@ -174,11 +177,11 @@ class App:
 
     def notebooks_of(self, user: str) -> NotebookStore:
         """Return the texts of a login, for servers of several users."""
-        return NotebookStore(self._folder_of(user) / "notebook")
+        return NotebookStore(self._folder_of(user) / _NOTEBOOK)
 
     def _folder_of(self, user: str) -> Path:
         readable, unique = re.sub(r"[^\w-]", "_", user)[:40], hashlib.sha256(user.encode()).hexdigest()[:8]
-        return self.logs_folder / "users" / f"{readable}-{unique}"
+        return self.logs_folder / _USERS / f"{readable}-{unique}"
 
     def sweep(self) -> None:
         """Delete what killed saves, downloads and conversions have left behind. Called once, at start."""
@@ -195,12 +198,20 @@ class App:
         self.downloads.sweep()
         self.deletion.sweep()
         self.loras.catalog.sweep()
-        bins: Sequence[Callable[[], object]] = (
+        self._empty_bins()
+
+    def _empty_bins(self) -> None:
+        """Delete for good what has been in the bins for 30 days, also in those of logins."""
+        bins: list[Callable[[], object]] = [
             self.conversations.empty_bin,
             self.notebooks.empty_bin,
             self.characters.empty_bin,
             self.personas.empty_bin,
-        )
+        ]
+        for bin in sorted((self.logs_folder / _USERS).glob(f"*/{BIN}")):
+            bins.append(ConversationStore(bin.parent).empty_bin)
+        for bin in sorted((self.logs_folder / _USERS).glob(f"*/{_NOTEBOOK}/{BIN}")):
+            bins.append(NotebookStore(bin.parent).empty_bin)
         for empty_bin in bins:
             try:
                 empty_bin()

@@ -114,6 +114,18 @@ def test_a_real_model_is_loaded_killed_loaded_again_and_unloaded(make_app: MakeA
         _ = app.models.current
 
 
+def test_bins_are_emptied_at_start_those_of_logins_too(make_app: MakeApp) -> None:
+    app = make_app()
+    conversations, notebooks = app.conversations_of("me"), app.notebooks_of("me")
+    conversations.delete(conversations.create().id)
+    notebooks.delete(notebooks.create("a", "x").name)
+    for bin in app.logs_folder.rglob(".trash"):
+        (day,) = bin.iterdir()
+        day.rename(bin / "20200101")
+    app.sweep()
+    assert (app.conversations_of("me").count_deleted(), app.notebooks_of("me").count_deleted()) == (0, 0)
+
+
 def test_what_killed_saves_and_downloads_left_is_swept_at_start(
     make_app: MakeApp, small_models: Path, tmp_path: Path
 ) -> None:

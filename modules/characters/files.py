@@ -18,10 +18,10 @@ from modules.config.named_files import WINDOWS_DEVICES
 from modules.config.yaml_file import lock_of
 from modules.conversations.ids import is_utf8_name
 from modules.core.errors import BinNotEmptied
+from modules.system.bin_folder import BIN
 from modules.system.leftovers import sweep
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-_BIN = ".trash"
 _TIME = re.compile(r"([0-9]{8})-[0-9]{6}(-[0-9]+)?")
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f\ud800-\udfff]+')
 _MAX_STEM_BYTES = 120
@@ -62,7 +62,7 @@ class FileFolder:
         with self.saving():
             started = time.strftime("%Y%m%d-%H%M%S")
             names = (f"{started}-{number}" if number else started for number in range(100_000))
-            target = next(self.folder / _BIN / name for name in names if not (self.folder / _BIN / name).exists())
+            target = next(self.folder / BIN / name for name in names if not (self.folder / BIN / name).exists())
             target.mkdir(parents=True)
             for path in self._files_of(stem):
                 os.rename(path, target / path.name)
@@ -104,7 +104,7 @@ class FileFolder:
                 if deletion.name[:8] <= until:
                     shutil.rmtree(deletion)
         except OSError as error:
-            raise BinNotEmptied(str(self.folder / _BIN), error.strerror or str(error)) from error
+            raise BinNotEmptied(str(self.folder / BIN), error.strerror or str(error)) from error
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
@@ -126,7 +126,7 @@ class FileFolder:
 
     def _deletions(self) -> list[Path]:
         """Return the folders of the bin, oldest first."""
-        if not (self.folder / _BIN).is_dir():
+        if not (self.folder / BIN).is_dir():
             return []
-        found = [path for path in (self.folder / _BIN).iterdir() if _TIME.fullmatch(path.name)]
+        found = [path for path in (self.folder / BIN).iterdir() if _TIME.fullmatch(path.name)]
         return sorted(found, key=lambda path: (path.name[:15], int(path.name[16:] or 0)))

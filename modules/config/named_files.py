@@ -10,8 +10,8 @@ from modules.config.yaml_file import lock_of
 from modules.core.errors import NameTaken, OptionError, SettingsError, UnknownName, both
 from modules.options.option import nearest
 from modules.system.atomic_write import replace_file
+from modules.system.bin_folder import BIN
 
-_BIN = ".trash"
 _MAX_NAME_BYTES = 200  # file systems allow 255 bytes, and the name of the lock file is longer
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]|^[. ]|[. ]$')
 WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -120,7 +120,7 @@ class NamedFiles:
 
     def _binned(self, path: Path) -> Path:
         """Return where the file at `path` is kept once it is deleted or overwritten."""
-        return self.folder / _BIN / path.name
+        return self.folder / BIN / path.name
 
 
 def is_valid_name(name: str) -> bool:

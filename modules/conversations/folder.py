@@ -20,9 +20,9 @@ from typing import NamedTuple, Protocol
 from modules.conversations.errors import VisitorMemoryFull
 from modules.conversations.ids import SUFFIX
 from modules.system import atomic_write, file_lock
+from modules.system.bin_folder import BIN
 from modules.system.leftovers import sweep
 
-BIN = ".trash"
 _ORIGINAL = ".orig"
 _DAY = re.compile(r"[0-9]{8}(-[0-9]+)?")
 MAX_MEMORY_BYTES = 4_000_000
