@@ -8,11 +8,10 @@ from modules.chat.prompt import room
 from modules.core.events import Json
 from modules.core.fill_in_middle import FimTokens
 from modules.core.prompt import Prompt
+from modules.engines.prompt_fitting import LONGEST_TOKEN
 from modules.notebook.notebook import Beginning
 from modules.runtime.loaded_model import LoadedModel
 
-LONGEST_TOKEN = 256
-"""Characters: no token has more. What is further away than the context can reach is not tokenized."""
 NEXT_TOKENS = 50
 """Most likely next tokens that are shown."""
 AFTER_SHARE = 4
