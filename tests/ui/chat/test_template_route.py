@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.testclient import TestClient
@@ -36,6 +37,15 @@ def test_the_variables_of_the_loaded_model_s_template_are_listed(make_app: Calla
         "template": {"origin": "model", "name": ""},
         "kwargs": [{"name": "enable_thinking", "kind": "bool", "default": False}],
     }
+
+
+def test_of_a_template_file_only_the_name_is_told(make_app: Callable[..., App], tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text(SWITCH)
+    app = make_app("--chat-template-file", str(file))
+    echo_plans.load(app.models)
+    answer = client_of(app).get("/chat/template").json()
+    assert answer["template"] == {"origin": "flag", "name": "mine.jinja"}
 
 
 def test_a_chosen_template_that_is_gone_is_reported_in_the_language_of_the_page(make_app: Callable[..., App]) -> None:
