@@ -22,6 +22,7 @@ from modules.ui.gradio_import import gradio
 from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values, in_browser
 from modules.ui.model import template_html
 from modules.ui.model.tab import ModelTab
+from modules.ui.sent_values import sent_by, text_in
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
@@ -128,7 +129,7 @@ class TemplateEditor:
     def follow(self, values: Values) -> Updates:
         """Show the template of another model as soon as it is picked; nothing as long as the fold was never opened."""
         name = values[self._model]
-        if values[self.shown] is None or name == _text(self._was(values).get("model")):
+        if values[self.shown] is None or name == text_in(self._was(values).get("model")):
             return {self.line: gr.skip()}
         return self.open(values) if name else {self.state: "", self.preview: ""}
 
@@ -232,8 +233,7 @@ class TemplateEditor:
 
     def restore(self, values: Values, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Undo a deletion."""
-        sent = event._data if isinstance(event._data, dict) else {}
-        name = _text(sent.get("name"))
+        name = text_in(sent_by(event).get("name"))
         self._app.instruction_templates.restore(name)
         return self._show(self._record(values), values, name, self._page.info("template_restored", name=name))
 
@@ -245,8 +245,8 @@ class TemplateEditor:
 
     def _save(self, values: Values) -> str:
         """Save the source under the name in the field, and return the name. Raises OptionError or NameTaken."""
-        name = _text(values[self.name]).strip()
-        self._app.instruction_templates.save(name, _text(values[self.source]), replace=name == self._choice(values))
+        name = text_in(values[self.name]).strip()
+        self._app.instruction_templates.save(name, text_in(values[self.source]), replace=name == self._choice(values))
         return name
 
     # -- what the browser sends: anything -----------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class TemplateEditor:
         return self._app.record(name)
 
     def _choice(self, values: Values) -> str:
-        return _text(values[self.choice])
+        return text_in(values[self.choice])
 
     def _was(self, values: Values) -> dict[str, Any]:
         shown = values[self.shown]
@@ -267,18 +267,20 @@ class TemplateEditor:
 
     def _is_edited(self, values: Values) -> bool:
         """Whether the source was changed since it was shown."""
-        return values[self.shown] is not None and _text(values[self.source]) != _text(self._was(values).get("source"))
+        return values[self.shown] is not None and text_in(values[self.source]) != text_in(
+            self._was(values).get("source")
+        )
 
     def _is_changed(self, record: ModelRecord, values: Values) -> bool:
         """Whether the source is another one than that of the menu's template."""
         try:
-            return _text(values[self.source]) != self._source(record, self._choice(values))
+            return text_in(values[self.source]) != self._source(record, self._choice(values))
         except InvalidTemplateFile:
             return True
 
     def _edited_template(self, values: Values) -> ModelTemplate:
         record = self._record(values)
-        return dataclasses.replace(self._own(record), source=_text(values[self.source]) or " ", named={})
+        return dataclasses.replace(self._own(record), source=text_in(values[self.source]) or " ", named={})
 
     def _source(self, record: ModelRecord, choice: str) -> str:
         """Return the source of a template of the menu. Raises TemplateNotFound or InvalidTemplateFile."""
@@ -304,7 +306,3 @@ def _single_tokens(model: LoadedModel, tags: list[str]) -> list[str]:
     """Return those of `tags` that are one token each. A BOS token that the tokenizer puts before counts for itself."""
     empty = int(model.ask("count", text=""))
     return [tag for tag in tags if int(model.ask("count", text=tag)) - empty <= 1]
-
-
-def _text(value: object) -> str:
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from modules.ui.gradio_import import gradio
+from modules.ui.sent_values import mapping, sent_by, text_in
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
@@ -69,19 +71,11 @@ def _attributes(attributes: dict[str, object]) -> str:
     )
 
 
-def sent(event: Any) -> dict[str, object]:
-    """Return the data that the browser sent with an event, which may be anything, if it is a mapping."""
-    data = getattr(event, "_data", None)
-    return data if isinstance(data, dict) else {}
-
-
 def sent_text(event: Any, key: str) -> str:
     """Return a text of the data of an event, else ""."""
-    value = sent(event).get(key)
-    return value if isinstance(value, str) else ""
+    return text_in(sent_by(event).get(key))
 
 
-def sent_fields(event: Any) -> dict[str, object]:
+def sent_fields(event: Any) -> Mapping[str, object]:
     """Return the fields of the form that was sent with an event, by name."""
-    fields = sent(event).get("fields")
-    return fields if isinstance(fields, dict) else {}
+    return mapping(sent_by(event).get("fields"))
