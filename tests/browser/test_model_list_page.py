@@ -108,6 +108,8 @@ def test_a_deletion_can_be_undone_at_once_and_later(
         expect(row(window, OTHER)).to_have_count(0)
         assert not path.is_symlink()
         check_width(window)
+        page.locator("#tx-refresh").click()
+        page.wait_for_timeout(700)
         page.locator(".tx-ml-undo").get_by_role("button", name=words["undo"]).click()
         expect(row(window, OTHER)).to_be_visible()
         assert path.is_symlink()

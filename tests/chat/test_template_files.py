@@ -108,7 +108,7 @@ def test_a_deleted_template_can_be_brought_back(templates: InstructionTemplates)
 def test_names_and_sources_are_checked(templates: InstructionTemplates, subtests: pytest.Subtests) -> None:
     put(templates, "A.jinja", "a")
     for name in ("", "..", "../A", "a/b", "con", "x" * 201, ".hidden", "a\nb", "\ud800"):
-        with subtests.test(name):
+        with subtests.test(ascii(name)):
             with pytest.raises(OptionError):
                 templates.save(name, "x")
             for act in (templates.read, templates.delete, templates.restore):

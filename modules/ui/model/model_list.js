@@ -186,7 +186,7 @@ const drawBin = () => {
   details.append(make("p", {}, text("bin_info")), button(text("empty_bin"), { class: "tx-ml-empty" }, () => trigger("empty_bin", {})));
   box.replaceChildren(details);
   if (undo && undo.id !== undoSeen && bin.some((entry) => entry.id === undo.id)) offerUndo(undo);
-  else if (!undo || !bin.some((entry) => entry.id === undo.id)) hideUndo();
+  else if (!bin.some((entry) => entry.id === undoSeen)) hideUndo(); // a list that is only read again keeps the offer
 };
 const hideUndo = () => {
   clearTimeout(undoTimer);
