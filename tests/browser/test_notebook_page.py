@@ -144,6 +144,8 @@ def test_on_a_phone_a_text_is_written_renamed_deleted_and_brought_back(chromium:
 
 def test_two_tabs_keep_both_texts_and_the_model_goes_on_without_a_page(window: Window, server: Server) -> None:
     page = window.page
+    prepare_chat(window, 300)  # so many that the answer is still being written when the page is left
+    begin(window)
     write(page, STORY)
     second = window.context.new_page()
     second.goto(page.url)
