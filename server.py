@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from modules.app import App
 from modules.cli import first_load, model_menu
 from modules.config import flags as command_line
+from modules.config.flag_lines import with_flags_file
 from modules.config.flags_file import FlagsFile
 from modules.core.errors import WebUIError, Words
 from modules.core.product import FLAGS_FILE, LOG_FILE
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
     prepare_streams()
     language = terminal_language()
     try:
-        flags = command_line.parse(command_line.with_flags_file(ROOT / FLAGS_FILE, arguments))
+        flags = command_line.parse(with_flags_file(ROOT / FLAGS_FILE, arguments))
         for warning in flags.warnings:
             print(warning[language], file=sys.stderr)
         if flags.text("install"):

@@ -33,7 +33,7 @@ Parser = ReasoningParser | NamedReplyParser
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What a prompt is for: a reply that begins with `start_with`, or the rest of the last message (`continues`).
+    """The purpose of a prompt: a reply that begins with `start_with`, or the rest of the last message (`continues`).
 
     With `impersonates` it is the user's next message, which begins with `start_with`. `template_kwargs` are variables
     of the model's template.

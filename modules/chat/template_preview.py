@@ -41,7 +41,7 @@ _CALL = {"id": "call00001", "type": "function", "function": {"name": "multiply",
 
 @dataclass(frozen=True)
 class Sample:
-    """What the sample conversation has. `thinking` is also the value of the variables that switch it."""
+    """The parts of the sample conversation. `thinking` is also the value of the variables that switch it."""
 
     language: str = "en"
     system: bool = True

@@ -17,7 +17,7 @@ LOGIN_VARIABLE = "TEXT_STUDIO_AUTH"
 Login = tuple[str, str]
 
 ROLES = ("use", "owner")
-"""Who has a key of the first kind may use models, but not load, unload or download any."""
+"""A key of the first role may be used for answers, but not to load, unload or download models."""
 
 
 @dataclass(frozen=True)

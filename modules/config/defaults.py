@@ -25,7 +25,7 @@ class Default:
 
 @dataclass(frozen=True)
 class SavedDefaults:
-    """What a save has written and removed. `backup` is the path of the old file if it was invalid."""
+    """The result of a save: the keys written and removed. `backup` is the path of the old file if it was invalid."""
 
     written: Mapping[str, Value]
     removed: tuple[str, ...]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from modules.config.flags import SERVER, Flags, parse, read_lines, split_line
+from modules.config.flag_lines import read_lines, split_line
+from modules.config.flags import SERVER, Flags, parse
 from modules.core.errors import CommandLineError, WebUIError, Words, both
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value
@@ -31,7 +32,7 @@ _SECRET = re.compile(
     ( (?: "[^"\n]*" | '[^'\n]*' | \\[ ](?!\s*(?:--|\#|$)) | [^\s"'] )+ )""",
     re.VERBOSE,
 )
-"""A flag with a secret, as `flags.split_line` splits it; its value may be in the next line."""
+"""A flag with a secret, as `flag_lines.split_line` splits it; its value may be in the next line."""
 _EXAMPLE = '"me:my secret"'
 """In a comment of the file as it is shipped."""
 _HELP = ("-h", "--help")  # the parser would print it and exit

@@ -29,7 +29,7 @@ _WHITE_SPACE = r"[ \n\r\t]{0,20}"
 
 @dataclass(frozen=True)
 class GrammarRequest:
-    """What an answer must match: `text`, a grammar in GBNF or with `is_schema` a JSON schema.
+    """A request that an answer matches `text`, a grammar in GBNF or with `is_schema` a JSON schema.
 
     Before JSON there may be a thought between `markers`, which the prompt has opened already if it is `inside`.
     """

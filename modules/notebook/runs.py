@@ -40,7 +40,7 @@ Key = tuple[NotebookStore, str]
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run has written so far: `text`, into `base` at the position `start`.
+    """The text of a run so far: `text`, written into `base` at the position `start`.
 
     `phase` is one of "preparing", "waiting" (at `position` in the queue), "reading" (the prompt, up to `progress` of
     it, from 0 to 1), "writing" and "ended". `tokens` are those of the text; None if the loader does not tell them.

@@ -50,7 +50,7 @@ _BOM = "\ufeff"
 
 @dataclass(frozen=True)
 class Entry:
-    """What the list shows of a text. `problem` says why it cannot be opened, as the end of a sentence."""
+    """A text as the list shows it. `problem` says why it cannot be opened, as the end of a sentence."""
 
     name: str
     updated: float

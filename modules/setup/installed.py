@@ -111,8 +111,8 @@ def cpu_model() -> str:
 def report(facts: Mapping[str, str], packages: Mapping[str, list[Package]]) -> str:
     """Return the text of a bug report: the facts, and the versions of the packages that matter most."""
     lines = [f"{key}: {value}" for key, value in facts.items()]
-    for place, found in packages.items():
+    for overlay, found in packages.items():
         shown = [f"{package.name} {package.version}" for package in found if _key(package.name) in REPORTED]
         if shown:
-            lines.append(f"{place or 'packages'}: {', '.join(shown)}")
+            lines.append(f"{overlay or 'packages'}: {', '.join(shown)}")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class FolderSize:
-    """What a folder holds: at least that if it is not `complete`, because the time was over or something unreadable."""
+    """The size of a folder's content; a lower bound if it is not `complete`: time ran out, or a part was unreadable."""
 
     bytes: int = 0
     files: int = 0

@@ -1,4 +1,4 @@
-"""What streams of Server-Sent Events have in common: their form, and how they wait for news."""
+"""Parts that streams of Server-Sent Events share: their form, and the wait for news."""
 
 from __future__ import annotations
 

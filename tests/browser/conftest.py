@@ -374,3 +374,12 @@ def shared_window(chromium: Browser, server: Server) -> Iterator[Window]:
             window.page.locator("#tx-input").fill("")
             window.new_chat()
         yield window
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Server]:
+    """A server without models, whose files belong to one test."""
+    (tmp_path / "models").mkdir()
+    server = Server(tmp_path)
+    yield server
+    server.stop()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from modules.characters import png
@@ -19,15 +17,6 @@ from tests.browser.test_shell_page import SMALL, check_accessibility
 from tests.support.cards import V2, V3, png_file, text_chunk
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(1)}{{constructor}}"
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Server]:
-    """A server without models, whose characters belong to one test."""
-    (tmp_path / "models").mkdir()
-    server = Server(tmp_path)
-    yield server
-    server.stop()
 
 
 def card(page: Page, id: str) -> Locator:

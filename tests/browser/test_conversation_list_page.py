@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from tests.browser.conftest import Server, Window
 
 TITLES = ("Lighthouse", "Regex help", "为什么天空是蓝色的", "Paris")
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Server]:
-    """A server without models, whose conversations belong to one test."""
-    (tmp_path / "models").mkdir()
-    server = Server(tmp_path)
-    yield server
-    server.stop()
 
 
 def entry(window: Window, title: str) -> Locator:

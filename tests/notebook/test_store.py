@@ -175,15 +175,15 @@ def test_texts_in_memory_have_a_bound() -> None:
 
 
 def test_changes_are_told(store: NotebookStore) -> None:
-    told: list[str] = []
-    end = store.subscribe(told.append)
+    changes: list[str] = []
+    end = store.subscribe(changes.append)
     store.create("one", "a")
     version = store.version
     store.change("a", None, lambda notebook: notebook.typed("two"))
-    assert told == ["a", "a"] and store.version == version
+    assert changes == ["a", "a"] and store.version == version
     end()
     store.delete("a")
-    assert told == ["a", "a"] and store.version == version + 1
+    assert changes == ["a", "a"] and store.version == version + 1
 
 
 def test_a_disk_that_fails_is_an_error_with_its_reason(store: NotebookStore, tmp_path: Path) -> None:

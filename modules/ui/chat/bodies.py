@@ -1,4 +1,4 @@
-"""What the bodies of the page's requests have in common."""
+"""Parts that the bodies of the page's requests share."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ gr = gradio()
 ACTIONS = ("send", "edit", "regenerate", "continue", "again", "impersonate")
 TEXTS = ("text", "start_with", "system")
 NEW_KEYS = ("mode", "character", "persona", "system")
-"""What the script may say of a conversation that does not exist yet."""
+"""Fields that the script may send for a conversation that does not exist yet."""
 
 _TEXT: Words = {"en": f"at most {MAX_TEXT:,} characters", "zh": f"最多 {MAX_TEXT:,} 个字符"}
 _BRIDGE = """

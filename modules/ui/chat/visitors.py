@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 class Kept(NamedTuple):
-    """What is kept of one visitor."""
+    """The stores of one visitor, kept in memory."""
 
     conversations: ConversationStore
     notebooks: NotebookStore

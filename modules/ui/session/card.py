@@ -1,4 +1,4 @@
-"""What the cards of the Session page share: the component, and pieces of their HTML."""
+"""Parts that the cards of the Session page share: the component, and pieces of their HTML."""
 
 from __future__ import annotations
 

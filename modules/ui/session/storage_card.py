@@ -1,4 +1,4 @@
-"""What the program stores: the size of its folders, measured in the background, and the bins."""
+"""The Storage card: the size of the program's folders, measured in the background, and the bins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHOWN = 50
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredFolder:
     """A folder of the program; `skip` are parts of it that are shown on their own. `key` is that of its name."""
 
     key: str
@@ -47,22 +47,22 @@ class Bin:
     empty: Callable[[], object]
 
 
-def places(app: App) -> list[Place]:
+def stored_folders(app: App) -> list[StoredFolder]:
     """Return all folders that the program fills."""
     models, loras, logs = app.catalog.folder, app.loras.catalog.folder, app.logs_folder
     bins = [folder / BIN for folder in (models, logs, logs / "notebook", *(folder for _, folder in _kept_by_name(app)))]
     parts = [models / STAGING, loras / STAGING, logs / "attachments", logs / "notebook", *bins]
     return [
-        Place("ss_models", models, parts),
-        Place("ss_loras", loras, parts),
-        Place("ss_conversations", logs, parts),
-        Place("ss_attachments", logs / "attachments"),
-        Place("ss_notebook", logs / "notebook", parts),
-        Place("ss_downloading", models / STAGING),
-        Place("ss_downloading_loras", loras / STAGING),
-        *(Place("ss_cache", folder) for folder in _subfolders(ROOT / "cache")),
-        Place("ss_overlays", ROOT / "overlays"),
-        *(Place("ss_bin_folder", folder) for folder in bins),
+        StoredFolder("ss_models", models, parts),
+        StoredFolder("ss_loras", loras, parts),
+        StoredFolder("ss_conversations", logs, parts),
+        StoredFolder("ss_attachments", logs / "attachments"),
+        StoredFolder("ss_notebook", logs / "notebook", parts),
+        StoredFolder("ss_downloading", models / STAGING),
+        StoredFolder("ss_downloading_loras", loras / STAGING),
+        *(StoredFolder("ss_cache", folder) for folder in _subfolders(ROOT / "cache")),
+        StoredFolder("ss_overlays", ROOT / "overlays"),
+        *(StoredFolder("ss_bin_folder", folder) for folder in bins),
     ]
 
 
@@ -142,8 +142,8 @@ class StorageCard:
     async def _measured(self, note: str) -> AsyncIterator[Updates]:
         sizes: dict[Path, FolderSize] = {}
         yield {self.part: await asyncio.to_thread(self.render, sizes, note)}
-        for place in places(self._app):
-            sizes[place.folder] = await asyncio.to_thread(measure, place.folder, SECONDS, place.skip)
+        for stored in stored_folders(self._app):
+            sizes[stored.folder] = await asyncio.to_thread(measure, stored.folder, SECONDS, stored.skip)
         yield {self.part: await asyncio.to_thread(self.render, sizes, note)}
 
     # -- HTML -----------------------------------------------------------------------------------------------------
@@ -151,8 +151,8 @@ class StorageCard:
     def render(self, sizes: dict[Path, FolderSize], note: str) -> str:
         """Render the folders with the `sizes` known so far, and the bins."""
         tr = self._tr
-        shown = [place for place in places(self._app) if _shown(place, sizes)]
-        rows = "".join(self._row(number, place, sizes.get(place.folder)) for number, place in enumerate(shown))
+        shown = [stored for stored in stored_folders(self._app) if _shown(stored, sizes)]
+        rows = "".join(self._row(number, stored, sizes.get(stored.folder)) for number, stored in enumerate(shown))
         found = "".join(map(self._bin, bins(self._app))) or tagged("p", tr("bin_empty"), "tx-s-quiet")
         return (
             heading(tr("ss_storage"), self._disk())
@@ -171,9 +171,9 @@ class StorageCard:
             return self._tr("ss_disk").format(free=decimal_size(usage.free), total=decimal_size(usage.total))
         return ""
 
-    def _row(self, number: int, place: Place, size: FolderSize | None) -> str:
+    def _row(self, number: int, stored: StoredFolder, size: FolderSize | None) -> str:
         tr = self._tr
-        name = tr(place.key).format(name=place.folder.name)
+        name = tr(stored.key).format(name=stored.folder.name)
         shown = tr("ss_measuring") if size is None else decimal_size(size.bytes)
         if size is not None and not size.complete:
             shown = tr("ss_at_least").format(size=shown)
@@ -183,7 +183,7 @@ class StorageCard:
         return (
             f"<li>{tagged('span', name, 'tx-s-place')}{tagged('span', shown, 'tx-s-size')}"
             f"{tagged('span', files, 'tx-s-quiet tx-s-files')}"
-            f'<code class="tx-s-path" id="{path}">{escape(str(place.folder))}</code>{button(label, "", **data)}</li>'
+            f'<code class="tx-s-path" id="{path}">{escape(str(stored.folder))}</code>{button(label, "", **data)}</li>'
         )
 
     def _bin(self, one: Bin) -> str:
@@ -203,8 +203,8 @@ class StorageCard:
         return f'<div class="tx-s-bin">{fold(one.key, title, f"<ul>{listed}</ul>")}{empty}</div>'
 
 
-def _shown(place: Place, sizes: dict[Path, FolderSize]) -> bool:
+def _shown(stored: StoredFolder, sizes: dict[Path, FolderSize]) -> bool:
     """Whether a folder is shown: not if nothing is in it, except for the first three, which users fill themselves."""
-    size = sizes.get(place.folder)
-    always = place.key in ("ss_models", "ss_loras", "ss_conversations")
+    size = sizes.get(stored.folder)
+    always = stored.key in ("ss_models", "ss_loras", "ss_conversations")
     return always or (size is not None and size.files > 0)

@@ -54,23 +54,23 @@ def test_what_is_written_comes_in_pieces_and_then_its_end(app: App) -> None:
     stream = stream_of(app)
     stream.news()
     app.notebook_runs.start(app.notebooks, "x", None, at_end, app.models.current, PARAMS)
-    told: News = []
+    news_so_far: News = []
 
     def has_ended() -> bool:
-        told.extend(stream.news())
-        if len(told) > 3:
+        news_so_far.extend(stream.news())
+        if len(news_so_far) > 3:
             app.notebook_runs.stop(app.notebooks, "x")
-        return bool(bodies(told, "ended"))
+        return bool(bodies(news_so_far, "ended"))
 
     wait_until(has_ended)
-    told += stream.news()
-    assert bodies(told, "state")[0]["running"] is True and bodies(told, "state")[-1]["running"] is False
+    news_so_far += stream.news()
+    assert bodies(news_so_far, "state")[0]["running"] is True and bodies(news_so_far, "state")[-1]["running"] is False
     text = ""
-    for piece in bodies(told, "live"):
+    for piece in bodies(news_so_far, "live"):
         assert piece["start"] == len("slow count 40 ")
         text = text[: piece["from"]] + piece["text"]
     assert app.notebooks.read("x").text == "slow count 40 " + text
-    assert bodies(told, "ended")[0]["error"] == "" and "stopped" in bodies(told, "ended")[0]["line"]
+    assert bodies(news_so_far, "ended")[0]["error"] == "" and "stopped" in bodies(news_so_far, "ended")[0]["line"]
 
 
 def test_a_page_that_comes_later_gets_all_that_is_written_but_no_old_end(app: App) -> None:
