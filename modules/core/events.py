@@ -114,7 +114,7 @@ class Done:
 
     Seconds are of the prefill and of decoding. `cached_tokens` of the prompt were found in the KV cache. `shortened` is
     the index of the shorter text that was taken of a `Prompt`, -1 if none was. `seed` is the one that was used, even if
-    it was drawn; -1 if the parameters had none.
+    it was drawn; -1 if the parameters had none. `stop_string` is the one that ended the answer, "" for none.
     """
 
     reason: str
@@ -125,6 +125,7 @@ class Done:
     decode_seconds: float = 0.0
     shortened: int = -1
     seed: int = -1
+    stop_string: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ class TextStream:
     """The text of one answer. `feed` and `finish` return the `Text` that may be shown now, or None.
 
     A character split between tokens waits for its remaining bytes; text that may begin a stop string waits until it is
-    clear that it does not. `stopped` becomes True at a stop string, which is dropped with everything after it. `begun`
-    are the bytes of a character in which the prompt ends, which the answer then begins with.
+    clear that it does not. `stop_string` is the one that ended the text, "" if none has; it is dropped with everything
+    after it. `begun` are the bytes of a character in which the prompt ends, which the answer then begins with.
     """
 
     def __init__(self, stops: Sequence[str], begun: bytes = b"") -> None:
@@ -27,7 +27,12 @@ class TextStream:
         self._pending = ""
         self._tokens = 0
         self._logprobs: list[TokenLogprobs] = []
-        self.stopped = False
+        self.stop_string = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return bool(self.stop_string)
 
     def feed(self, piece: bytes, logprobs: TokenLogprobs | None = None) -> Text | None:
         """Add the bytes of one more token."""
@@ -56,10 +61,10 @@ class TextStream:
         how the text is split into tokens.
         """
         starts = {stop: self._pending.find(stop) for stop in self._stops}
-        matches = [(start + len(stop), start) for stop, start in starts.items() if start >= 0]
+        matches = [(start + len(stop), start, stop) for stop, start in starts.items() if start >= 0]
         if matches:
-            self.stopped = True
-            self._pending = self._pending[: min(matches)[1]]
+            _, start, self.stop_string = min(matches)
+            self._pending = self._pending[:start]
             return len(self._pending)
         return len(self._pending) - max((_overlap(self._pending, stop) for stop in self._stops), default=0)
 

@@ -37,7 +37,7 @@ EVENTS: list[Event] = [
     Waiting(3),
     Result(None),
     Result({"tokens": [1, 2], "nested": {"text": "猫", "number": 1.5, "truth": True}}),
-    Done("stop", 1, 2, 3, 0.5, 1.5, 4, 2**32 - 2),
+    Done("stop", 1, 2, 3, 0.5, 1.5, 4, 2**32 - 2, "\nUser:"),
 ]
 
 

@@ -104,6 +104,22 @@ def test_the_stop_string_that_ends_first_counts_however_the_text_is_split() -> N
     assert "".join(released([b"xabc"], ["abc", "b"])) == "xa"
 
 
+def test_the_stop_string_that_ended_the_text_is_known(subtests: pytest.Subtests) -> None:
+    for pieces, stops, expected in [
+        (["one ST", "OP two"], ["two", "STOP"], "STOP"),
+        (["x", "ab"], ["b", "ab"], "ab"),
+        (["xa", "b", "c"], ["abc", "b"], "b"),
+        (["one ST"], ["STOP"], ""),
+    ]:
+        with subtests.test(pieces=pieces, stops=stops):
+            stream = TextStream(stops)
+            for piece in pieces:
+                if not stream.stopped:
+                    stream.feed(piece.encode())
+            stream.finish()
+            assert (stream.stop_string, stream.stopped) == (expected, bool(expected))
+
+
 def test_the_released_text_does_not_depend_on_how_it_is_split() -> None:
     rng = random.Random(7)
     alphabet = ["a", "b", "猫", "猫", "é", "🇫"]

@@ -115,6 +115,7 @@ class Generation:
             completion_tokens=self.completion_tokens,
             prompt_seconds=self._prefilled - self._submitted,
             decode_seconds=time.monotonic() - self._prefilled,
+            stop_string=self._stream.stop_string,
         )
 
     def next_tokens(self, logits: Tensor) -> Result:

@@ -249,5 +249,6 @@ class LlamaCpp:
                 completion_tokens=request.sampled_tokens,
                 prompt_seconds=request.first_token_at - request.submitted_at,
                 decode_seconds=time.monotonic() - request.first_token_at,
+                stop_string=request.stream.stop_string,
             ),
         )
