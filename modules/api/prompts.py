@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from modules.api.schemas import ChatRequest, CompletionRequest, Message, Part
+from modules.api.messages import Message, Part
+from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.chat.prompt import ChatPrompt, text_prompt
 from modules.chat.prompt import chat_prompt as prompt_of_chat
 from modules.chat.templates import ChatTemplates

@@ -1,4 +1,4 @@
-"""Schemas of all request bodies.
+"""Schemas of completions and chat completions.
 
 Only fields with a type of their own are declared. The generation parameters beside them are `model_extra`, which
 `parameters` validates by the same tables as the UI's sliders.
@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from modules.api import request_fields
+from modules.api.messages import Message
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
 from modules.api.response_format import RESPONSE_FORMAT, check_format, schema_text
 from modules.core.errors import OptionError
 from modules.core.events import Json
-
-# -- generation ------------------------------------------------------------------------------------------------------
 
 
 class StreamOptions(BaseModel):
@@ -107,91 +106,6 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
 
-_TEXT_PARTS = ("input_text", "output_text")  # the types of text in OpenAI's Responses
-
-
-class Part(BaseModel):
-    """One part of a message. Types other than "text" are refused by name in `prompts`."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    type: str
-    text: Text = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_text(cls, raw: Any) -> Any:
-        """Read the texts of other APIs: a plain text, the parts of OpenAI's Responses, and a refusal."""
-        if isinstance(raw, str):
-            return {"type": "text", "text": raw}
-        part = without_nulls(raw)
-        if isinstance(part, dict) and part.get("type") in _TEXT_PARTS:
-            return {**part, "type": "text"}
-        if isinstance(part, dict) and part.get("type") == "refusal":
-            return {"type": "text", "text": part.get("refusal", "")}
-        return part
-
-
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-_TEMPLATE_FIELDS = ("name", "tool_call_id")  # chat templates may use them
-_THOUGHTS = ("thinking", "redacted_thinking", "reasoning")  # parts with thoughts, which are no text of the answer
-
-UNSUPPORTED_IN_MESSAGES = ("tool_calls", "function_call")
-
-
-class Message(BaseModel):
-    """One message. Clients send answers back with every field that some server put into them: nothing is refused."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    role: Annotated[
-        Literal["system", "developer", "user", "assistant", "tool"],
-        Expected("system, developer, user, assistant or tool", " system、developer、user、assistant 或 tool"),
-    ]
-    content: Annotated[Text | list[Part], Expected("a text or a list of parts", "文本或内容片段列表")] = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _unify(cls, raw: Any) -> Any:
-        fields = without_nulls(raw)
-        if isinstance(fields, dict) and isinstance(fields.get("content"), list):
-            fields["content"] = [part for part in fields["content"] if not _is_thought(part)]
-        if isinstance(fields, dict) and fields.get("role") == "function":  # OpenAI's older name
-            fields["role"] = "tool"
-        return fields
-
-    @property
-    def template_fields(self) -> dict[str, str]:
-        """The fields beside role and content that a chat template may use."""
-        extra = self._extra
-        fields = {name: str(extra[name]) for name in _TEMPLATE_FIELDS if name in extra}
-        thoughts = [extra[name] for name in _REASONING if isinstance(extra.get(name), str)]
-        return {**fields, "reasoning_content": thoughts[0]} if thoughts else fields
-
-    @property
-    def ignored(self) -> list[str]:
-        """The fields that the answer does without."""
-        read = {
-            *_TEMPLATE_FIELDS,
-            *UNSUPPORTED_IN_MESSAGES,
-            *(name for name in _REASONING if isinstance(self._extra.get(name), str)),
-        }
-        return [name for name in self._extra if name not in read]
-
-    @property
-    def unsupported(self) -> list[str]:
-        """The fields without which the answer would be another one."""
-        return [name for name in UNSUPPORTED_IN_MESSAGES if name in self._extra]
-
-    @property
-    def _extra(self) -> dict[str, Any]:
-        return {name: value for name, value in (self.model_extra or {}).items() if value not in ([], {}, "")}
-
-
-def _is_thought(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") in _THOUGHTS
-
-
 _MESSAGES = Expected(
     'a list of at least one message, such as {"role": "user", "content": "Hello"}',
     '至少含一条消息的列表，消息形如 {"role": "user", "content": "你好"}',
@@ -273,89 +187,3 @@ class ChatRequest(GenerationRequest):
                 {"en": "logprobs: true beside it", "zh": "与 logprobs: true 一起使用"},
             )
         return self.top_logprobs if self.logprobs else None
-
-
-# -- load, tokens ------------------------------------------------------------------------------------------------------
-
-
-class ModelLoadRequest(RequestBody):
-    """As in the original web UI: `args` holds "loader" and load options, `settings` generation parameters."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model_name: Annotated[Text, Expected("the name of a model", "模型名称")]
-    args: Annotated[dict[str, Any], Expected('an object such as {"n_ctx": 4096}', '形如 {"n_ctx": 4096} 的对象')] = (
-        Field(default_factory=dict)
-    )
-    settings: Annotated[
-        dict[str, Any], Expected('an object such as {"temperature": 0.5}', '形如 {"temperature": 0.5} 的对象')
-    ] = Field(default_factory=dict)
-
-
-class TextRequest(RequestBody):
-    model_config = ConfigDict(extra="forbid")
-
-    text: Annotated[Text, Expected("a text", "文本")]
-
-
-class TokensRequest(RequestBody):
-    model_config = ConfigDict(extra="forbid")
-
-    tokens: Annotated[Tokens, Expected("a list of token numbers", "词符编号列表")]
-
-
-_NAMES = Expected("a list of names of LoRAs", "LoRA 名称列表")
-_WEIGHTS = Expected("a list of numbers, one for each LoRA", "数字列表，与 LoRA 一一对应")
-
-
-class LorasRequest(RequestBody):
-    """As in the original web UI, with weights added. Without them, each is 1."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    lora_names: Annotated[list[Text], _NAMES]
-    lora_weights: Annotated[list[float] | None, _WEIGHTS] = None
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> LorasRequest:
-        weights = self.lora_weights
-        if weights is not None and len(weights) != len(self.lora_names):
-            raise OptionError("lora_weights", str(weights), _WEIGHTS.words)
-        return self
-
-
-# -- downloads -------------------------------------------------------------------------------------------------------
-
-_FILES = Expected("a list of file names", "文件名列表")
-_ID = Expected("the id of a download", "下载任务的编号")
-
-
-class DownloadRequest(RequestBody):
-    """`repo` is user/model, user/model:branch or a link to it. Without `files`, the UI's preselection is downloaded."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    repo: Annotated[Text, Expected("user/model or a link", "用户名/模型名或链接")]
-    revision: Annotated[Text, Expected("a branch or commit", "分支或版本")] = ""
-    files: Annotated[list[Text], _FILES] = []
-    kind: Annotated[Literal["model", "lora"] | None, Expected("model or lora", " model 或 lora")] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_url(cls, raw: Any) -> Any:
-        """Accept "url" as another name of `repo`."""
-        if isinstance(raw, Mapping) and "url" in raw and "repo" not in raw:
-            return {"repo" if key == "url" else key: value for key, value in raw.items()}
-        return raw
-
-
-class JobRequest(RequestBody):
-    model_config = ConfigDict(extra="forbid")
-
-    id: Annotated[Text, _ID]
-
-
-class ResumeRequest(JobRequest):
-    """`keep_commit` decides what to do if the branch has moved: resume the old commit, or restart with the new one."""
-
-    keep_commit: Annotated[bool | None, Expected("true or false", " true 或 false")] = None

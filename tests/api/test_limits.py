@@ -7,8 +7,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
 
+from modules.api.internal_schemas import TextRequest
 from modules.api.limits import BodyLimit, check_request
-from modules.api.schemas import ChatRequest, TextRequest
+from modules.api.schemas import ChatRequest
 from modules.core.errors import OptionError
 
 

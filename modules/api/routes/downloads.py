@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from modules.api.errors import error_body, json_response, language_of
+from modules.api.internal_schemas import DownloadRequest, JobRequest, ResumeRequest
 from modules.api.routes.models import owners_only
-from modules.api.schemas import DownloadRequest, JobRequest, ResumeRequest
 from modules.app import App
 from modules.core.events import Json
 from modules.downloads.request import FileCriteria, select_files

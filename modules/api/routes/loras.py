@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from modules.api.errors import json_response, language_of
+from modules.api.internal_schemas import LorasRequest
 from modules.api.routes.models import owners_only
-from modules.api.schemas import LorasRequest
 from modules.app import App
 from modules.catalog.background_scan import LIST_SECONDS
 from modules.core.events import Json

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from modules.api.auth import KEY
 from modules.api.errors import OwnersKeyNeeded, json_response, language_of
-from modules.api.schemas import ModelLoadRequest, TextRequest, TokensRequest
+from modules.api.internal_schemas import ModelLoadRequest, TextRequest, TokensRequest
 from modules.app import App
 from modules.config.credentials import ApiKey
 from modules.core.errors import ModelLoading, NoModelLoaded, OptionError
