@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from modules.api.request_body import Expected, RequestBody, Text, Tokens
 from modules.core.errors import OptionError
 
-# -- models, tokens, LoRAs ----------------------------------------------------------------------------------------------
+# -- models, tokens, LoRAs ---------------------------------------------------------------------------------------------
 
 
 class ModelLoadRequest(RequestBody):
