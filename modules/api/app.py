@@ -6,8 +6,6 @@ It is an application of its own, so that its errors have their own edge (`errors
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary, WeakSet
-
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -16,17 +14,17 @@ from modules.api import errors
 from modules.api.auth import AuthMiddleware
 from modules.api.host_guard import allowed_origins
 from modules.api.routes import downloads, inspection, loras, models, openai
+from modules.api.state import ApiState
 from modules.app import App
 
 
 def mount_api(server: FastAPI, app: App) -> None:
     """Add all endpoints under /v1 to `server`."""
-    defaults: models.Defaults = WeakKeyDictionary()
+    state = ApiState(app)
     api = FastAPI(openapi_url=None)
-    running: inspection.Running = WeakSet()
-    api.include_router(openai.routes(app, defaults, running))
-    api.include_router(inspection.routes(app, defaults, running))
-    api.include_router(models.routes(app, defaults))
+    api.include_router(openai.routes(state))
+    api.include_router(inspection.routes(state))
+    api.include_router(models.routes(state))
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))
     errors.register_handlers(api)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from modules.core.events import Done, Json, Logprob, Text, TokenLogprobs
-from modules.core.reasoning import REASONING, TEXT, Piece, ReasoningParser
+from modules.core.pieces import REASONING, TEXT, Piece, ReplyParser
 
 _MAX_IGNORED = 50  # fields listed as ignored
 _MAX_NAME = 80  # characters of the name of one
@@ -107,8 +107,9 @@ class ResponseBuilder:
         choice = {**self._choice(number, ""), "finish_reason": _finish_reason(end)}
         return self._chunk([choice], **(self._ignored if last and not self._usage_chunk else {}))
 
-    def sse_usage(self, ends: Mapping[int, Done]) -> bytes:
-        return self._chunk([], usage=self._usage(ends), **self._ignored) if self._usage_chunk else b""
+    def sse_closing(self, ends: Mapping[int, Done]) -> bytes:
+        usage = self._chunk([], usage=self._usage(ends), **self._ignored) if self._usage_chunk else b""
+        return usage + b"data: [DONE]\n\n"
 
     def _choice(self, number: int, text: str, logprobs: Json = None) -> Json:
         return {"index": number, **self.delta(text), "logprobs": logprobs, "finish_reason": None}
@@ -129,7 +130,7 @@ class ChatResponseBuilder(ResponseBuilder):
     prefix = "chatcmpl"
 
     def __init__(
-        self, model: str, usage_chunk: bool, ignored: Sequence[str] = (), parsers: Sequence[ReasoningParser] = ()
+        self, model: str, usage_chunk: bool, ignored: Sequence[str] = (), parsers: Sequence[ReplyParser] = ()
     ) -> None:
         super().__init__(model, 1, usage_chunk, ignored)
         self._parsers = parsers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modules.core.reasoning import TEXT, Piece, ReasoningParser
+from modules.core.pieces import TEXT, Piece
+from modules.core.reasoning import ReasoningParser
 
 _FORMS = ("{}:", "{}：", "**{}:**", "**{}：**", "**{}**:", "**{}**：", "*{}:*", "*{}*:", "[{}]:")
 

@@ -21,8 +21,8 @@ from modules.conversations.errors import ConversationNotFound, ConversationNotSa
 from modules.conversations.store import ConversationStore
 from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Done, Event, Failed, Json, Progress, Text, Waiting
+from modules.core.pieces import REASONING, Piece
 from modules.core.product import LOG_FILE
-from modules.core.reasoning import REASONING, Piece
 from modules.runtime.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)

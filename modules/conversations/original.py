@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
 from modules.conversations.file_format import FormatProblem
 from modules.core.events import Json
-from modules.core.reasoning import KNOWN_MARKERS, REASONING, TEXT, ReasoningParser
+from modules.core.pieces import REASONING, TEXT
+from modules.core.reasoning import KNOWN_MARKERS, ReasoningParser
 
 GREETING = "<|BEGIN-VISIBLE-CHAT|>"
 """The question of a row that has only a character's greeting."""

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-REASONING, TEXT = "reasoning", "text"
-
-Piece = tuple[str, str]
-"""(REASONING or TEXT, a text that is not empty)."""
+from modules.core.pieces import REASONING, TEXT, Piece
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,8 @@ class ReasoningParser:
     thought (`inside`), the first of `markers` tells how it ends. A reply that has `begun` is continued: it keeps its
     first newlines, and opens no thought.
     """
+
+    faults: Sequence[str] = ()
 
     def __init__(self, markers: Sequence[ReasoningMarkers], inside: bool = False, begun: bool = False) -> None:
         self._markers = tuple(markers)

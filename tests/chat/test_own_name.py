@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from modules.chat.own_name import NamedReplyParser
-from modules.core.reasoning import KNOWN_MARKERS, REASONING, TEXT, Piece, ReasoningParser
+from modules.core.pieces import REASONING, TEXT, Piece
+from modules.core.reasoning import KNOWN_MARKERS, ReasoningParser
 
 
 def parsed(text: str, size: int) -> dict[str, str]:

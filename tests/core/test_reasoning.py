@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from modules.core.reasoning import KNOWN_MARKERS, REASONING, TEXT, ReasoningMarkers, ReasoningParser
+from modules.core.pieces import REASONING, TEXT
+from modules.core.reasoning import KNOWN_MARKERS, ReasoningMarkers, ReasoningParser
 
 THINK = KNOWN_MARKERS[:1]
 CHANNEL = "<|channel|>analysis<|message|>"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Mapping
 from typing import Annotated
-from weakref import WeakSet
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -13,23 +12,18 @@ from starlette.responses import Response
 
 from modules.api import parameters
 from modules.api.auth import KEY
+from modules.api.chat_calls import prepare_chat
 from modules.api.errors import json_response
-from modules.api.generations import Generations
-from modules.api.prompts import chat_prompt
+from modules.api.model_use import use_model
 from modules.api.request_body import Expected, Flag, Text
-from modules.api.routes.models import Defaults
 from modules.api.schemas import ChatRequest, GenerationRequest
-from modules.app import App
+from modules.api.state import ApiState
 from modules.chat.prompt import text_prompt
 from modules.core.errors import Unsupported
 from modules.core.events import Json
-from modules.options.option import Value
 from modules.runtime.loaded_model import LoadedModel
 
 MAX_CANDIDATES = 200
-
-Running = WeakSet[Generations]
-"""The generations of this API that have not ended."""
 
 
 class LogitsRequest(GenerationRequest):
@@ -46,45 +40,46 @@ class LogitsRequest(GenerationRequest):
         return None
 
 
-def routes(app: App, defaults: Defaults, running: Running) -> APIRouter:
-    """Return the router. Its handlers may block: without `async`, they run in threads."""
+def routes(state: ApiState) -> APIRouter:
     router = APIRouter(prefix="/internal")
 
-    def resolve(body: GenerationRequest, model: LoadedModel) -> Mapping[str, Json]:
-        saved: Mapping[str, Value] = {**app.settings.current.generation, **defaults.get(model, {})}
-        return parameters.resolve(body, model, saved, strict=app.flags.on("strict_api"))[0]
-
     @router.post("/chat-prompt")
-    def show_prompt(body: ChatRequest) -> Response:
-        model = app.models.current
-        return json_response({"prompt": chat_prompt(app.templates, model, body, resolve(body, model)).prompt.text})
+    async def show_prompt(body: ChatRequest, request: Request) -> Response:
+        with await use_model(state.app, request, body.model) as model:
+            call = await prepare_chat(state, model, body)
+        return json_response({"prompt": call.prompt.prompt.text})
 
     @router.post("/logits")
-    def next_tokens(body: LogitsRequest) -> Response:
-        model = app.models.current
-        if "next" not in model.loader.abilities:
-            raise Unsupported(
-                {
-                    "en": f"The loader {model.loader.name} cannot list candidates for the next token.",
-                    "zh": f"加载器 {model.loader.name} 无法列出下一个词符的候选。",
-                }
-            )
-        params = resolve(body, model)
-        prompt = text_prompt(body.prompt, params).to_json()
-        found = model.ask("next", prompt=prompt, params=params, top=body.top_logits)
-        if body.use_samplers:
-            chances = {text: chance for _, text, chance in reversed(found["sampled"])}
-        else:
-            chances = {text: math.exp(logprob) for _, text, logprob in reversed(found["plain"])}
-        return json_response({"logits": dict(reversed(chances.items()))})
+    async def next_tokens(body: LogitsRequest, request: Request) -> Response:
+        with await use_model(state.app, request, body.model) as model:
+            return json_response({"logits": await asyncio.to_thread(_logits, state, model, body)})
 
     @router.post("/stop-generation")
     async def stop(request: Request) -> Response:
         """Stop the answers of this key or login, or all of the API's if there are neither."""
         key = request.scope.get(KEY)
-        for generations in list(running):
+        for generations in list(state.running):
             if generations.owner == key:
                 generations.end()
         return json_response("OK")
 
     return router
+
+
+def _logits(state: ApiState, model: LoadedModel, body: LogitsRequest) -> Json:
+    """Return the likeliest tokens with their probabilities, in falling order."""
+    if "next" not in model.loader.abilities:
+        raise Unsupported(
+            {
+                "en": f"The loader {model.loader.name} cannot list candidates for the next token.",
+                "zh": f"加载器 {model.loader.name} 无法列出下一个词符的候选。",
+            }
+        )
+    params, _ = parameters.resolve(body, model, state.defaults_of(model), state.app.flags.on("strict_api"))
+    prompt = text_prompt(body.prompt, params).to_json()
+    found = model.ask("next", prompt=prompt, params=params, top=body.top_logits)
+    if body.use_samplers:
+        chances = {text: chance for _, text, chance in reversed(found["sampled"])}
+    else:
+        chances = {text: math.exp(logprob) for _, text, logprob in reversed(found["plain"])}
+    return dict(reversed(chances.items()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -12,6 +13,8 @@ from starlette.responses import Response
 from modules.api.auth import KEY
 from modules.api.errors import OwnersKeyNeeded, json_response, language_of
 from modules.api.internal_schemas import ModelLoadRequest, TextRequest, TokensRequest
+from modules.api.model_use import use_model
+from modules.api.state import ApiState
 from modules.app import App
 from modules.config.credentials import ApiKey
 from modules.core.errors import ModelLoading, NoModelLoaded, OptionError
@@ -19,19 +22,17 @@ from modules.core.events import Json, Note
 from modules.core.worker_errors import WorkerDied
 from modules.loaders.generation_settings import PARAMETERS
 from modules.loaders.load_settings import option_values
-from modules.options.option import Value, parse_all
+from modules.options.option import parse_all
 from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 
-Defaults = MutableMapping[LoadedModel, Mapping[str, Value]]
-"""The generation parameters that each model was loaded with: the API's defaults while that model is loaded."""
-
 _NO_MODEL = "None"  # the original's word for no loaded model
 
 
-def routes(app: App, defaults: Defaults) -> APIRouter:
+def routes(state: ApiState) -> APIRouter:
     """Return the router. Its handlers may block: without `async`, they run in threads."""
+    app = state.app
     router, owner = APIRouter(prefix="/internal"), [owners_only(app)]
 
     @router.get("/model/info")
@@ -46,7 +47,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
     def load(body: ModelLoadRequest, request: Request) -> Response:
         plan, settings = _plan(app, body), parse_all(PARAMETERS, body.settings)
         model = app.loading.load(plan)
-        defaults[model] = settings
+        state.defaults[model] = settings
         return json_response(_load_result(model, app.loading.notes(model), language_of(request.headers)))
 
     @router.post("/model/unload", dependencies=owner)
@@ -54,19 +55,24 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
         return json_response({"model_name": _NO_MODEL, "freed": app.models.unload()})
 
     @router.post("/encode")
-    def encode(body: TextRequest) -> Response:
-        tokens = app.models.current.ask("encode", text=body.text)
+    async def encode(body: TextRequest, request: Request) -> Response:
+        tokens = await _ask(state, request, "encode", text=body.text)
         return json_response({"tokens": tokens, "length": len(tokens)})
 
     @router.post("/decode")
-    def decode(body: TokensRequest) -> Response:
-        return json_response({"text": app.models.current.ask("decode", tokens=body.tokens)})
+    async def decode(body: TokensRequest, request: Request) -> Response:
+        return json_response({"text": await _ask(state, request, "decode", tokens=body.tokens)})
 
     @router.post("/token-count")
-    def token_count(body: TextRequest) -> Response:
-        return json_response({"length": app.models.current.ask("count", text=body.text)})
+    async def token_count(body: TextRequest, request: Request) -> Response:
+        return json_response({"length": await _ask(state, request, "count", text=body.text)})
 
     return router
+
+
+async def _ask(state: ApiState, request: Request, operation: str, **args: Json) -> Json:
+    with await use_model(state.app, request) as model:
+        return await asyncio.to_thread(model.ask, operation, **args)
 
 
 def owners_only(app: App) -> Any:

@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from modules.api import parameters
+from modules.api.answering import answer
+from modules.api.answers import Answers, begin
 from modules.api.auth import KEY
-from modules.api.errors import json_response, language_of
-from modules.api.generations import GenerationCall, Generations, cancel_on_disconnect
-from modules.api.prompts import chat_prompt, echoed_prompts, plain_prompts, thought_markers
-from modules.api.responses import ChatResponseBuilder, CompletionResponseBuilder, ResponseBuilder
-from modules.api.routes.inspection import Running
-from modules.api.routes.models import Defaults
-from modules.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
-from modules.api.sse import EventStream
+from modules.api.chat_calls import ChatCall, begin_chat
+from modules.api.errors import json_response
+from modules.api.generations import GenerationCall
+from modules.api.model_use import use_model
+from modules.api.prompts import echoed_prompts, plain_prompts
+from modules.api.responses import ChatResponseBuilder, CompletionResponseBuilder
+from modules.api.schemas import ChatRequest, CompletionRequest
+from modules.api.state import ApiState
 from modules.app import App
 from modules.catalog.background_scan import LIST_SECONDS
 from modules.catalog.record import ModelRecord
 from modules.core.errors import ModelLoading, NoModelLoaded
 from modules.core.events import Json
-from modules.core.prompt import Prompt
 from modules.core.worker_errors import WorkerDied
 from modules.runtime.loaded_model import LoadedModel
 
 
-def routes(app: App, defaults: Defaults, running: Running) -> APIRouter:
-    """Return the router.
-
-    `defaults` has the generation parameters that each loaded model was loaded with; `running` gets the generations.
-    """
+def routes(state: ApiState) -> APIRouter:
     router = APIRouter()
-    _add_model_routes(router, app)
-    _add_generation_routes(router, app, defaults, running)
+    _add_model_routes(router, state.app)
+    _add_generation_routes(router, state)
     return router
 
 
@@ -79,55 +75,32 @@ def _model_object(record: ModelRecord, loaded: LoadedModel | None) -> Json:
 # -- completions -----------------------------------------------------------------------------------------------------
 
 
-def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults, running: Running) -> None:
-    def resolve(body: GenerationRequest, model: LoadedModel) -> tuple[dict[str, Json], list[str]]:
-        saved = {**app.settings.current.generation, **defaults.get(model, {})}
-        return parameters.resolve(body, model, saved, strict=app.flags.on("strict_api"))
-
+def _add_generation_routes(router: APIRouter, state: ApiState) -> None:
     @router.post("/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        model = app.models.current
-        params, ignored = resolve(body, model)
-        prompts = await asyncio.to_thread(plain_prompts, model, body, params)
-        echoes = await asyncio.to_thread(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
-        echoes = [echo for echo in echoes for _ in range(body.n)]
-        include_usage = body.stream_options.include_usage
-        builder = CompletionResponseBuilder(model.record.name, len(prompts), include_usage, echoes, ignored)
-        return await _generate(request, body, model, params, prompts, builder, running)
+        return await answer(request, body.stream, lambda: _begin_completion(state, request, body))
 
     @router.post("/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        model = app.models.current
-        params, ignored = resolve(body, model)
-        prompt = await asyncio.to_thread(chat_prompt, app.templates, model, body, params)
-        if body.schema_text:
-            params["thought"] = await asyncio.to_thread(thought_markers, app.templates, prompt)
-        parsers = [prompt.parser() for _ in range(body.n)] if body.reasoning_format != "none" else []
-        builder = ChatResponseBuilder(model.record.name, body.stream_options.include_usage, ignored, parsers)
-        return await _generate(request, body, model, params, [prompt.prompt], builder, running)
+        def builder(call: ChatCall) -> ChatResponseBuilder:
+            parsers = call.parsers(body.n) if body.reasoning_format != "none" else []
+            name, usage_chunk = call.model.record.name, body.stream_options.include_usage
+            return ChatResponseBuilder(name, usage_chunk, call.ignored, parsers)
+
+        return await answer(request, body.stream, lambda: begin_chat(state, request, body, builder))
 
 
-async def _generate(
-    request: Request,
-    body: GenerationRequest,
-    model: LoadedModel,
-    params: Mapping[str, Json],
-    prompts: Sequence[Prompt],
-    builder: ResponseBuilder,
-    running: Running,
-) -> Response:
-    """Answer with the loaded model, whatever model the request names.
-
-    Many clients must name one, and know OpenAI's only. The response says which model it was.
-    """
-    calls = [GenerationCall(prompt, parameters.seeded(params, index)) for prompt in prompts for index in range(body.n)]
-    generations = Generations(model, calls, request.scope.get(KEY))
-    running.add(generations)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(generations.aclose)
-        await cancel_on_disconnect(request, generations.wait_for_first_events())
-        if not body.stream:
-            texts = await cancel_on_disconnect(request, generations.collect())
-            return json_response(builder.whole(texts, generations.finished), headers=builder.headers)
-        stack.pop_all()  # from now on the stream closes them
-    return EventStream(generations, builder, len(calls), language_of(request.headers))
+async def _begin_completion(state: ApiState, request: Request, body: CompletionRequest) -> Answers:
+    use = await use_model(state.app, request, body.model)
+    with use.released_on_error():
+        model, strict = use.model, state.app.flags.on("strict_api")
+        params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)
+        prompts = await asyncio.to_thread(plain_prompts, model, body, params)
+        echoes = await asyncio.to_thread(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
+        echoes = [echo for echo in echoes for _ in range(body.n)]
+        usage_chunk = body.stream_options.include_usage
+        builder = CompletionResponseBuilder(model.record.name, len(prompts), usage_chunk, echoes, ignored)
+        calls = [
+            GenerationCall(prompt, parameters.seeded(params, index)) for prompt in prompts for index in range(body.n)
+        ]
+        return await begin(use, calls, builder, request.scope.get(KEY), state.running)

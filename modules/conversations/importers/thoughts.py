@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from modules.core.reasoning import KNOWN_MARKERS, REASONING, ReasoningMarkers, ReasoningParser
+from modules.core.pieces import REASONING
+from modules.core.reasoning import KNOWN_MARKERS, ReasoningMarkers, ReasoningParser
 
 MAX_CHARACTERS = 2_000_000
 MAX_CLOSING_MARKERS = 200

@@ -1,0 +1,28 @@
+"""What the routes of the API share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary, WeakSet
+
+from modules.api.generations import Generations
+from modules.app import App
+from modules.options.option import Value
+from modules.runtime.loaded_model import LoadedModel
+
+
+@dataclass(frozen=True)
+class ApiState:
+    """The application, the generation parameters that each model was loaded with, and the generations under way.
+
+    The parameters of a model are the API's defaults while that model is loaded.
+    """
+
+    app: App
+    defaults: MutableMapping[LoadedModel, Mapping[str, Value]] = field(default_factory=WeakKeyDictionary)
+    running: WeakSet[Generations] = field(default_factory=WeakSet)
+
+    def defaults_of(self, model: LoadedModel) -> Mapping[str, Value]:
+        """Return the generation parameters of a request that states none."""
+        return {**self.app.settings.current.generation, **self.defaults.get(model, {})}
