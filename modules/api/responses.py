@@ -7,13 +7,11 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
-from urllib.parse import quote
 
+from modules.api.ignored_fields import ignored_header, shortened
 from modules.core.events import Done, Json, Logprob, Text, TokenLogprobs
 from modules.core.pieces import REASONING, TEXT, Piece, ReplyParser
 
-_MAX_IGNORED = 50  # fields listed as ignored
-_MAX_NAME = 80  # characters of the name of one
 _PLACEHOLDER = "\0"  # of the text in a prepared chunk; a model's name cannot contain it
 _INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # shown for a token that ends within a character
 
@@ -31,8 +29,8 @@ class ResponseBuilder:
     def __init__(self, model: str, prompts: int, usage_chunk: bool = False, ignored: Sequence[str] = ()) -> None:
         self._prompts = prompts
         self._usage_chunk = usage_chunk
-        self._ignored: dict[str, Json] = {"ignored": _shortened(ignored)} if ignored else {}
-        self.headers = _ignored_header(ignored)
+        self._ignored: dict[str, Json] = {"ignored": shortened(ignored)} if ignored else {}
+        self.headers = ignored_header(ignored)
         self._facts = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._frames: dict[int, tuple[bytes, bytes]] = {}
 
@@ -255,21 +253,6 @@ def _token(candidate: Logprob) -> dict[str, Json]:
 
 def _finish_reason(end: Done) -> str:
     return "length" if end.reason == "length" else "stop"
-
-
-def _ignored_header(ignored: Sequence[str]) -> dict[str, str]:
-    """Return the header that lists the fields of the request that the answer does without; empty for none.
-
-    Clients choose the names: characters that have a meaning in a header are percent-encoded.
-    """
-    names = ", ".join(quote(name, safe="[]") for name in _shortened(ignored))
-    return {"X-Ignored-Parameters": names} if names else {}
-
-
-def _shortened(ignored: Sequence[str]) -> list[str]:
-    """Return the beginning of a long list, with the beginnings of long names: the client knows what it sent."""
-    names = [name[:_MAX_NAME].encode("utf-8", "replace").decode() for name in ignored[:_MAX_IGNORED]]
-    return [*names, "..."] if len(ignored) > _MAX_IGNORED else names
 
 
 def sse_event(body: Json) -> bytes:
