@@ -12,7 +12,7 @@ _TEXT_PARTS = ("input_text", "output_text")  # the types of text in OpenAI's Res
 
 
 class Part(BaseModel):
-    """One part of a message. Types other than "text" are refused by name in `prompts`."""
+    """One part of a message. Types other than "text" and "image_url" are refused by name in `prompts`."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from modules.api.images import read_image
 from modules.api.messages import Message, Part
 from modules.api.schemas import ChatRequest, CompletionRequest
+from modules.chat.images import image_part, mark_images
 from modules.chat.prompt import ChatPrompt, text_prompt
 from modules.chat.prompt import chat_prompt as prompt_of_chat
 from modules.chat.templates import ChatTemplates
@@ -27,7 +30,10 @@ def chat_prompt(
     if request.continue_ and request.messages[-1].role != "assistant":
         expected = {"en": "a message of the assistant as the last one", "zh": "以 assistant 的消息结尾"}
         raise OptionError("continue_", True, expected)
-    messages = [_message(index, message) for index, message in enumerate(request.messages)]
+    files: dict[str, bytes] = {}
+    messages, images = mark_images(
+        [_message(index, message, files) for index, message in enumerate(request.messages)], files
+    )
     # A request that sets a truncation length wants the oldest messages dropped.
     drop = bool(params["truncation_length"])
     one_token = {**params, "max_new_tokens": 1}
@@ -40,6 +46,7 @@ def chat_prompt(
         drop_oldest=drop,
         hysteresis=False,
         template_kwargs=request.template_kwargs,
+        images=images,
     )
 
 
@@ -53,28 +60,36 @@ def thought_markers(templates: ChatTemplates, prompt: ChatPrompt) -> Json:
     return {**dataclasses.asdict(own), "inside": False}
 
 
-def _message(index: int, message: Message) -> dict[str, str]:
+def _message(index: int, message: Message, files: dict[str, bytes]) -> dict[str, Any]:
+    """Return the message as `chat.images` takes it, and add its pictures to `files`, by their ids."""
     for name in message.unsupported:
         where = f"messages[{index}].{name}"
         raise Unsupported({"en": f"{where} is not supported.", "zh": f"不支持 {where}。"})
-    return {"role": message.role, "content": _content(index, message.content), **message.template_fields}
+    return {"role": message.role, "content": _content(index, message.content, files), **message.template_fields}
 
 
-def _content(index: int, content: str | list[Part]) -> str:
+def _content(index: int, content: str | list[Part], files: dict[str, bytes]) -> str | list[dict[str, str]]:
     if isinstance(content, str):
         return content
-    return "\n".join(_text(f"messages[{index}].content[{number}]", part) for number, part in enumerate(content))
+    parts = [_part(f"messages[{index}].content[{number}]", part, files) for number, part in enumerate(content)]
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
 
 
-def _text(where: str, part: Part) -> str:
-    if part.type != "text":
-        raise Unsupported(
-            {
-                "en": f"{where}: only parts of type 'text' are supported, not {part.type!r}.",
-                "zh": f"{where}：仅支持 text 类型的内容，不支持 {part.type!r}。",
-            }
-        )
-    return part.text
+def _part(where: str, part: Part, files: dict[str, bytes]) -> dict[str, str]:
+    if part.type == "text":
+        return {"type": "text", "text": part.text}
+    if part.type == "image_url":
+        facts, data = read_image(where, (part.model_extra or {}).get("image_url"))
+        files[facts.id] = data
+        return image_part(facts.id)
+    raise Unsupported(
+        {
+            "en": f"{where}: only parts of type 'text' and 'image_url' are supported, not {part.type!r}.",
+            "zh": f"{where}：仅支持 text 和 image_url 类型的内容，不支持 {part.type!r}。",
+        }
+    )
 
 
 def plain_prompts(model: LoadedModel, request: CompletionRequest, params: Mapping[str, Json]) -> list[Prompt]:

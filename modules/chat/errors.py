@@ -136,3 +136,43 @@ class ConversationBegun(WebUIError):
         "Begin a new chat with the other character.",
         "zh": "您已在此对话中发言，无法再更换角色。请与其他角色新建聊天。",
     }
+
+
+@dataclass(eq=False)
+class ImageRefused(WebUIError):
+    """A picture that no model gets; `reason` says why, as the end of a sentence. `where` says which one, if set."""
+
+    status = 400
+    template = {"en": "The image cannot be used: {reason}.", "zh": "无法使用该图片：{reason}。"}
+    reason: Words
+    where: str = ""
+    colon: ClassVar[Words] = {"en": ": ", "zh": "："}
+
+    def say(self, language: str) -> str:
+        return (f"{self.where}{self.colon[language]}" if self.where else "") + super().say(language)
+
+
+@dataclass(eq=False)
+class ImagesUnsupported(WebUIError):
+    """Pictures for a model that reads text alone."""
+
+    status = 400
+    template = {
+        "en": "{model} cannot read images. Load a vision model (with llama.cpp, a GGUF file that has its mmproj file "
+        "beside it), or send the text alone.",
+        "zh": "{model} 无法识别图片。请加载视觉模型（使用 llama.cpp 时，mmproj 文件须与 GGUF 文件放在同一文件夹），"
+        "或只发送文字。",
+    }
+    model: str
+
+
+@dataclass(eq=False)
+class ImageLeftOut(WebUIError):
+    """A chat template that leaves out the message with a picture, or writes it twice."""
+
+    status = 400
+    template = {
+        "en": "The chat template of {model} does not put each image into the prompt once.",
+        "zh": "{model} 的聊天模板没有将每张图片恰好写入提示词一次。",
+    }
+    model: str

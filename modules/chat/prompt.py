@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from modules.chat.errors import ImageLeftOut, ImagesUnsupported
 from modules.chat.message import Message
 from modules.chat.reasoning_markers import reasoning_markers
 from modules.chat.stop_strings import template_stops
 from modules.chat.templates import ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
 from modules.core.errors import Unsupported
 from modules.core.events import Done, Json
-from modules.core.prompt import Prompt, Replacement
+from modules.core.image_marks import marked_numbers
+from modules.core.prompt import Image, Prompt, Replacement
 from modules.core.reasoning import ReasoningMarkers, ReasoningParser
 from modules.runtime.loaded_model import LoadedModel
 
@@ -24,6 +27,8 @@ LONG_TOKEN = 16
 """Bytes. A text with more bytes than this for each token that it may have is not worth encoding."""
 MOST_CANDIDATES = 64
 """Shorter conversations that are offered to the worker."""
+IMAGE_BYTES = 4096
+"""Bytes of text that an image is taken for, where prompts are chosen that may fit: its tokens only the worker knows."""
 HYSTERESIS = 0.75
 """Part of the room that a chat fills after its oldest exchanges were dropped."""
 
@@ -82,6 +87,7 @@ def chat_prompt(
     hysteresis: bool = True,
     template_kwargs: Mapping[str, Json] | None = None,
     form: PromptForm | None = None,
+    images: tuple[Image, ...] = (),
 ) -> ChatPrompt:
     """Return the prompt that `model` continues to answer `messages`, or with `continue_last` the last one of them.
 
@@ -89,8 +95,11 @@ def chat_prompt(
     messages before the index `dropped_until` are left out, except for system messages and the last question. If the
     prompt is still too long, with `drop_oldest` the worker drops the oldest exchanges until it fits, with `hysteresis`
     until it fills no more than HYSTERESIS of the room, so that the next prompts begin with the same text. A prompt
-    that cannot be shortened enough ends the generation with PromptTooLong. Raises what `ChatTemplates.render` raises.
+    that cannot be shortened enough ends the generation with PromptTooLong. `images` are those that `mark_images` has
+    returned with `messages`. Raises what `ChatTemplates.render` raises, ImagesUnsupported and ImageLeftOut.
     """
+    if images and not model.info.images:
+        raise ImagesUnsupported(model.record.name)
     if continue_last and not reasoning_of(messages[-1]) and not messages[-1].get("content"):
         messages, continue_last = messages[:-1], False
     form = form or instruct_form(templates, model, template_kwargs, start_with)
@@ -98,6 +107,7 @@ def chat_prompt(
     dropped = len(messages) - len(kept)
     limit = room(model, params)
     text = form.render(kept, continue_last)
+    images = _used_images(images, kept, text, model)
     starts: tuple[int, ...] = ()
     if drop_oldest:
         prompt, starts = _shortenable(
@@ -111,12 +121,24 @@ def chat_prompt(
         prompt = Prompt(text + form.start_with, limit, stop=form.stop)
     starts = tuple(start + dropped for start in starts)
     markers, inside = reasoning_markers(templates, form.template, text)
-    prompt = dataclasses.replace(prompt, visible=_texts(markers))
+    prompt = dataclasses.replace(prompt, visible=_texts(markers), images=images)
     if not continue_last:
         return ChatPrompt(prompt, starts, markers, inside, template=form.template)
     if not ends_in_thought(messages[-1]):
         return ChatPrompt(prompt, starts, (), begun=True, template=form.template)
     return ChatPrompt(prompt, starts, markers, inside=True, begun=True, template=form.template)
+
+
+def _used_images(
+    images: tuple[Image, ...], messages: Sequence[Message], text: str, model: LoadedModel
+) -> tuple[Image, ...]:
+    """Return `images`, those without data that `messages` do not mark. Raises ImageLeftOut unless `text` has them."""
+    if not images:
+        return ()
+    numbers = [number for message in messages for number in marked_numbers(str(message.get("content", "")))]
+    if marked_numbers(text) != numbers:
+        raise ImageLeftOut(model.record.name)
+    return tuple(image if number in numbers else Image(image.id, b"") for number, image in enumerate(images))
 
 
 def instruct_form(
@@ -192,8 +214,8 @@ def _starts(messages: Sequence[Message], text: str, limit: int) -> list[int]:
     Which one it is only the worker knows. Each costs a rendering, so that of very many some are chosen; what fits is
     then at most 5 % shorter than it might be. Their lengths are estimated from that of the whole `text`.
     """
-    contents = [_bytes(str(message.get("content", ""))) for message in messages]
-    overhead = max(_bytes(text) - sum(contents), 0) / len(messages)
+    contents = [_size(str(message.get("content", ""))) for message in messages]
+    overhead = max(_size(text) - sum(contents), 0) / len(messages)
     sizes = [size + overhead for size in contents]
     kept = sum(size for size, message in zip(sizes, messages, strict=True) if message["role"] in _SYSTEM_ROLES)
     rest = list(itertools.accumulate(reversed(sizes)))[::-1]
@@ -220,13 +242,20 @@ def _shorter(starts: Sequence[int], rendered: Callable[[int], str], target: int)
     return texts
 
 
-def _most_tokens(text: str) -> int:
+def _most_tokens(text: str) -> float:
     """Return the most tokens that `text` can have: its bytes, a BOS token, and the space that some tokenizers prepend.
 
-    Tokenizers may normalize the text first, which lengthens it most if characters are decomposed (NFKD).
+    Tokenizers may normalize the text first, which lengthens it most if characters are decomposed (NFKD). An image has
+    any number of tokens.
     """
+    if marked_numbers(text):
+        return math.inf
     forms = (text, unicodedata.normalize("NFKD", text))
     return max(map(_bytes, forms)) + 2
+
+
+def _size(text: str) -> int:
+    return _bytes(text) + IMAGE_BYTES * len(marked_numbers(text))
 
 
 def _bytes(text: str) -> int:

@@ -20,6 +20,7 @@ WebUIError
 ├── CodeChanged           a model's Python files differ from those that the user has trusted
 ├── TemplateRefused · TemplateStopped · NoDefaultTemplate   a chat template that cannot be used: see `chat/errors.py`
 ├── TemplateNotFound · InvalidTemplateFile · ChosenTemplateUnusable · MessageLeftOut   templates of users: see there
+├── ImageRefused · ImagesUnsupported · ImageLeftOut   pictures that a model cannot get: see `chat/errors.py`
 ├── ConversationBusy · NothingToAnswer   an answer that cannot be written now, or at all: see `chat/errors.py`
 ├── ConversationBegun     a character that cannot be changed any more: see `chat/errors.py`
 ├── DeletionError         a model that cannot be deleted or restored: see `catalog/errors.py`

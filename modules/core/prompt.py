@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+from dataclasses import dataclass, field
 
 from modules.core.events import Json
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture: the SHA-256 of its file in hexadecimal, and what is in the file, which is PNG, JPEG or WebP."""
+
+    id: str
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,7 @@ class Prompt:
     with at most so many tokens, or the last one if none is that short: then the next prompts, which are a little
     longer, have the same beginning. `stop` are strings that end the answer beside those of the generation parameters,
     and `visible` are texts whose special tokens appear in the answer; the tokenizer of the prompt does not get them.
+    The text has a mark of `core.image_marks` for each of the `images`; a shorter text may leave some out.
     """
 
     text: str
@@ -28,6 +38,7 @@ class Prompt:
     target: int = 0
     visible: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
+    images: tuple[Image, ...] = ()
 
     def used_text(self, shortened: int) -> str:
         """Return the text that a worker continued, given the `shortened` of its `Done`."""
@@ -35,13 +46,15 @@ class Prompt:
 
     def to_json(self) -> Json:
         shorter = [(change.start, change.end, change.text) for change in self.shorter]
-        return [self.text, self.limit, self.truncate, shorter, self.target, self.tokens]
+        images = [(image.id, base64.b64encode(image.data).decode()) for image in self.images]
+        return [self.text, self.limit, self.truncate, shorter, self.target, self.tokens, images]
 
     @staticmethod
     def from_json(body: Json) -> Prompt:
-        text, limit, truncate, changes, target, tokens = body
+        text, limit, truncate, changes, target, tokens, pictures = body
         shorter = tuple(Replacement(*change) for change in changes)
-        return Prompt(text, limit, truncate, shorter, target=target, tokens=tuple(tokens))
+        images = tuple(Image(image_id, base64.b64decode(data)) for image_id, data in pictures)
+        return Prompt(text, limit, truncate, shorter, target=target, tokens=tuple(tokens), images=images)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
+from tests.support.pictures import data_uri, picture
 from tests.support.serving import CONTEXT, Server, server_of, smollm2_server
 
 QUESTION = [{"role": "user", "content": "Name the capital of France in one English sentence."}]
@@ -110,11 +111,18 @@ def test_an_invalid_message_is_named(server: Server, message: object, param: str
     assert (error["status"], error["param"]) == (400, param)
 
 
-def test_an_image_is_refused(server: Server) -> None:
-    parts = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+def test_an_image_for_a_model_that_reads_text_is_refused_by_name(server: Server) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": data_uri(picture())}}]
+    error = server.refusal("/chat/completions", {"messages": [{"role": "user", "content": parts}]})
+    assert (error["status"], error["code"]) == (400, "images_unsupported")
+    assert "cannot read images" in error["message"]
+
+
+def test_parts_of_other_types_are_refused_by_name(server: Server) -> None:
+    parts = [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]
     error = server.refusal("/chat/completions", {"messages": [{"role": "user", "content": parts}]})
     assert (error["status"], error["code"]) == (400, "unsupported")
-    assert "'image_url'" in error["message"]
+    assert "messages[0].content[0]" in error["message"] and "'input_audio'" in error["message"]
 
 
 def test_errors_are_in_the_clients_language(server: Server) -> None:

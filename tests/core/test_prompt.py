@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from modules.core.prompt import Prompt, Replacement
+from modules.core.prompt import Image, Prompt, Replacement
 
 
 def test_a_replacement_turns_the_old_text_into_the_new_one() -> None:
@@ -29,6 +29,7 @@ def test_a_replacement_leaves_out_what_both_texts_share() -> None:
 
 def test_a_prompt_survives_serialization() -> None:
     shorter = (Replacement(7, 14, ""), Replacement(0, 14, "x"))
-    prompt = Prompt("system\nuser 一\nuser two", 12, False, shorter, target=9, tokens=(1, 49151))
+    images = (Image("ab", bytes(range(256))),)
+    prompt = Prompt("system\nuser 一\nuser two", 12, False, shorter, target=9, tokens=(1, 49151), images=images)
     assert Prompt.from_json(json.loads(json.dumps(prompt.to_json()))) == prompt
     assert [prompt.used_text(index) for index in (-1, 0, 1)] == [prompt.text, "system\nuser two", "xuser two"]
