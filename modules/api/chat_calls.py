@@ -13,7 +13,7 @@ from modules.api.answers import AnswerFormat, Answers, begin
 from modules.api.auth import KEY
 from modules.api.generations import GenerationCall
 from modules.api.model_use import use_model
-from modules.api.prompts import chat_prompt, thought_markers
+from modules.api.prompts import after_thought, chat_prompt
 from modules.api.schemas import ChatRequest
 from modules.api.state import ApiState
 from modules.chat.prompt import ChatPrompt
@@ -41,8 +41,8 @@ async def prepare_chat(state: ApiState, model: LoadedModel, body: ChatRequest) -
     templates, strict = state.app.templates, state.app.flags.on("strict_api")
     params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)
     prompt = await asyncio.to_thread(chat_prompt, templates, model, body, params)
-    if body.schema_text:
-        params["thought"] = await asyncio.to_thread(thought_markers, templates, prompt)
+    if answer := params.get("answer_grammar"):
+        params["answer_grammar"] = await asyncio.to_thread(after_thought, templates, prompt, answer)
     return ChatCall(model, prompt, params, tuple(ignored))
 
 

@@ -54,11 +54,11 @@ def resolve(
     orders = [] if strict else [name for name in effective if name in _ORDERS and name not in model.loader.samplers]
     needed = [name for name in effective if name not in orders]
     generation_settings.require_supported([*needed, *(["logit_bias"] if request.logit_bias else [])], model.loader)
-    if request.schema_text:
+    if request.schema is not None:
         if requested.get("grammar_string"):
-            raise respelled(OptionError("response_format", request.schema_text[:80], _ONE_FORMAT), request.spelled)
+            raise respelled(OptionError("response_format", str(request.schema)[:80], _ONE_FORMAT), request.spelled)
         generation_settings.require_supported(["grammar_string"], model.loader)
-        params["json_schema"] = request.schema_text
+        params["answer_grammar"] = ["json", request.schema]
     return params, [*ignored, *orders, *request.ignored, *_unused_by_template(request, model)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,11 @@ from modules.chat.images import image_part, mark_images
 from modules.chat.prompt import ChatPrompt, text_prompt
 from modules.chat.prompt import chat_prompt as prompt_of_chat
 from modules.chat.templates import ChatTemplates
+from modules.core.answer_grammar import AnswerGrammar
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
 from modules.core.prompt import Prompt
+from modules.core.reasoning import ReasoningMarkers
 from modules.runtime.loaded_model import LoadedModel
 
 
@@ -50,14 +51,20 @@ def chat_prompt(
     )
 
 
-def thought_markers(templates: ChatTemplates, prompt: ChatPrompt) -> Json:
-    """Return how the model marks the thought that may precede JSON, None if there is none."""
+def after_thought(templates: ChatTemplates, prompt: ChatPrompt, answer: AnswerGrammar) -> AnswerGrammar:
+    """Return the grammar of `answer` after the thought that the model may begin with, or must end."""
     if prompt.inside:
-        return {**dataclasses.asdict(prompt.markers[0]), "inside": True}
+        return ["all", *_thought(prompt.markers[0]), answer]
     own = templates.features(prompt.template).markers if prompt.template else None
     if own is None or prompt.begun or prompt.prompt.text.rstrip().endswith(own.close):
-        return None
-    return {**dataclasses.asdict(own), "inside": False}
+        return answer
+    return ["all", ["maybe", ["all", ["text", own.open], *_thought(own)]], answer]
+
+
+def _thought(markers: ReasoningMarkers) -> list[AnswerGrammar]:
+    """Return the rest of a thought, its end, and what stands before the answer."""
+    headers = [["text", header] for header in markers.headers]
+    return [["until", markers.close], ["space"], *([["maybe", ["any", *headers]], ["space"]] if headers else [])]
 
 
 def _message(index: int, message: Message, files: dict[str, bytes]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from modules.api.errors import MAX_NESTING
 from modules.api.limits import is_nested_deeper
 from modules.api.request_body import Expected
+from modules.core.events import Json
 
 MAX_SCHEMA = 64_000
 """Bytes."""
@@ -23,7 +24,7 @@ RESPONSE_FORMAT = Expected(
 
 def check_format(response_format: dict[str, Any]) -> dict[str, Any]:
     """Return `response_format`. Raises ValueError if it is invalid."""
-    if len(schema_text(response_format).encode("utf-8", "replace")) > MAX_SCHEMA:
+    if len(json.dumps(schema_of(response_format), ensure_ascii=False).encode("utf-8", "replace")) > MAX_SCHEMA:
         raise ValueError
     return response_format
 
@@ -39,11 +40,11 @@ def _parsed(schema: str) -> Any:
     return parsed
 
 
-def schema_text(response_format: Mapping[str, Any]) -> str:
-    """Return the JSON schema that an answer must match, "" if any text will do. Raises ValueError if it is invalid."""
+def schema_of(response_format: Mapping[str, Any]) -> Json:
+    """Return the JSON schema that an answer must match, None for any text. Raises ValueError if it is invalid."""
     kind = response_format.get("type", "text")
     if kind == "text":
-        return ""
+        return None
     inner = response_format.get("json_schema")
     bodies = (response_format, inner if isinstance(inner, dict) else {})
     default = {"type": "object"} if kind == "json_object" else None
@@ -52,4 +53,4 @@ def schema_text(response_format: Mapping[str, Any]) -> str:
         schema = _parsed(schema)
     if kind not in ("json_object", "json_schema") or not isinstance(schema, (dict, bool)):
         raise ValueError
-    return json.dumps(schema, ensure_ascii=False)
+    return schema

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from modules.api import request_fields
 from modules.api.messages import Message
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
-from modules.api.response_format import RESPONSE_FORMAT, check_format, schema_text
+from modules.api.response_format import RESPONSE_FORMAT, check_format, schema_of
 from modules.core.errors import OptionError
 from modules.core.events import Json
 
@@ -67,9 +67,9 @@ class GenerationRequest(RequestBody):
         return [f"stream_options.{name}" for name in self.stream_options.ignored]
 
     @property
-    def schema_text(self) -> str:
-        """The JSON schema that the answer must match, "" if there is none."""
-        return schema_text(self.response_format)
+    def schema(self) -> Json:
+        """The JSON schema that the answer must match, None if there is none."""
+        return schema_of(self.response_format)
 
     @property
     def stops(self) -> list[str]:

@@ -1,10 +1,11 @@
-"""Grammars (GBNF) and JSON schemas over the tokens of one model, compiled and matched by llguidance.
+"""Grammars (GBNF, or an `AnswerGrammar`) over the tokens of one model, compiled and matched by llguidance.
 
 It is an optional package, without which they are refused.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,39 +17,36 @@ from numpy.typing import NDArray
 
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
-from modules.core.reasoning import ReasoningMarkers
+from modules.engines.lark import lark_grammar, schemas_of
+from modules.engines.time_limit import time_limit
 from modules.options.option import shortened
 
 PACKAGE = "llguidance==1.9.1"
 _REMEMBERED_GRAMMARS = 8
 """A client sends the same grammar with every request."""
 _SHOWN_REASON = 300  # characters of a message
-_WHITE_SPACE = r"[ \n\r\t]{0,20}"
-"""Between the parts of JSON. Small models would otherwise go on with white space for ever."""
+COMPILE_SECONDS = 5.0
+"""llguidance has limits of its own, which the largest grammars of a request reach within half a second."""
 
 
 @dataclass(frozen=True)
 class GrammarRequest:
-    """A request that an answer matches `text`, a grammar in GBNF or with `is_schema` a JSON schema.
+    """A request that an answer matches `text`, a grammar in GBNF or with `is_tree` the JSON of an `AnswerGrammar`.
 
-    Before JSON there may be a thought between `markers`, which the prompt has opened already if it is `inside`.
+    `field` of the request asks for it.
     """
 
     text: str
-    is_schema: bool = False
-    markers: ReasoningMarkers | None = None
-    inside: bool = False
+    is_tree: bool = False
+    field: str = "grammar_string"
 
     @staticmethod
     def of(params: Mapping[str, Json]) -> GrammarRequest | None:
         """Return what the parameters of a generation ask for, None for nothing."""
-        if not params.get("json_schema"):
-            return GrammarRequest(params["grammar_string"]) if params["grammar_string"] else None
-        thought = params.get("thought")
-        if not thought:
-            return GrammarRequest(params["json_schema"], is_schema=True)
-        markers = ReasoningMarkers(thought["open"], thought["close"], tuple(thought["headers"]))
-        return GrammarRequest(params["json_schema"], True, markers, thought["inside"])
+        if tree := params.get("answer_grammar"):
+            text = json.dumps(tree, ensure_ascii=False)
+            return GrammarRequest(text, is_tree=True, field=params.get("grammar_field", "response_format"))
+        return GrammarRequest(params["grammar_string"]) if params["grammar_string"] else None
 
 
 class Matcher(Protocol):
@@ -78,14 +76,26 @@ class Grammars:
     def compile(self, request: GrammarRequest) -> Callable[[], Matcher]:
         """Return a function that starts a matcher of the grammar.
 
-        Raises OptionError if the grammar is invalid, or the schema contains what cannot be enforced.
+        Raises OptionError if the grammar is invalid, or one of its schemas contains what cannot be enforced.
         """
         first = self._compiled(request)
         return lambda: _LlguidanceMatcher(request, first.deep_copy(), self._ends)
 
     def _compile(self, request: GrammarRequest) -> Any:
+        with time_limit(COMPILE_SECONDS):
+            if not request.is_tree:
+                return self._matcher(request, request.text, "gbnf")
+            tree = json.loads(request.text)
+            try:
+                return self._matcher(request, lark_grammar(tree, self._tokenizer), "lark")
+            except OptionError:
+                for schema in schemas_of(tree):  # name the one that is to blame
+                    part = dataclasses.replace(request, text=json.dumps(schema, ensure_ascii=False))
+                    self._matcher(part, lark_grammar(["json", schema], self._tokenizer), "lark")
+                raise
+
+    def _matcher(self, request: GrammarRequest, text: str, syntax: str) -> Any:
         try:
-            text, syntax = (self._lark(request), "lark") if request.is_schema else (request.text, "gbnf")
             grammar = self._llguidance.grammar_from(syntax, text)
         except (ValueError, KeyError, IndexError, AssertionError) as error:
             raise refusal(request, str(error)) from error
@@ -93,43 +103,6 @@ class Grammars:
         if matcher.is_error():
             raise refusal(request, matcher.get_error())
         return matcher
-
-    def _lark(self, request: GrammarRequest) -> str:
-        """Return the grammar, in llguidance's form of Lark, of JSON after an optional thought."""
-        schema = json.loads(request.text)
-        guidance = {"x-guidance": {"whitespace_pattern": _WHITE_SPACE}}
-        answer = f"%json {json.dumps({**schema, **guidance} if isinstance(schema, dict) else schema)}"
-        if request.markers is None:
-            return f"start: {answer}"
-        opening = "" if request.inside else " ".join(self._parts(request.markers.open))
-        headers = " | ".join(" ".join(self._parts(header)) for header in request.markers.headers)
-        thought = f"{opening} thought SPACE? {f'({headers})? SPACE?' if headers else ''}"
-        return "\n".join(
-            (
-                f"start: {thought if request.inside else f'({thought})?'} answer",
-                self._thought_rule(request.markers.close),
-                r"SPACE: /[ \n\r\t]{1,20}/",
-                f"answer: {answer}",
-            )
-        )
-
-    def _thought_rule(self, close: str) -> str:
-        """Return the rule of a thought and the marker that ends it."""
-        parts, anything = self._parts(close), r"/(.|\n)*/"
-        if len(parts) == 1 and parts[0].startswith('"'):
-            return f"thought[suffix={parts[0]}]: {anything}"
-        return f"thought: {anything} {' '.join(parts)}"
-
-    def _parts(self, marker: str) -> list[str]:
-        """Return the special tokens of a marker, by their ids, and the texts between them, as they are in Lark."""
-        parts, text = [], ""
-        for token in self._tokenizer.tokenize_str(marker, parse_special=True):
-            if self._tokenizer.is_special_token(token):
-                parts += [*([json.dumps(text)] if text else []), f"<[{token}]>"]
-                text = ""
-            else:
-                text += self._tokenizer.decode_str([token])
-        return [*parts, *([json.dumps(text)] if text else [])]
 
 
 class _LlguidanceMatcher:
@@ -155,20 +128,20 @@ class _LlguidanceMatcher:
 
 def refusal(request: GrammarRequest, reason: str) -> OptionError:
     """Return the error for a grammar or a schema that cannot be matched, with its beginning."""
-    if request.is_schema:
+    if request.is_tree:
         detail = reason.partition("failed to compile JSON schema: ")[2] or reason
         detail = detail.partition("\n   1 | ")[0].replace("\n", " / ")[:_SHOWN_REASON]
         expected = {
             "en": f"a JSON schema that can be enforced ({detail})",
             "zh": f"可以强制执行的 JSON Schema（{detail}）",
         }
-        return OptionError("response_format", shortened(request.text), expected)
+        return OptionError(request.field, shortened(request.text), expected)
     detail = reason.replace("\n", " / ")[:_SHOWN_REASON]
     expected = {
         "en": f"a GBNF grammar with a rule named root ({detail})",
         "zh": f"含 root 规则的 GBNF 语法（{detail}）",
     }
-    return OptionError("grammar_string", shortened(request.text), expected)
+    return OptionError(request.field, shortened(request.text), expected)
 
 
 _NOT_INSTALLED = {

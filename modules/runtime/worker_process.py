@@ -116,8 +116,8 @@ class WorkerProcess:
             if death is None:
                 self._calls[call] = (operation, deliver)
                 params = args.get("params", {})
-                if grammar := params.get("json_schema") or params.get("grammar_string"):
-                    self._grammars[call] = shortened(grammar)
+                if grammar := params.get("answer_grammar") or params.get("grammar_string"):
+                    self._grammars[call] = shortened(str(grammar))
         if death is not None:
             deliver(Failed(death))
         else:

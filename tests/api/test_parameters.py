@@ -58,13 +58,13 @@ def test_a_schema_is_taken_as_any_server_takes_it(subtests: pytest.Subtests) -> 
     for fields in SPELLINGS:
         with subtests.test(fields=fields):
             params, _ = settle(fields, chat=True)
-            assert json.loads(params.pop("json_schema")) == SCHEMA
+            assert params.pop("answer_grammar") == ["json", SCHEMA]
             assert params == settle({}, chat=True)[0]
 
 
 def test_json_object_asks_for_any_object() -> None:
     params, _ = settle({"response_format": {"type": "json_object"}})
-    assert json.loads(params["json_schema"]) == {"type": "object"}
+    assert params["answer_grammar"] == ["json", {"type": "object"}]
 
 
 def test_an_invalid_response_format_is_refused(subtests: pytest.Subtests) -> None:

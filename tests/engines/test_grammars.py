@@ -4,57 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 
 import pytest
 
+from modules.core.answer_grammar import LENIENT
 from modules.core.errors import OptionError
 from modules.core.paths import ROOT
-from modules.core.reasoning import ReasoningMarkers
-from modules.engines.grammars import PACKAGE, GrammarRequest, Grammars, Matcher, import_llguidance
+from modules.engines.grammars import PACKAGE, GrammarRequest, Matcher
+from tests.support.token_grammars import END, TOKENS, grammars, matches, request_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="llguidance is not installed")
 
-SPECIAL = ("<end>", "<|channel|>", "<|message|>")
-TOKENS = [*SPECIAL, "ab", *(chr(code) for code in range(32, 127)), "\n"]
-END = 0
 A, B, AB, X = (TOKENS.index(text) for text in ("a", "b", "ab", "x"))
 
-SCHEMA = json.dumps(
-    {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
-)
-TAGS = ReasoningMarkers("<think>", "</think>")
-CHANNELS = ReasoningMarkers("<|channel|>analysis<|message|>", "<|message|>", ("<|channel|>final<|message|>",))
 
-
-def tokens_of(text: str) -> list[int]:
-    found = re.findall("|".join(map(re.escape, SPECIAL)) + "|.", text, re.DOTALL)
-    return [TOKENS.index(token) for token in found]
-
-
-def grammars() -> Grammars:
-    class Tokenizer:
-        """What llguidance asks of a tokenizer: one byte string a token, and the tokens of a text."""
-
-        eos_token_id, bos_token_id, special_token_ids = END, None, list(range(len(SPECIAL)))
-        tokens = [token.encode() for token in TOKENS]
-
-        def __call__(self, text: str) -> list[int]:
-            return tokens_of(text)
-
-    llguidance = import_llguidance()
-    wrapper = llguidance.TokenizerWrapper(Tokenizer())
-    return Grammars(llguidance.LLTokenizer(wrapper, n_vocab=len(TOKENS), eos_token=[END]), [END])
+UNENFORCEABLE = {
+    "uniqueItems": {"type": "array", "uniqueItems": True},
+    "not": {"not": {"type": "string"}},
+    "strin": {"type": "strin"},
+    "/nowhere": {"$ref": "#/nowhere"},
+}
 
 
 def allowed(matcher: Matcher) -> set[int]:
     return set(matcher.allowed().nonzero()[0].tolist())
-
-
-def matches(request: GrammarRequest, text: str) -> bool:
-    """Return whether `text` is complete under the grammar."""
-    matcher = grammars().compile(request)()
-    return all(map(matcher.accept, tokens_of(text))) and matcher.may_end()
 
 
 def test_the_package_is_pinned_in_the_requirements() -> None:
@@ -91,44 +64,34 @@ def test_an_invalid_grammar_is_refused_with_the_reason() -> None:
         grammars().compile(GrammarRequest("root ::= missing"))
 
 
-# -- JSON --------------------------------------------------------------------------------------------------------------
-
-
-def test_an_answer_matches_the_schema_with_little_white_space() -> None:
-    request = GrammarRequest(SCHEMA, is_schema=True)
-    assert matches(request, '{"a": 1}') and matches(request, '{\n  "a": 1\n}')
-    assert not matches(request, '{"a": 2}') and not matches(request, '{"a": ' + " " * 30 + "1}")
-    assert not matches(request, '<think>hm</think>{"a": 1}')
-
-
-def test_a_thought_may_precede_the_json(subtests: pytest.Subtests) -> None:
-    texts = {
-        TAGS: '<think>Is it {"a": 2}? </ no</think>\n\n{"a": 1}',
-        CHANNELS: '<|channel|>analysis<|message|>Is it {"a": 2}?<|message|><|channel|>final<|message|>{"a": 1}',
-    }
-    for markers, text in texts.items():
-        with subtests.test(markers=markers.open):
-            request = GrammarRequest(SCHEMA, True, markers)
-            assert matches(request, text)
-            assert matches(request, '{"a": 1}')
-            assert not matches(request, text + "}")
-            assert not matches(request, text.replace("{", "", 2))
-
-
-def test_a_thought_that_the_prompt_has_opened_must_be_closed() -> None:
-    request = GrammarRequest(SCHEMA, True, TAGS, inside=True)
-    assert matches(request, 'Is it 2?</think>{"a": 1}')
-    assert not matches(request, '{"a": 1}')
+# -- schemas -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_schema_that_cannot_be_enforced_is_refused_with_the_word(subtests: pytest.Subtests) -> None:
-    for word, schema in {
-        "uniqueItems": {"type": "array", "uniqueItems": True},
-        "not": {"not": {"type": "string"}},
-        "strin": {"type": "strin"},
-        "/nowhere": {"$ref": "#/nowhere"},
-    }.items():
+    for word, schema in UNENFORCEABLE.items():
         with subtests.test(word), pytest.raises(OptionError, match=word) as error:
-            grammars().compile(GrammarRequest(json.dumps(schema), is_schema=True))
+            grammars().compile(request_of(["json", schema]))
         assert error.value.option == "response_format"
         assert "start:" not in error.value.say("en")
+
+
+def test_of_several_schemas_the_one_that_cannot_be_enforced_is_named() -> None:
+    tree = ["any", ["json", {"type": "string"}], ["all", ["text", "a"], ["json", {"not": {}, "title": "bad"}]]]
+    with pytest.raises(OptionError, match="bad") as error:
+        grammars().compile(GrammarRequest(json.dumps(tree), is_tree=True, field="tools"))
+    assert error.value.option == "tools"
+
+
+def test_what_cannot_be_enforced_of_a_lenient_schema_is_done_without() -> None:
+    schema = {"type": "array", "uniqueItems": True, "maxItems": 2, LENIENT: True}
+    assert matches(["json", schema], "[1, 1]")
+    assert not matches(["json", schema], "[1, 1, 1]")
+
+
+def test_the_parameters_of_a_generation_say_what_its_grammar_is() -> None:
+    tree = ["json", {"type": "string"}]
+    assert GrammarRequest.of({"grammar_string": ""}) is None
+    assert GrammarRequest.of({"grammar_string": "root ::= x"}) == GrammarRequest("root ::= x")
+    assert GrammarRequest.of({"grammar_string": "", "answer_grammar": tree}) == request_of(tree)
+    request = GrammarRequest.of({"grammar_string": "", "answer_grammar": tree, "grammar_field": "tools"})
+    assert request is not None and request.field == "tools"

@@ -32,12 +32,12 @@ class LlamaGrammars:
     def compile(self, request: GrammarRequest) -> Callable[[], Matcher]:
         """Return a function that starts a matcher of the grammar.
 
-        Raises as `Grammars.compile` does, and Unsupported for a schema without llguidance.
+        Raises as `Grammars.compile` does, and Unsupported for an `AnswerGrammar` without llguidance.
         """
         try:
             return self._llguidance.compile(request)
         except (Unsupported, OptionError):
-            if request.is_schema:
+            if request.is_tree:
                 raise
             grammar = _OwnedSampler(self._parse(request))
             return lambda: _LlamaMatcher(self._vocabulary, grammar.copy())
