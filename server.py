@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,15 +112,18 @@ def build(app: App) -> ASGIApp:
     async def health() -> dict[str, str]:
         return {"status": "ok", "model": app.models.status.state}
 
+    has_own_guard: Callable[[str], bool] | None = None
     if app.flags.on("api") or app.flags.on("nowebui"):
         from modules.api.app import mount_api
+        from modules.api.root_paths import is_api_path
 
         mount_api(server, app)
+        has_own_guard = is_api_path
     if not app.flags.on("nowebui"):
         from modules import ui
 
         ui.attach(server, app)
-        return ui.protect(server, app)
+        return ui.protect(server, app, has_own_guard)
     return server
 
 

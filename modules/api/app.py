@@ -1,4 +1,4 @@
-"""Build the API application and mount it at /v1.
+"""Build the API application and mount it at /v1, and the endpoints that it has at the root.
 
 It is an application of its own, so that its errors have their own edge (`errors`) and access to it is checked
 (`auth`), whatever else the server carries.
@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from modules.api import errors
 from modules.api.auth import AuthMiddleware
 from modules.api.host_guard import allowed_origins
-from modules.api.routes import downloads, inspection, loras, models, openai
+from modules.api.root_paths import FOREIGN_PATHS, ROOT_PATHS
+from modules.api.routes import downloads, inspection, loras, models, openai, server_info
 from modules.api.state import ApiState
 from modules.app import App
 
 
 def mount_api(server: FastAPI, app: App) -> None:
-    """Add all endpoints under /v1 to `server`."""
+    """Add all endpoints under /v1, and those at the root, to `server`."""
     state = ApiState(app)
     api = FastAPI(openapi_url=None)
     api.include_router(openai.routes(state))
@@ -28,9 +30,21 @@ def mount_api(server: FastAPI, app: App) -> None:
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))
     errors.register_handlers(api)
+    server.mount("/v1", _guarded(api, app))
+    server.include_router(server_info.health_routes(app))
+    root = FastAPI(openapi_url=None)
+    root.include_router(server_info.root_routes(state))
+    errors.register_handlers(root)
+    guarded_root = _guarded(root, app)
+    for path in (*sorted(ROOT_PATHS), *(f"{start}/{{rest:path}}" for start in FOREIGN_PATHS)):
+        server.router.routes.append(Route(path, guarded_root))  # of all methods: `root` refuses wrong ones
+
+
+def _guarded(api: ASGIApp, app: App) -> ASGIApp:
+    """Return `api` behind its keys, and open to the pages of `--cors-origins`."""
     guarded = AuthMiddleware(api, app.credentials, app.guesses)
     origins = allowed_origins(app.flags, bool(app.credentials.keys))
-    server.mount("/v1", _with_cors(guarded, origins) if origins else guarded)
+    return _with_cors(guarded, origins) if origins else guarded
 
 
 def _with_cors(api: ASGIApp, origins: frozenset[str]) -> ASGIApp:

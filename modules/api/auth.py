@@ -36,7 +36,7 @@ KEY = "text_studio.api_key"
 class AuthMiddleware:
     """Pass on requests with an API key or, if there are no keys, with a login, if there are any; answer others 401.
 
-    It covers everything under /v1, so that a client without the key does not even learn which endpoints exist. An
+    It covers the whole API, so that a client without the key does not even learn which endpoints exist. An
     address that guesses is answered 429 for a while.
     """
 
@@ -52,7 +52,7 @@ class AuthMiddleware:
         sent = self._secret(headers)
         key = self._key(sent) if sent else None
         if sent is not None and (seconds := self._guesses.delay(address)):
-            await _too_many(headers, seconds)(scope, receive, send)
+            await _too_many(scope, seconds)(scope, receive, send)
         elif key is not None:
             self._guesses.succeeded(address)
             await self._app({**scope, KEY: key}, receive, send)
@@ -81,11 +81,11 @@ class AuthMiddleware:
     async def _send_unauthorized(self, scope: Scope, receive: Receive, send: Send) -> None:
         words, code = (_NO_KEY, "invalid_api_key") if self._scheme == b"bearer" else (_NO_LOGIN, "invalid_login")
         challenge = "Bearer" if self._scheme == b"bearer" else 'Basic realm="API", charset="UTF-8"'
-        response = error_response(Headers(scope=scope), 401, code, words, {"WWW-Authenticate": challenge})
+        response = error_response(scope, 401, code, words, {"WWW-Authenticate": challenge})
         await response(scope, receive, send)
 
 
-def _too_many(headers: Headers, seconds: float) -> Response:
+def _too_many(scope: Scope, seconds: float) -> Response:
     wait = str(math.ceil(seconds))
     words = {language: text.format(seconds=wait) for language, text in _TOO_MANY.items()}
-    return error_response(headers, 429, "too_many_attempts", words, {"Retry-After": wait})
+    return error_response(scope, 429, "too_many_attempts", words, {"Retry-After": wait})

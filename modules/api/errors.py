@@ -1,4 +1,4 @@
-"""Error edge of the API: answer every error under /v1 in OpenAI's format and the client's language."""
+"""Error edge of the API: answer every error in the format of the API that was called and the client's language."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
+from modules.api.error_shapes import anthropic_error, openai_error, speaks_anthropic
 from modules.core.errors import InternalError, OptionError, UnknownName, UnknownOption, WebUIError, Words
 from modules.core.events import Json
 from modules.core.paths import ROOT
@@ -73,16 +75,11 @@ def language_of(headers: Headers) -> str:
 
 
 def error_body(error: WebUIError, language: str) -> Json:
-    """Return the body of the answer: "type" and "code" as OpenAI has them, "param" as the name of an invalid option."""
+    """Return the body in OpenAI's format: "type" and "code" as there, "param" as the name of an invalid option."""
     error_class = type(error)
     code = _CODES.get(error_class) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error_class.__name__).lower()
     param = error.option if isinstance(error, OptionError) else error.name if isinstance(error, UnknownName) else None
-    return _body(error.say(language), error.status, code, param)
-
-
-def _body(message: str, status: int, code: str, param: str | None = None) -> Json:
-    error_type = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": error_type, "param": param, "code": code}}
+    return openai_error(error.say(language), error.status, code, param)
 
 
 def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -92,10 +89,12 @@ def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | No
 
 
 def error_response(
-    headers: Headers, status: int, code: str, words: Words, response_headers: Mapping[str, str] | None = None
+    scope: Scope, status: int, code: str, words: Words, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an error of HTTP alone, for which there is no WebUIError. `headers` are the request's."""
-    return json_response(_body(words[language_of(headers)], status, code), status, response_headers)
+    """Return an error of HTTP alone, for which there is no WebUIError, with `headers`. `scope` is the request's."""
+    message = words[language_of(Headers(scope=scope))]
+    body = anthropic_error(message, status) if speaks_anthropic(scope) else openai_error(message, status, code)
+    return json_response(body, status, headers)
 
 
 def register_handlers(api: FastAPI) -> None:
@@ -109,7 +108,10 @@ def register_handlers(api: FastAPI) -> None:
 
 async def _answer_known(request: Request, error: Exception) -> Response:
     assert isinstance(error, WebUIError)
-    return json_response(error_body(error, language_of(request.headers)), error.status)
+    language = language_of(request.headers)
+    if speaks_anthropic(request.scope):
+        return json_response(anthropic_error(error.say(language), error.status), error.status)
+    return json_response(error_body(error, language), error.status)
 
 
 async def _answer_unreadable_body(request: Request, error: Exception) -> Response:
@@ -122,8 +124,8 @@ async def _answer_unreadable_body(request: Request, error: Exception) -> Respons
             "en": f"The body is not JSON: {reason} at character {position}.",
             "zh": f"请求体不是 JSON：第 {position} 个字符处 {reason}。",
         }
-        return error_response(request.headers, 400, "invalid_json", words)
-    return error_response(request.headers, 400, "invalid_json", _NO_BODY)
+        return error_response(request.scope, 400, "invalid_json", words)
+    return error_response(request.scope, 400, "invalid_json", _NO_BODY)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -135,7 +137,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         return await _answer_known(request, too_deep())
     path = request.scope["path"]
     filled = {language: text.format(path=path, method=request.method) for language, text in words.items()}
-    return error_response(request.headers, error.status_code, code, filled, error.headers)
+    return error_response(request.scope, error.status_code, code, filled, error.headers)
 
 
 async def _answer_disconnect(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from typing import TypeVar
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from modules.api.root_paths import is_api_path
 from modules.app import App
 from modules.config.flags import Flags
 from modules.core.errors import CommandLineError, Words
@@ -80,7 +81,7 @@ class HostGuard:
         if len(hosts) != 1 or host_name(hosts[0]) not in self._hosts:
             return _UNKNOWN_HOST
         origin = headers.get("origin")
-        if origin is not None and _is_api(scope["path"]) and self._origins & {origin.lower(), ANY_ORIGIN}:
+        if origin is not None and is_api_path(scope["path"]) and self._origins & {origin.lower(), ANY_ORIGIN}:
             return None
         if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
             return _CROSS_SITE
@@ -92,10 +93,6 @@ def guard(server: ASGIApp, app: App) -> HostGuard:
     """Return `server` behind a guard as the flags of `app` ask for. Raises what `allowed_origins` raises."""
     origins = allowed_origins(app.flags, bool(app.credentials.keys))
     return HostGuard(server, allowed_hosts(app.flags), origins)
-
-
-def _is_api(path: str) -> bool:
-    return path == "/v1" or path.startswith("/v1/")
 
 
 def _is_page_navigation(scope: Scope, headers: Headers) -> bool:

@@ -13,7 +13,7 @@ from modules.api.errors import MAX_NESTING, error_response, too_deep
 from modules.core.errors import OptionError, Words
 
 MAX_BODY_BYTES = 32_000_000
-ROUTE_LIMITS = {"/v1/internal/decode": 3_000_000, "/chat/import": 50_000_000}
+ROUTE_LIMITS = {"/v1/internal/decode": 3_000_000, "/detokenize": 3_000_000, "/chat/import": 50_000_000}
 """Limits of single routes: parsing a long list as JSON takes the time of all others, and exports are larger."""
 MAX_DISCARDED_BYTES = 256_000_000
 """How much of a refused body is read and dropped: most clients look for an answer only when they have sent all."""
@@ -43,9 +43,11 @@ def check_request(raw: Mapping[str, Any]) -> None:
     answers = prompts * (n if isinstance(n, int) and n > 0 else 1)
     if answers > MAX_ANSWERS:
         raise OptionError("n" if prompts == 1 else "prompt", answers, _ANSWERS)
-    text, tokens = raw.get("text"), raw.get("tokens")
-    if isinstance(text, str) and len(text) > MAX_CHARACTERS:
-        raise OptionError("text", len(text), _TEXT)
+    for name in ("text", "content"):
+        text = raw.get(name)
+        if isinstance(text, str) and len(text) > MAX_CHARACTERS:
+            raise OptionError(name, len(text), _TEXT)
+    tokens = raw.get("tokens")
     if isinstance(tokens, list) and len(tokens) > MAX_TOKENS:
         raise OptionError("tokens", len(tokens), _TOKENS)
     if is_nested_deeper(raw, MAX_NESTING):
@@ -118,7 +120,7 @@ class BodyLimit:
 async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
     headers = {"Connection": "close"}  # what has not been read of the body would be taken for the next request
     words = {language: text.format(limit=f"{limit / 10**6:g}") for language, text in _TOO_LARGE.items()}
-    await error_response(Headers(scope=scope), 413, "body_too_large", words, headers)(scope, receive, send)
+    await error_response(scope, 413, "body_too_large", words, headers)(scope, receive, send)
 
 
 async def _discard(receive: Receive, announced: int = 0) -> None:

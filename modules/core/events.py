@@ -86,7 +86,8 @@ class Info:
 
     `special_tokens` has the texts of its special tokens by transformers' names, such as "bos_token"; where one name
     stands for several, a list. The ids of its tokens are below `vocabulary_size`. `fim` has the tokens with which the
-    model fills in the middle of a text, None if it has none. `images` tells whether it reads pictures.
+    model fills in the middle of a text, None if it has none. `images` tells whether it reads pictures, `slots` how many
+    generations run at once.
     """
 
     context_length: int
@@ -97,6 +98,7 @@ class Info:
     vocabulary_size: int = 0
     fim: FimTokens | None = None
     images: bool = False
+    slots: int = 1
 
     def to_json(self) -> Json:
         return dataclasses.asdict(self)

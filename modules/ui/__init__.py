@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -129,8 +130,8 @@ def close() -> None:
     remove_uploads(UPLOADS)
 
 
-def protect(server: ASGIApp, app: App) -> ASGIApp:
-    """Return `server`, behind a login if there are credentials.
+def protect(server: ASGIApp, app: App, is_open: Callable[[str], bool] | None = None) -> ASGIApp:
+    """Return `server`, behind a login if there are credentials. Paths that are `is_open` have a guard of their own.
 
     With --multi-user, an API key is the owner's and does not keep the guests out: only --gradio-auth does.
     """
@@ -142,6 +143,7 @@ def protect(server: ASGIApp, app: App) -> ASGIApp:
         credentials,
         app.guesses,
         lambda request: preferred_language(request, app.settings.current.language),
+        is_open,
     )
 
 

@@ -65,17 +65,23 @@ def _digest(token: str) -> bytes:
 class LoginGuard:
     """ASGI middleware: pass on requests of who has logged in, show all others a login form, or answer them 401.
 
-    `language` returns the language to greet a visitor in.
+    `language` returns the language to greet a visitor in, `is_open` whether a path needs no login beside `_OPEN`.
     """
 
     def __init__(
-        self, app: ASGIApp, credentials: Credentials, guesses: GuessLimiter, language: Callable[[Request], str]
+        self,
+        app: ASGIApp,
+        credentials: Credentials,
+        guesses: GuessLimiter,
+        language: Callable[[Request], str],
+        is_open: Callable[[str], bool] | None = None,
     ) -> None:
         self._app, self._credentials, self._guesses, self._language = app, credentials, guesses, language
+        self._has_own_guard = is_open or _is_open
         self._sessions = Sessions()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or _is_open(scope["path"]):
+        if scope["type"] not in ("http", "websocket") or _is_open(scope["path"]) or self._has_own_guard(scope["path"]):
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":  # the page uses none

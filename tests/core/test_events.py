@@ -80,6 +80,7 @@ def test_info_survives_serialization() -> None:
         notes=(Note("numa", {"en": "no effect", "zh": "无效"}),),
         vocabulary_size=49152,
         fim=FimTokens(5, 6, 7, suffix_first=True, stops=("<|file_sep|>", "<|fim_pad|>")),
+        slots=4,
     )
     assert Info.from_json(json.loads(json.dumps(info.to_json()))) == info
     assert Info.from_json(json.loads(json.dumps(Info(4096).to_json()))) == Info(4096)

@@ -39,6 +39,10 @@ def routes(state: ApiState) -> APIRouter:
     def model_info() -> Response:
         return json_response(_info(app))
 
+    @router.get("/health")
+    def health() -> Response:
+        return json_response({"status": "ok"})
+
     @router.get("/model/list")
     def list_names() -> Response:
         return json_response({"model_names": [record.name for record in app.selectable_models()]})

@@ -111,6 +111,7 @@ class Engine:
             notes=tuple(notes),
             vocabulary_size=min(self.texts.vocabulary_size, loaded.config.vocab_size),
             fim=self.texts.fim_tokens,
+            slots=arguments["max_batch_size"] if arguments["paged"] else 1,
         )
 
     # -- requests -------------------------------------------------------------------------------------------------

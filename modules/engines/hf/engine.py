@@ -59,6 +59,7 @@ class Engine:
             notes=tuple(notes),
             vocabulary_size=min(self.model.vocabulary_size, self.model.vocab_size),
             fim=self.model.fim_tokens,
+            slots=self._max_batch,
         )
 
     def _warm_up(self) -> None:

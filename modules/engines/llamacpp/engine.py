@@ -69,6 +69,7 @@ class LlamaCpp:
             notes=(*notes(path, options, build), *self._runtime_notes(bool(options["streaming_llm"]))),
             vocabulary_size=self._vocabulary.size,
             fim=self._vocabulary.fim_tokens,
+            slots=slots,
         )
 
     def _runtime_notes(self, streaming_llm: bool) -> Iterator[Note]:

@@ -1,0 +1,20 @@
+"""The paths of the API beside /v1."""
+
+from __future__ import annotations
+
+ROOT_PATHS = frozenset(
+    {
+        *("/health", "/metrics", "/props", "/slots"),
+        *("/tokenize", "/detokenize", "/apply-template", "/infill"),
+    }
+)
+"""Endpoints of llama-server at the root."""
+
+FOREIGN_PATHS = ("/api",)
+"""Where clients look for Ollama and LM Studio: answered 404 in the format of the API."""
+
+
+def is_api_path(path: str) -> bool:
+    """Return whether a path is one of the API: under /v1, at the root, or one that clients of other servers try."""
+    path = path.rstrip("/")
+    return path in ROOT_PATHS or any(path == start or path.startswith(f"{start}/") for start in ("/v1", *FOREIGN_PATHS))

@@ -1,0 +1,148 @@
+"""llama-server's endpoints at the root: the state of the server, and the tokenizer. None of them loads a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import ConfigDict
+from starlette.responses import Response
+
+from modules.api.chat_calls import prepare_chat
+from modules.api.errors import json_response
+from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens
+from modules.api.schemas import ChatRequest
+from modules.api.state import ApiState
+from modules.app import App
+from modules.core.errors import Unsupported
+from modules.core.events import Json
+from modules.core.product import PRODUCT, revision
+from modules.loaders.generation_settings import PARAMETERS
+from modules.options.option import Value
+from modules.runtime.loaded_model import LoadedModel
+
+
+class TokenizeRequest(RequestBody):
+    model_config = ConfigDict(extra="ignore")
+
+    content: Annotated[Text, Expected("a text", "文本")]
+    add_special: Flag = False
+    parse_special: Flag = True
+    with_pieces: Flag = False
+
+
+class DetokenizeRequest(RequestBody):
+    model_config = ConfigDict(extra="ignore")
+
+    tokens: Annotated[Tokens, Expected("a list of token numbers", "词符编号列表")]
+
+
+def health_routes(app: App) -> APIRouter:
+    """Return the endpoint that needs no key."""
+    router = APIRouter()
+
+    @router.get("/health", include_in_schema=False)
+    async def health() -> Response:
+        """Answer 503 while the first model loads, so that a load balancer waits for it."""
+        if app.models.status.state == "loading":
+            error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+            return json_response({"error": error}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_response({"status": "ok"})
+
+    return router
+
+
+def root_routes(state: ApiState) -> APIRouter:
+    """Return the router. Handlers that may block are not `async`: they run in threads."""
+    router, app = APIRouter(), state.app
+
+    @router.get("/props")
+    def props() -> Response:
+        model = app.models.current
+        template = app.templates.of(model.record, model.info)
+        return json_response({**_props(model, state.defaults_of(model)), "chat_template": template.source})
+
+    @router.get("/slots")
+    def slots(fail_on_no_slot: str = "") -> Response:
+        found = _slots(app.models.current)
+        if fail_on_no_slot and all(slot["is_processing"] for slot in found):
+            error = {"code": 503, "message": "no slot available", "type": "unavailable_error"}
+            return json_response({"error": error}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_response(found)
+
+    @router.post("/tokenize")
+    def tokenize(body: TokenizeRequest) -> Response:
+        if not body.parse_special:
+            raise Unsupported({"en": "parse_special: false is not supported.", "zh": "不支持 parse_special: false。"})
+        model = app.models.current
+        if not body.with_pieces:
+            ids = model.ask("encode", text=body.content, add_special=body.add_special)
+            return json_response({"tokens": ids})
+        pieces = model.ask("pieces", text=body.content, add_special=body.add_special)
+        return json_response({"tokens": [_piece(id, text, raw) for id, text, raw, _ in pieces]})
+
+    @router.post("/detokenize")
+    def detokenize(body: DetokenizeRequest) -> Response:
+        return json_response({"content": app.models.current.ask("decode", tokens=body.tokens)})
+
+    @router.post("/apply-template")
+    async def apply_template(body: ChatRequest) -> Response:
+        call = await prepare_chat(state, app.models.current, body)
+        return json_response({"prompt": call.prompt.prompt.text})
+
+    return router
+
+
+def _piece(id: int, text: str, raw: str) -> Json:
+    """Return one token; a piece that is no whole text, as a list of bytes."""
+    return {"id": id, "piece": text if text or not raw else list(bytes.fromhex(raw))}
+
+
+_SAME_NAMES = (
+    *("seed", "temperature", "dynatemp_exponent", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma"),
+    *("xtc_probability", "xtc_threshold", "presence_penalty", "frequency_penalty", "dry_multiplier", "dry_base"),
+    *("dry_allowed_length", "mirostat_tau", "mirostat_eta"),
+)
+_PARAMETERS: Mapping[str, str] = {
+    "n_predict": "max_new_tokens",
+    "repeat_last_n": "repetition_penalty_range",
+    "repeat_penalty": "repetition_penalty",
+    "mirostat": "mirostat_mode",
+    **{name: name for name in _SAME_NAMES},
+}
+"""llama-server's names of generation parameters that mean the same."""
+_ZERO_IS_ALL = ("n_predict", "repeat_last_n")  # -1 for llama-server
+
+
+def _props(model: LoadedModel, saved: Mapping[str, Value]) -> dict[str, Json]:
+    values: dict[str, Json] = {name: saved.get(key, PARAMETERS[key].default) for name, key in _PARAMETERS.items()}
+    values |= {name: values[name] or -1 for name in _ZERO_IS_ALL}
+    tokens = model.info.special_tokens
+    return {
+        "default_generation_settings": {**_slot(0, model, model.generations > 0), "params": values},
+        "total_slots": model.info.slots,
+        "model_alias": model.record.name,
+        "model_path": model.record.name,
+        "bos_token": tokens.get("bos_token", ""),
+        "eos_token": tokens.get("eos_token", ""),
+        "modalities": {"vision": model.info.images, "audio": False},
+        "build_info": f"{PRODUCT} {revision()[:10]}".rstrip(),
+        "is_sleeping": False,
+    }
+
+
+def _slots(model: LoadedModel) -> list[dict[str, Json]]:
+    busy = model.generations
+    return [_slot(number, model, number < busy) for number in range(model.info.slots)]
+
+
+def _slot(number: int, model: LoadedModel, busy: bool) -> dict[str, Json]:
+    return {
+        "id": number,
+        "id_task": number if busy else -1,
+        "n_ctx": model.info.context_length,
+        "speculative": False,
+        "is_processing": busy,
+    }

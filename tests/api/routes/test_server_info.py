@@ -1,0 +1,103 @@
+"""llama-server's endpoints, with a test engine whose tokens are characters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from modules.api.root_paths import ROOT_PATHS, is_api_path
+from modules.api.routes.server_info import root_routes
+from modules.api.state import ApiState
+from modules.app import App
+from tests.support.echo_plans import plan
+from tests.support.say import CONTEXT, say_plan
+from tests.support.serving import api_of
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App]) -> App:
+    return make_app("--api")
+
+
+@pytest.fixture
+def http(app: App) -> Iterator[httpx.Client]:
+    """A client of the server's root, with a loaded model."""
+    app.models.load(say_plan())
+    with api_of(app) as address, httpx.Client(base_url=address) as client:
+        yield client
+
+
+def test_a_text_becomes_tokens_and_back(http: httpx.Client) -> None:
+    assert http.post("/tokenize", json={"content": "né"}).json() == {"tokens": [110, 233]}
+    pieces = http.post("/tokenize", json={"content": "né", "with_pieces": True}).json()["tokens"]
+    assert pieces == [{"id": 110, "piece": "n"}, {"id": 233, "piece": "é"}]
+    assert http.post("/detokenize", json={"tokens": [110, 233]}).json() == {"content": "né"}
+
+
+def test_bad_bodies_are_refused_by_name(http: httpx.Client, subtests: pytest.Subtests) -> None:
+    for path, body, param in [
+        ("/tokenize", {}, "content"),
+        ("/tokenize", {"content": 5}, "content"),
+        ("/tokenize", {"content": "x" * 2_000_001}, "content"),
+        ("/tokenize", {"content": "x", "with_pieces": 1}, "with_pieces"),
+        ("/tokenize", {"content": "x", "parse_special": False}, None),
+        ("/detokenize", {"tokens": "abc"}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+    ]:
+        with subtests.test(path=path, body=ascii(body)[:60]):
+            response = http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+            assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_the_state_of_the_model_is_told(http: httpx.Client) -> None:
+    props = http.get("/props").json()
+    assert (props["model_alias"], props["total_slots"], props["is_sleeping"]) == ("say", 1, False)
+    settings = props["default_generation_settings"]
+    assert (settings["n_ctx"], settings["params"]["n_predict"]) == (CONTEXT, 512)
+    idle = {"id": 0, "id_task": -1, "n_ctx": CONTEXT, "speculative": False, "is_processing": False}
+    assert http.get("/slots", params={"fail_on_no_slot": 1}).json() == [idle]
+
+
+def test_a_chat_becomes_the_prompt_of_its_template(http: httpx.Client) -> None:
+    prompt = http.post("/apply-template", json={"messages": [{"role": "user", "content": "Hello"}]}).json()["prompt"]
+    assert "### Instruction:\nHello" in prompt and prompt.endswith("### Response:\n")
+
+
+def test_without_a_model_only_its_facts_are_missing(app: App) -> None:
+    with api_of(app) as address, httpx.Client(base_url=address) as client:
+        assert client.get("/health").json() == {"status": "ok"}
+        assert client.get("/v1/internal/health").json() == {"status": "ok"}
+        for path in ("/props", "/slots"):
+            response = client.get(path)
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "no_model_loaded")
+
+
+def test_health_waits_for_the_first_model(app: App) -> None:
+    loading = app.models.begin(plan("brief"))
+    with api_of(app) as address:
+        response = httpx.get(f"{address}/health")
+        assert (response.status_code, response.json()["error"]["type"]) == (503, "unavailable_error")
+        loading.result()
+        assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_all_but_the_health_needs_the_key(make_app: Callable[..., App]) -> None:
+    with api_of(make_app("--api", "--api-key", "secret")) as address:
+        for path in sorted({*ROOT_PATHS, "/api/tags"} - {"/health"}):
+            assert httpx.get(f"{address}{path}").status_code == 401, path
+        assert httpx.get(f"{address}/health").status_code == 200
+        assert httpx.get(f"{address}/props", headers={"x-api-key": "secret"}).status_code == 400
+        unknown = httpx.get(f"{address}/api/tags", headers={"x-api-key": "secret"})
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+        wrong = httpx.get(f"{address}/tokenize", headers={"x-api-key": "secret"})
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+def test_the_page_leaves_the_endpoints_at_the_root_to_the_api(app: App) -> None:
+    for route in root_routes(ApiState(app)).routes:
+        assert is_api_path(getattr(route, "path")), route  # noqa: B009
+    assert all(map(is_api_path, ("/v1", "/v1/models", "/api/tags", "/props/")))
+    assert not any(map(is_api_path, ("/", "/zh", "/v1x", "/props/x", "/apix", "/models/list")))
