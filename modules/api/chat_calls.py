@@ -17,6 +17,7 @@ from modules.api.prompts import after_thought, chat_prompt
 from modules.api.schemas import ChatRequest
 from modules.api.state import ApiState
 from modules.chat.prompt import ChatPrompt
+from modules.core.errors import Unsupported
 from modules.core.events import Json
 from modules.core.pieces import ReplyParser
 from modules.runtime.loaded_model import LoadedModel
@@ -39,6 +40,8 @@ class ChatCall:
 async def prepare_chat(state: ApiState, model: LoadedModel, body: ChatRequest) -> ChatCall:
     """Return what `model` gets of a request. Raises what `parameters.resolve` and `prompts.chat_prompt` raise."""
     templates, strict = state.app.templates, state.app.flags.on("strict_api")
+    if body.functions:
+        raise Unsupported({"en": "tools is not supported.", "zh": "不支持 tools。"})
     params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)
     prompt = await asyncio.to_thread(chat_prompt, templates, model, body, params)
     if answer := params.get("answer_grammar"):

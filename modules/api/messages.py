@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modules.api.request_body import Expected, Text, without_nulls
 
@@ -37,7 +38,47 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 _TEMPLATE_FIELDS = ("name", "tool_call_id")  # chat templates may use them
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning")  # parts with thoughts, which are no text of the answer
 
-UNSUPPORTED_IN_MESSAGES = ("tool_calls", "function_call")
+_CALLS = Expected(
+    'a list of calls such as {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}',
+    '调用列表，形如 {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}',
+)
+
+
+class FunctionCall(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: Annotated[Text, Field(min_length=1)]
+    arguments: Text | dict[str, Any] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, raw: Any) -> Any:
+        return without_nulls(raw)
+
+    @property
+    def arguments_text(self) -> str:
+        """The arguments as JSON text."""
+        arguments = self.arguments
+        return arguments or "{}" if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+class ToolCall(BaseModel):
+    """A call in an answer that is sent back."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    id: Text = ""
+    function: FunctionCall
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unify(cls, raw: Any) -> Any:
+        """Read calls of custom tools, too, which get a text."""
+        fields = without_nulls(raw)
+        custom = fields.get("custom") if isinstance(fields, dict) else None
+        if isinstance(custom, dict) and "function" not in fields:
+            fields["function"] = {"name": custom.get("name"), "arguments": {"input": custom.get("input", "")}}
+        return fields
 
 
 class Message(BaseModel):
@@ -50,6 +91,7 @@ class Message(BaseModel):
         Expected("system, developer, user, assistant or tool", " system、developer、user、assistant 或 tool"),
     ]
     content: Annotated[Text | list[Part], Expected("a text or a list of parts", "文本或内容片段列表")] = ""
+    tool_calls: Annotated[list[ToolCall], _CALLS] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -59,13 +101,17 @@ class Message(BaseModel):
             fields["content"] = [part for part in fields["content"] if not _is_thought(part)]
         if isinstance(fields, dict) and fields.get("role") == "function":  # OpenAI's older name
             fields["role"] = "tool"
+        if isinstance(fields, dict) and (call := fields.pop("function_call", None)):  # of the same age
+            fields.setdefault("tool_calls", [{"function": call}])
         return fields
 
     @property
-    def template_fields(self) -> dict[str, str]:
+    def template_fields(self) -> dict[str, Any]:
         """The fields beside role and content that a chat template may use."""
         extra = self._extra
-        fields = {name: str(extra[name]) for name in _TEMPLATE_FIELDS if name in extra}
+        fields: dict[str, Any] = {name: str(extra[name]) for name in _TEMPLATE_FIELDS if name in extra}
+        if self.tool_calls:
+            fields["tool_calls"] = [_call(number, call) for number, call in enumerate(self.tool_calls)]
         thoughts = [extra[name] for name in _REASONING if isinstance(extra.get(name), str)]
         return {**fields, "reasoning_content": thoughts[0]} if thoughts else fields
 
@@ -74,15 +120,9 @@ class Message(BaseModel):
         """The fields that the answer does without."""
         read = {
             *_TEMPLATE_FIELDS,
-            *UNSUPPORTED_IN_MESSAGES,
             *(name for name in _REASONING if isinstance(self._extra.get(name), str)),
         }
         return [name for name in self._extra if name not in read]
-
-    @property
-    def unsupported(self) -> list[str]:
-        """The fields without which the answer would be another one."""
-        return [name for name in UNSUPPORTED_IN_MESSAGES if name in self._extra]
 
     @property
     def _extra(self) -> dict[str, Any]:
@@ -91,3 +131,8 @@ class Message(BaseModel):
 
 def _is_thought(part: object) -> bool:
     return isinstance(part, dict) and part.get("type") in _THOUGHTS
+
+
+def _call(number: int, call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": call.function.arguments_text}
+    return {"id": call.id or f"call_{number}", "type": "function", "function": function}

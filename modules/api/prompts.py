@@ -32,9 +32,8 @@ def chat_prompt(
         expected = {"en": "a message of the assistant as the last one", "zh": "以 assistant 的消息结尾"}
         raise OptionError("continue_", True, expected)
     files: dict[str, bytes] = {}
-    messages, images = mark_images(
-        [_message(index, message, files) for index, message in enumerate(request.messages)], files
-    )
+    sent = [_message(index, message, files) for index, message in enumerate(request.messages)]
+    messages, images = mark_images(_with_tool_names(sent), files)
     # A request that sets a truncation length wants the oldest messages dropped.
     drop = bool(params["truncation_length"])
     one_token = {**params, "max_new_tokens": 1}
@@ -69,10 +68,18 @@ def _thought(markers: ReasoningMarkers) -> list[AnswerGrammar]:
 
 def _message(index: int, message: Message, files: dict[str, bytes]) -> dict[str, Any]:
     """Return the message as `chat.images` takes it, and add its pictures to `files`, by their ids."""
-    for name in message.unsupported:
-        where = f"messages[{index}].{name}"
-        raise Unsupported({"en": f"{where} is not supported.", "zh": f"不支持 {where}。"})
     return {"role": message.role, "content": _content(index, message.content, files), **message.template_fields}
+
+
+def _with_tool_names(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages with the names of the tools in results that have only the id of the call."""
+    named, names = [], dict[object, str]()
+    for message in messages:
+        names |= {call["id"]: call["function"]["name"] for call in message.get("tool_calls", ())}
+        name = names.get(message.get("tool_call_id"))
+        has_name = message["role"] != "tool" or name is None or "name" in message
+        named.append(message if has_name else {**message, "name": name})
+    return named
 
 
 def _content(index: int, content: str | list[Part], files: dict[str, bytes]) -> str | list[dict[str, str]]:

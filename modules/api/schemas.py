@@ -16,6 +16,7 @@ from modules.api import request_fields
 from modules.api.messages import Message
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
 from modules.api.response_format import RESPONSE_FORMAT, check_format, schema_of
+from modules.api.tool_fields import FunctionDefinition, ToolChoice, ToolChoiceField, ToolList, functions, tool_choice
 from modules.core.errors import OptionError
 from modules.core.events import Json
 
@@ -143,6 +144,29 @@ class ChatRequest(GenerationRequest):
     )
 
     reasoning_format: Annotated[Literal["auto", "deepseek", "none"], _REASONING_FORMAT] = "auto"
+    tools: ToolList = []
+    tool_choice: ToolChoiceField = "auto"
+    parallel_tool_calls: Flag = True
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> ChatRequest:
+        tool_choice(self.tool_choice, self._tool_names)
+        return self
+
+    @property
+    def functions(self) -> list[FunctionDefinition]:
+        """The tools that the model is shown: those that it may call, or all if it must call certain ones."""
+        names = self._tool_names if self.choice.mode == "required" else self.choice.names
+        return [function for function in functions(self.tools) if function.name in names]
+
+    @property
+    def choice(self) -> ToolChoice:
+        """Whether tools may or must be called, and which."""
+        return tool_choice(self.tool_choice, self._tool_names)
+
+    @property
+    def _tool_names(self) -> list[str]:
+        return [function.name for function in functions(self.tools)]
 
     @property
     def template_kwargs(self) -> Mapping[str, Json]:
@@ -175,8 +199,11 @@ class ChatRequest(GenerationRequest):
 
     @classmethod
     def expected(cls, location: tuple[int | str, ...]) -> Expected:
-        in_message = location[0] == "messages" and len(location) > 2 and location[2] in Message.model_fields
-        return expected_in(Message, str(location[2])) if in_message else super().expected(location)
+        if location[0] == "messages" and len(location) > 2 and location[2] in Message.model_fields:
+            return expected_in(Message, str(location[2]))
+        if location[0] == "tools" and len(location) > 3 and location[3] in FunctionDefinition.model_fields:
+            return expected_in(FunctionDefinition, str(location[3]))
+        return super().expected(location)
 
     @property
     def candidates(self) -> int | None:
