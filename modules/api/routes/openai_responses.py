@@ -1,0 +1,55 @@
+"""OpenAI's Responses. Nothing is stored: each request brings its whole conversation."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from modules.api.answering import answer
+from modules.api.answers import Answers
+from modules.api.chat_calls import begin_chat, prepare_chat
+from modules.api.errors import json_response
+from modules.api.ignored_fields import ignored_header
+from modules.api.model_use import use_model
+from modules.api.openai_responses.builder import ResponsesBuilder
+from modules.api.openai_responses.conversion import convert
+from modules.api.openai_responses.schemas import ResponsesRequest, TokenCountRequest
+from modules.api.sse import OPENAI, StreamStyle
+from modules.api.state import ApiState
+from modules.core.errors import WebUIError
+
+
+def routes(state: ApiState) -> APIRouter:
+    """Return the router."""
+    router = APIRouter(prefix="/responses")
+
+    @router.post("")
+    async def create_response(body: ResponsesRequest, request: Request) -> Response:
+        conversion = convert(body)
+        builder = ResponsesBuilder(body, conversion)
+
+        async def begin() -> Answers:
+            try:
+                return await begin_chat(state, request, conversion.chat, builder.begin)
+            except WebUIError as error:
+                raise conversion.respelled(error) from None
+
+        return await answer(request, body.stream, begin, StreamStyle(OPENAI.silence, builder.sse_error))
+
+    @router.post("/input_tokens")
+    async def count_tokens(body: TokenCountRequest, request: Request) -> Response:
+        conversion = convert(body)
+        with await use_model(state.app, request, body.model) as model:
+            try:
+                call = await prepare_chat(state, model, conversion.chat)
+            except WebUIError as error:
+                raise conversion.respelled(error) from None
+            count = await asyncio.to_thread(model.ask, "count", text=call.prompt.prompt.text)
+        ignored = [*map(conversion.path, call.ignored), *conversion.ignored]
+        return json_response(
+            {"object": "response.input_tokens", "input_tokens": count}, headers=ignored_header(ignored)
+        )
+
+    return router

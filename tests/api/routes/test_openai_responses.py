@@ -1,0 +1,195 @@
+"""OpenAI's Responses as its clients use them: the `openai` package, and bodies recorded from Codex."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import openai
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
+
+from modules.app import App
+from modules.config import flags
+from tests.support.say import say, say_plan
+from tests.support.serving import Server, server_of
+
+THINKS = say("<think>\nParis?\n</think>\n\nIt is Paris.")
+EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serve an engine that answers what it is told to, in the format of a model that thinks."""
+    app = App(flags.parse(["--api", "--model-dir", str(tmp_path_factory.mktemp("models"))]))
+    try:
+        app.models.load(say_plan("qwen-3"))
+        with server_of(app) as running:
+            yield running
+    finally:
+        app.models.unload()
+
+
+def create(server: Server, text: str, **fields: Any) -> Response:
+    return server.openai.responses.create(model="any", input=text, **fields)
+
+
+def stream(server: Server, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the events of a streamed response, checked against the types of OpenAI's client."""
+    response = server.post("/responses", {**body, "stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return read_events(response.text)
+
+
+def read_events(text: str) -> list[dict[str, Any]]:
+    events = []
+    for frame in text.removesuffix("\n\n").split("\n\n"):
+        name, data = frame.split("\n")
+        events.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {events[-1]['type']}"
+        EVENTS.validate_python(events[-1])
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    return events
+
+
+def kinds(events: Sequence[dict[str, Any]]) -> list[str]:
+    return [event["type"].removeprefix("response.") for event in events]
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_has_its_thought_and_its_text_as_items(server: Server) -> None:
+    answer = create(server, THINKS)
+    thought, message = answer.output
+    assert thought.type == "reasoning" and thought.summary[0].text == "Paris?"
+    assert message.type == "message" and answer.output_text == "It is Paris."
+    assert (answer.object, answer.status, answer.model) == ("response", "completed", "qwen-3")
+    usage = answer.usage
+    assert usage is not None and usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert 0 < usage.output_tokens_details.reasoning_tokens < usage.output_tokens
+
+
+def test_a_stream_has_the_events_of_openais_and_ends_with_the_whole_response(server: Server) -> None:
+    events = stream(server, {"input": THINKS, "instructions": "Be brief.", "metadata": {"a": "b"}})
+    names = kinds(events)
+    assert names[:4] == ["created", "in_progress", "output_item.added", "reasoning_summary_part.added"]
+    assert names[-4:] == ["output_text.done", "content_part.done", "output_item.done", "completed"]
+    assert "".join(event["delta"] for event in events if event["type"].endswith("output_text.delta")) == "It is Paris."
+    response = events[-1]["response"]
+    assert [item["type"] for item in response["output"]] == ["reasoning", "message"]
+    assert (response["instructions"], response["metadata"], response["store"]) == ("Be brief.", {"a": "b"}, False)
+    first = events[0]["response"]
+    assert (first["status"], first["output"], first["usage"]) == ("in_progress", [], None)
+    assert {event["response"]["id"] for event in events if "response" in event} == {response["id"]}
+    whole = create(server, THINKS, instructions="Be brief.", metadata={"a": "b"})
+    assert whole.output_text == response["output"][1]["content"][0]["text"]
+
+
+def test_openais_client_assembles_a_stream(server: Server) -> None:
+    with server.openai.responses.stream(model="any", input=THINKS) as events:
+        deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+        final = events.get_final_response()
+    assert "".join(deltas) == final.output_text == "It is Paris."
+
+
+class City(BaseModel):
+    name: str
+
+
+def test_openais_client_parses_an_answer_by_a_schema(server: Server) -> None:
+    answer = server.openai.responses.parse(model="any", input=say('{"name": "Paris"}'), text_format=City)
+    assert answer.output_parsed == City(name="Paris")
+    assert answer.text is not None and answer.text.format is not None and answer.text.format.type == "json_schema"
+
+
+def test_a_conversation_is_sent_as_items(server: Server) -> None:
+    first = create(server, THINKS)
+    items = [
+        {"role": "user", "content": THINKS},
+        *(item.model_dump(exclude_none=True) for item in first.output),
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": say("Yes.")}]},
+    ]
+    assert create(server, items).output_text == "Yes."  # type: ignore[arg-type]
+
+
+def test_an_answer_that_reaches_its_limit_is_incomplete(server: Server) -> None:
+    events = stream(server, {"input": say("abcdef"), "max_output_tokens": 3})
+    response = events[-1]["response"]
+    assert kinds(events)[-1] == response["status"] == "incomplete"
+    assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert (response["output"][0]["status"], response["output"][0]["content"][0]["text"]) == ("incomplete", "abc")
+
+
+def test_what_the_answer_does_without_is_listed_in_the_header_and_the_response(server: Server) -> None:
+    fields = {
+        "input": [{"role": "user", "content": say("Hi")}, {"type": "web_search_call", "id": "ws_1"}],
+        "tools": [{"type": "web_search"}, {"type": "local_shell"}],
+        "prompt_cache_options": {},
+    }
+    ignored = ["prompt_cache_options", "tools[0]", "tools[1]", "input[1]"]
+    answer = server.post("/responses", fields)
+    assert answer.json()["ignored"] == ignored
+    assert answer.headers["x-ignored-parameters"] == ", ".join(ignored)
+    assert stream(server, fields)[-1]["response"]["ignored"] == ignored
+
+
+def test_input_tokens_are_counted_as_the_answer_counts_them(server: Server) -> None:
+    counted = server.openai.responses.input_tokens.count(model="any", input="Hello", instructions="Be brief.")
+    usage = create(server, "Hello", instructions="Be brief.").usage
+    assert usage is not None and counted.input_tokens == usage.input_tokens
+    assert counted.object == "response.input_tokens"
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_has_openais_form_and_names_the_field(server: Server, subtests: pytest.Subtests) -> None:
+    cases: list[tuple[dict[str, Any], str | None]] = [
+        ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"input": "x", "conversation": "conv_1"}, "conversation"),
+        ({"input": "x", "background": True}, "background"),
+        ({"input": "x", "temperature": 9}, "temperature"),
+        ({"input": "x", "max_output_token": 9}, "max_output_token"),
+        ({"input": "x", "tool_choice": {"type": "web_search"}}, "tool_choice"),
+        ({"input": [{"role": "user", "content": 5}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, None),
+        ({"instructions": "x"}, "input"),
+    ]
+    for body, param in cases:
+        for is_streamed in (False, True):
+            with subtests.test(body=str(body), stream=is_streamed):
+                error = server.refusal("/responses", {**body, "stream": is_streamed})
+                assert (error["status"], error["param"]) == (400, param)
+
+
+def test_a_prompt_beyond_the_context_is_refused(server: Server) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(server, "x" * 200_000)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_stored_response_does_not_exist(server: Server) -> None:
+    with pytest.raises(openai.NotFoundError):
+        server.openai.responses.retrieve("resp_1")
+
+
+def test_an_error_in_a_stream_is_an_event_and_a_failed_response(make_app: Callable[..., App]) -> None:
+    app = make_app("--api")
+    app.models.load(say_plan())
+    received = ""
+    with server_of(app) as server:
+        body = {"input": say("\aBegun\a\a\a\a end"), "stream": True}
+        with server.http.stream("POST", "/responses", json=body) as response:
+            for text in response.iter_text():
+                if "output_text.delta" in text and "output_text.delta" not in received:
+                    app.models.unload()
+                received += text
+    events = read_events(received)
+    assert kinds(events)[-2:] == ["error", "failed"]
+    failed = events[-1]["response"]
+    assert (failed["status"], events[-2]["code"]) == ("failed", "unloaded")
+    assert failed["error"]["message"] == events[-2]["message"]
+    assert failed["output"][0]["content"][0]["text"].startswith("B")
