@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, TypeVar
 
 from modules.catalog.record import ModelRecord
 from modules.chat.errors import NoDefaultTemplate, TemplateRefused, TemplateStopped
@@ -21,6 +22,8 @@ from modules.chat.template_variables import TemplateVariable, probe_variables
 from modules.core.errors import LANGUAGES, OptionError, Unsupported, WebUIError, Words
 from modules.core.events import Info, Json, Note
 from modules.core.reasoning import KNOWN_MARKERS
+
+T = TypeVar("T")
 
 ALPACA = """\
 {%- for message in messages %}
@@ -104,6 +107,7 @@ class _Probed:
     lock: threading.Lock = field(default_factory=threading.Lock)
     features: TemplateFeatures | None = None
     variables: tuple[TemplateVariable, ...] | None = None
+    more: dict[str, Any] = field(default_factory=dict)
     stopped: LimitExceeded | None = None
     stopped_at: float = 0.0
 
@@ -179,6 +183,20 @@ class ChatTemplates:
             if probed.variables is None:
                 probed.variables = probe_variables(render, features.system, features.parts)
             return probed.variables
+
+    def probed(
+        self, source: str, template: ModelTemplate, name: str, probe: Callable[[RenderAll, TemplateFeatures, str], T]
+    ) -> T:
+        """Return what `probe` finds out by renderings of one of a template's sources; it is remembered by `name`.
+
+        Raises what `features` raises.
+        """
+        features = self._features(source, template)
+        with self._probing(source, template) as (probed, render):
+            if name not in probed.more:
+                probed.more[name] = probe(render, features, source)
+            found: T = probed.more[name]
+            return found
 
     def notes(self, template: ModelTemplate) -> tuple[Note, ...]:
         """Return what a user should know of the model's template: that it is missing, unusable, or takes less."""

@@ -1,0 +1,84 @@
+"""Conversations with tools are adapted to templates that know tools, some of them, or none."""
+
+from __future__ import annotations
+
+from modules.chat.templates import ChatTemplates, ModelTemplate
+from modules.chat.tools.tool import Tool
+from modules.chat.tools.use import ToolUse
+from modules.core.paths import ROOT
+from modules.core.reasoning import ReasoningParser
+from tests.support.template_table import CHATML
+
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+FOLDER = ROOT / "tests" / "support" / "family_templates"
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FUNCTION = {"name": "get_weather", "description": "Tell the weather.", "parameters": SCHEMA}
+WEATHER = Tool("get_weather", "Tell the weather.", SCHEMA, source={"type": "function", "function": FUNCTION})
+
+
+def call(number: int, arguments: str = '{"city": "Paris"}') -> dict[str, object]:
+    function = {"name": "get_weather", "arguments": arguments}
+    return {"type": "function", "id": f"call_{number:024}", "function": function}
+
+
+def result(number: int) -> dict[str, object]:
+    return {"role": "tool", "content": f"{number} degrees", "tool_call_id": f"call_{number:024}"}
+
+
+QUESTION = {"role": "user", "content": "How warm is it?"}
+CONVERSATION = [
+    QUESTION,
+    {"role": "assistant", "content": "", "tool_calls": [call(21), call(22)]},
+    result(21),
+    result(22),
+]
+
+
+def use_of(source: str, tools: tuple[Tool, ...] = (WEATHER,)) -> tuple[ToolUse, ChatTemplates, ModelTemplate]:
+    templates, template = ChatTemplates(), ModelTemplate("model", source, special_tokens=TOKENS)
+    return ToolUse.of(templates, template, tools), templates, template
+
+
+def prompt(name: str) -> str:
+    use, templates, template = use_of((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
+    return templates.render(template, use.messages(CONVERSATION), template_kwargs=use.template_kwargs)
+
+
+def test_a_template_that_takes_everything_gets_the_conversation_unchanged() -> None:
+    use, _, _ = use_of((FOLDER / "qwen-3.jinja").read_text(encoding="utf-8"))
+    named = [{**message, "name": "get_weather"} if message["role"] == "tool" else message for message in CONVERSATION]
+    assert use.messages(CONVERSATION) == named
+    assert use.template_kwargs == {"tools": [WEATHER.source]}
+    assert "</tool_call>" in use.visible
+
+
+def test_a_template_without_tools_gets_them_in_the_system_message() -> None:
+    use, _, _ = use_of(CHATML)
+    assert use.template_kwargs == {}
+    system, question, calling, *results = use.messages(CONVERSATION)
+    assert system["role"] == "system" and '"name": "get_weather"' in system["content"]
+    assert question == QUESTION
+    written = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    assert calling == {"role": "assistant", "content": f"{written}\n{written}"}
+    assert results[0] == {"role": "user", "content": "<tool_response>\n21 degrees\n</tool_response>"}
+    with_system = [{"role": "system", "content": "Be brief."}, *CONVERSATION]
+    assert use.messages(with_system)[0]["content"].startswith("Be brief.\n\nYou can call these tools.")
+
+
+def test_a_template_for_one_call_at_a_time_gets_several_one_after_the_other() -> None:
+    text = prompt("llama-3")
+    assert text.index("21 degrees") < text.rindex('"name": "get_weather"') < text.index("22 degrees")
+
+
+def test_ids_become_short_where_a_template_takes_no_others() -> None:
+    text = prompt("mistral-v3")
+    assert "21 degrees" in text and "call_" not in text.replace("call_id", "")
+
+
+def test_a_call_that_a_format_writes_is_read_from_a_reply() -> None:
+    use, _, _ = use_of(CHATML)
+    parser = use.parser(ReasoningParser(()))
+    assert [*parser.feed(use.calls.text([("get_weather", "{}")])), *parser.end()] == [
+        ("call", "get_weather"),
+        ("arguments", "{}"),
+    ]
