@@ -128,6 +128,8 @@ def chat_tool_choice(choice: str | Mapping[str, Any], tools: Tools) -> Json:
         raise _refused(choice)
     functions = [one for one in allowed if isinstance(one, dict) and one.get("type") in ("function", "custom")]
     listed = [_named(one, choice, tools) for one in functions]
+    if mode == "auto" and not listed:
+        return "none"
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": listed}}
 
 

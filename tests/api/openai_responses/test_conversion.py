@@ -9,6 +9,7 @@ import pytest
 from modules.api.openai_responses.conversion import Conversion, convert
 from modules.api.openai_responses.schemas import ResponsesRequest
 from modules.core.errors import OptionError, UnknownOption, Unsupported, both
+from tests.support import codex_bodies
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 
@@ -117,3 +118,27 @@ def test_errors_of_the_chat_completion_name_the_fields_of_the_response() -> None
     assert conversion.path("max_completion_tokens") == "max_output_tokens"
     error = conversion.respelled(Unsupported(both("messages[1].content[0]: no images")))
     assert str(error) == "input[1].content[0]: no images"
+
+
+def test_codexs_requests_are_understood() -> None:
+    body = codex_bodies.later_turn("Now another one.")
+    assert len(body) == 12
+    conversion = convert(ResponsesRequest.model_validate(body))
+    assert conversion.ignored == ["tools[3]", "tools[4]", "input[7]", "input[10]"]
+    assert list(conversion.tools) == ["exec_command", "update_plan", "apply_patch", "mcp__docs__search"]
+    messages = conversion.chat.messages
+    roles = [message.role for message in messages]
+    assert roles == [
+        "system",
+        "developer",
+        "user",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+    ]
+    assert messages[4].template_fields["reasoning_content"] == "Look at the folder first."
+    assert (conversion.chat.reasoning_effort, conversion.chat.parallel_tool_calls) == ("medium", False)

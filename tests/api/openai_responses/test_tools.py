@@ -88,6 +88,8 @@ def test_a_choice_names_functions_as_chat_completions_do() -> None:
         "type": "allowed_tools",
         "allowed_tools": {"mode": "auto", "tools": [named, patch]},
     }
+    only_search = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search"}]}
+    assert chat_tool_choice(only_search, tools) == "none"
 
 
 def test_a_choice_of_a_tool_that_is_missing_is_refused(subtests: pytest.Subtests) -> None:
