@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from modules.api.responses import TextOffsets
+from modules.api.completion_responses import TextOffsets
 from modules.core.events import Logprob, Text, TokenLogprobs
 from modules.runtime.loaded_model import LoadedModel
 from tests.support.serving import Server, smollm2_server

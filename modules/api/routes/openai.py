@@ -13,11 +13,12 @@ from modules.api.answering import answer
 from modules.api.answers import Answers, begin
 from modules.api.auth import KEY
 from modules.api.chat_calls import ChatCall, begin_chat
+from modules.api.chat_responses import ChatResponseBuilder
+from modules.api.completion_responses import CompletionResponseBuilder
 from modules.api.errors import json_response
 from modules.api.generations import GenerationCall
 from modules.api.model_use import use_model
 from modules.api.prompts import echoed_prompts, plain_prompts
-from modules.api.responses import ChatResponseBuilder, CompletionResponseBuilder
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.state import ApiState
 from modules.app import App
