@@ -162,7 +162,7 @@ def serve(app: App, arguments: Sequence[str]) -> None:
         app.runs.close()
         app.notebook_runs.close()
         app.templates.close()
-        app.models.unload()
+        app.models.close()
         if not app.flags.on("nowebui"):
             from modules import ui
 

@@ -60,6 +60,7 @@ from modules.planning.planner import Planner
 from modules.planning.starter_models import StarterDownloads
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.model_manager import ModelManager
+from modules.runtime.resident import ResidencyLimits
 from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
 from modules.system.bin_folder import BIN
@@ -98,7 +99,8 @@ class App:
         )
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
-        self.models = ModelManager(CoreBinding())
+        self.memory = MemoryBudget()
+        self.models = ModelManager(CoreBinding(), self.memory, _limits(flags))
         self.instruction_templates = InstructionTemplates(
             Path(flags.text("template_dir") or ROOT / "instruction-templates")
         )
@@ -126,7 +128,6 @@ class App:
         self.creator = LlamacppHfCreator(self.catalog, self.model_settings, self.models, self.downloads, self.mirrors)
         self.command_line = self._read_command_line()
         self.consent = CodeConsent(TrustedCode(self.catalog.folder), bool(flags.load.get("trust_remote_code")))
-        self.memory = MemoryBudget(self.models)
         self.planner = Planner(
             self.command_line, self.settings, self.model_settings, self.consent, self.memory, self.loras
         )
@@ -277,6 +278,11 @@ class App:
         self.refuse_guests()
         if not is_loopback(self.flags.address[0]) and not self.credentials.required:
             raise OpenToNetwork()
+
+
+def _limits(flags: Flags) -> ResidencyLimits:
+    minutes = int(flags.server["idle_timeout"])
+    return ResidencyLimits(models=int(flags.server["models_max"]), idle_seconds=60.0 * minutes if minutes else None)
 
 
 def _token() -> AccessToken | None:

@@ -180,7 +180,7 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     for app in apps:
         app.downloads.close()
         app.overlays.close()
-        app.models.unload()
+        app.models.close()
 
 
 @pytest.fixture

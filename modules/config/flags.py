@@ -141,6 +141,42 @@ _SERVER = (
         },
     ),
     Option(
+        "models_max",
+        "models-max",
+        3,
+        {"en": "Models in memory", "zh": "内存中的模型数"},
+        {
+            "en": "Keep at most this many models in memory at once, if they fit.",
+            "zh": "内存足够时，最多同时保留这么多个模型。",
+        },
+        minimum=1,
+        maximum=100,
+    ),
+    Option(
+        "idle_timeout",
+        "idle-timeout",
+        0,
+        {"en": "Idle timeout", "zh": "闲置时限"},
+        {
+            "en": "Minutes after its last answer until a model is put to sleep; the next request wakes it. 0: 60 "
+            "minutes for models that an API request has loaded, never for others.",
+            "zh": "模型最后一次回答后经过多少分钟进入休眠，下一个请求会唤醒它。0 表示由 API 请求加载的模型 60 分钟，"
+            "其余从不休眠。",
+        },
+        minimum=0,
+        maximum=525_600,
+    ),
+    Option(
+        "strict_model",
+        "strict-model",
+        False,
+        {"en": "Strict model names", "zh": "严格的模型名"},
+        {
+            "en": "Refuse API requests for a model that does not exist, instead of answering with the current one.",
+            "zh": "API 请求的模型不存在时拒绝请求，而不是用当前模型作答。",
+        },
+    ),
+    Option(
         "gradio_auth",
         "gradio-auth",
         "",

@@ -55,7 +55,6 @@ IGNORED_FLAGS: Mapping[str, str] = {
     "character": "",
     "extensions": "",
     "multimodal-pipeline": "",
-    "idle-timeout": "",
     "share": "",
     "public-api": "",
     "public-api-id": "",

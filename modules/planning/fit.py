@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from modules.engines.memory import MIN_CONTEXT, ContextModel, Estimate, MemoryModel, fits
 from modules.formats.gguf_header import GgufHeader
 from modules.formats.model_shape import ModelShape
-from modules.loaders.registry import Loader
 from modules.options.option import Value
 
 TIGHT = 0.9
@@ -53,11 +50,6 @@ class Fit:
     @property
     def short(self) -> bool:
         return any(part.verdict == "short" for part in self.parts)
-
-
-def memory_model(loader: Loader) -> MemoryModel | None:
-    """Return the memory module that the loader's row names; None if it names none."""
-    return cast(MemoryModel, importlib.import_module(loader.memory)) if loader.memory else None
 
 
 def fit(

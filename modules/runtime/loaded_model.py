@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 
 from modules.core.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt
@@ -28,13 +30,36 @@ class AppliedLora:
     effect: float
 
 
+class Lease:
+    """Keeps a model loaded until `release`, which may be called again. Any thread may call."""
+
+    def __init__(self, model: LoadedModel, end: Callable[[], None]) -> None:
+        self.model = model
+        self._ends = [end]
+
+    def release(self) -> None:
+        with contextlib.suppress(IndexError):  # released already
+            self._ends.pop()()
+
+    def __enter__(self) -> LoadedModel:
+        return self.model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
 class LoadedModel:
     """A model in its worker, and the LoRAs applied to it. Any thread may call.
 
-    Its worker may die at any time; every method then raises WorkerDied, or Unloaded if it was closed.
+    Its worker may die at any time; every method then raises WorkerDied, or Unloaded if it was closed. `idle` is called
+    when the last lease has been released.
     """
 
-    def __init__(self, plan: LoadPlan, worker: WorkerProcess, info: Info) -> None:
+    def __init__(
+        self, plan: LoadPlan, worker: WorkerProcess, info: Info, idle: Callable[[], None] = lambda: None
+    ) -> None:
         self._plan = plan
         self.record = plan.record
         self.loader = plan.loader
@@ -44,6 +69,10 @@ class LoadedModel:
         self.lora_problem = plan.lora_problem
         self._adapters: tuple[LoraAdapter, ...] = ()
         self._worker = worker
+        self._idle = idle
+        self._leases = 0
+        self._is_retired = False
+        self._lock = threading.Lock()  # guards the two fields above
 
     @property
     def plan(self) -> LoadPlan:
@@ -59,6 +88,32 @@ class LoadedModel:
     def generations(self) -> int:
         """How many generations are under way or queued."""
         return self._worker.count_calls("generate")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody uses the model."""
+        return self._leases > 0 or self.generations > 0
+
+    def lease(self) -> Lease:
+        """Keep the model loaded until the lease is released. Raises Unloaded if it is about to be closed."""
+        with self._lock:
+            if self._is_retired:
+                raise Unloaded()
+            self._leases += 1
+        return Lease(self, self._end_lease)
+
+    def _end_lease(self) -> None:
+        with self._lock:
+            self._leases -= 1
+            is_idle = self._leases == 0
+        if is_idle:
+            self._idle()
+
+    def retire(self) -> bool:
+        """Give out no more leases, so that the model can be closed. Return False if it is in use."""
+        with self._lock:
+            self._is_retired = self._is_retired or not self.is_busy
+            return self._is_retired
 
     @property
     def death(self) -> WorkerDied | Unloaded | None:

@@ -1,4 +1,4 @@
-"""What the UI and the API show of the model in use."""
+"""What the UI and the API show of the page's model."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Literal
 
 from modules.core.errors import WebUIError
 from modules.runtime.loaded_model import AppliedLora
+from modules.runtime.resident import Entry
 
 
 @dataclass(frozen=True)
 class Status:
-    """A snapshot of the model in use. `version` grows with each change.
+    """A snapshot of the page's model. `version` grows with each change, also of other models.
 
     `stage` and `progress` are those of `Progress`, while loading. `memory` and `freed` are bytes, `seconds` is how long
     the load took.
     """
 
-    state: Literal["empty", "loading", "ready", "failed"] = "empty"
+    state: Literal["empty", "loading", "ready", "asleep", "failed"] = "empty"
     version: int = 0
     name: str = ""
     loader: str = ""
@@ -30,3 +31,25 @@ class Status:
     error: WebUIError | None = None
     loras: tuple[AppliedLora, ...] = ()
     lora_problem: WebUIError | None = None
+
+
+def status_of(entry: Entry | None, version: int, freed: int) -> Status:
+    """Return the status of a model; None if the page has none."""
+    if entry is None:
+        return Status(version=version, freed=freed)
+    name, loader, model = entry.name, entry.plan.loader.name, entry.model
+    if entry.state == "loading":
+        return Status("loading", version, name, loader, entry.stage, entry.progress)
+    if entry.state != "ready" or model is None:
+        return Status(entry.state, version, name, loader, error=entry.error)
+    return Status(
+        "ready",
+        version,
+        name,
+        loader,
+        context_length=model.info.context_length,
+        memory=model.memory if model.loras else model.info.memory,
+        seconds=entry.seconds,
+        loras=model.loras,
+        lora_problem=model.lora_problem,
+    )

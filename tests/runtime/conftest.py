@@ -13,4 +13,4 @@ from modules.runtime.model_manager import ModelManager
 def owner() -> Iterator[ModelManager]:
     owner = ModelManager()
     yield owner
-    owner.unload()
+    owner.close()

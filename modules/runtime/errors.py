@@ -1,0 +1,68 @@
+"""Errors of having several models: no room, no turn, or a model that is asleep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from modules.core.errors import NoModelLoaded, WebUIError
+
+GIB = 1 << 30
+
+
+@dataclass(eq=False)
+class InsufficientMemory(WebUIError):
+    """A model for which no idle model can make room. `needed` are bytes, 0 if unknown; `holders` names with bytes."""
+
+    status: ClassVar[int] = 503
+    template = {
+        "en": "There is not enough memory for {model}{need}: {held}. Unload or unpin a model, or choose a smaller one.",
+        "zh": "内存不足，无法加载 {model}{need}：{held}。请卸载模型或取消固定，或换用更小的模型。",
+    }
+    model: str
+    needed: int
+    holders: Sequence[tuple[str, int]]
+
+    def shown(self, language: str) -> dict[str, object]:
+        chinese = language == "zh"
+        need = f"{self.needed / GIB:.1f} GB" if self.needed else ""
+        names = ("、" if chinese else ", ").join(f"{name} ({size / GIB:.1f} GB)" for name, size in self.holders)
+        if chinese:
+            return {
+                "model": self.model,
+                "need": f"（约需 {need}）" if need else "",
+                "held": f"正被 {names} 占用" if names else "正被其他程序占用",
+            }
+        return {
+            "model": self.model,
+            "need": f", which needs about {need}" if need else "",
+            "held": f"it is held by {names}" if names else "it is held by other programs",
+        }
+
+
+@dataclass(eq=False)
+class ModelsBusy(WebUIError):
+    """A request that has waited too long for its model, or that came when too many waited."""
+
+    status: ClassVar[int] = 503
+    retry_after: ClassVar[int] = 30
+    template = {
+        "en": "{model} could not be loaded yet, because other models are answering ({waiting} requests wait). Try "
+        "again later.",
+        "zh": "其他模型正在生成，暂时无法加载 {model}（{waiting} 个请求正在等待），请稍后再试。",
+    }
+    model: str
+    waiting: int
+
+
+@dataclass(eq=False)
+class ModelAsleep(NoModelLoaded):
+    """The model has not been used for a while. Its settings are kept."""
+
+    status: ClassVar[int] = 503
+    template = {
+        "en": "{model} is asleep. The next message wakes it.",
+        "zh": "{model} 正在休眠，发送下一条消息即可唤醒。",
+    }
+    model: str

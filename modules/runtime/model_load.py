@@ -1,0 +1,101 @@
+"""One load of a model, in a worker process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from modules.core.errors import WebUIError
+from modules.core.events import Info, Progress, Result
+from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied
+from modules.loaders.availability import damaged, overlay_of
+from modules.runtime.core_binding import CoreBinding
+from modules.runtime.load_plan import LoadPlan, LoraAdapter
+from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.worker_process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+
+class ModelLoad:
+    """One load. `died` is called if the worker ends by itself, during the load or later; `idle` as by LoadedModel."""
+
+    def __init__(
+        self, plan: LoadPlan, cores: CoreBinding, died: Callable[[WorkerDied], None], idle: Callable[[], None]
+    ) -> None:
+        self._plan, self._cores, self._died, self._idle = plan, cores, died, idle
+        self._worker: WorkerProcess | None = None
+        self._is_cancelled = False
+        self._lock = threading.Lock()  # guards the two fields above
+
+    def cancel(self) -> None:
+        """End the load, which then raises LoadCancelled. Any thread may call."""
+        with self._lock:
+            self._is_cancelled, worker = True, self._worker
+        if worker is not None:
+            worker.kill()
+
+    def run(self, report: Callable[[Progress], None]) -> LoadedModel:
+        """Load the model. Raises why it failed; no half-loaded model is left then."""
+        plan = self._plan
+        worker = self._start_worker()
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(worker.kill)
+            try:
+                self._adopt(worker)
+                model = self._load_in(worker, report)
+                self._adopt(worker)
+            except WebUIError as error:
+                if self._is_cancelled:
+                    raise LoadCancelled(plan.record.name) from None
+                raise damaged(plan.loader, plan.record.format) or error from None
+            on_failure.pop_all()
+        return model
+
+    def _adopt(self, worker: WorkerProcess) -> None:
+        """Let `cancel` end this worker. Raises LoadCancelled if it has been called."""
+        with self._lock:
+            if self._is_cancelled:
+                raise LoadCancelled(self._plan.record.name)
+            self._worker = worker
+
+    def _start_worker(self) -> WorkerProcess:
+        plan = self._plan
+        overlay = overlay_of(plan.loader, plan.record.format)
+        binds_threads = plan.loader.binds_threads and self._cores.available()
+        try:
+            return WorkerProcess(overlay.folder if overlay else None, self._died, binds_threads)
+        except OSError as error:  # no memory, or too many processes
+            raise LoadFailed(plan.loader.name, plan.record.name, str(error)) from error
+
+    def _load_in(self, worker: WorkerProcess, report: Callable[[Progress], None]) -> LoadedModel:
+        plan = self._plan
+        info = self._await_load(worker, report)
+        if plan.loader.binds_threads:
+            self._cores.bind(worker)
+        model = LoadedModel(plan, worker, info, self._idle)
+        if plan.adapters:
+            _apply_first_loras(model, plan.adapters)
+        return model
+
+    def _await_load(self, worker: WorkerProcess, report: Callable[[Progress], None]) -> Info:
+        record, loader = self._plan.record, self._plan.loader
+        for event in worker.events("load", engine=loader.engine, path=str(record.path), options=self._plan.options):
+            if isinstance(event, Progress):
+                report(event)
+            elif isinstance(event, Result):
+                return Info.from_json(event.value)
+        raise AssertionError("a load ended without a result")
+
+
+def _apply_first_loras(model: LoadedModel, adapters: Sequence[LoraAdapter]) -> None:
+    """Apply the LoRAs that a model starts with. If they are refused, the model goes on without them and says why."""
+    try:
+        model.apply_loras(adapters)
+    except (WorkerDied, Unloaded):
+        raise
+    except WebUIError as error:
+        log.warning("%s", error)
+        model.lora_problem = error
