@@ -100,7 +100,7 @@ def is_loading(owner: ModelManager, name: str) -> bool:
     return any(one.name == name and one.progress > 0 for one in owner.residents())
 
 
-# -- loads for requests --------------------------------------------------------------------------------------------------
+# -- loads for requests ------------------------------------------------------------------------------------------------
 
 
 def test_a_request_loads_its_model_and_the_next_one_finds_it(make_owner: MakeOwner) -> None:
@@ -245,7 +245,7 @@ def test_a_load_that_has_not_begun_is_given_up_when_its_clients_have_left(make_o
         lease(owner, "a").release()
 
 
-# -- failures ------------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_load_is_told_to_all_who_wait_and_not_repeated_for_a_while(
@@ -314,7 +314,7 @@ def test_requests_that_wait_too_long_or_are_too_many_are_told(make_owner: MakeOw
         wait_until(lambda: states(owner) == {"a": "ready"})
 
 
-# -- sleep ---------------------------------------------------------------------------------------------------------------
+# -- sleep -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_model_loaded_by_a_request_sleeps_an_hour_after_its_last_answer(make_owner: MakeOwner, clock: Clock) -> None:
@@ -374,7 +374,7 @@ def test_a_woken_model_has_its_settings_and_loras(make_owner: MakeOwner) -> None
         assert owner.current is woken and [lora.name for lora in owner.status.loras] == ["first"]
 
 
-# -- the page's model ----------------------------------------------------------------------------------------------------
+# -- the page's model --------------------------------------------------------------------------------------------------
 
 
 def test_loading_by_hand_keeps_models_that_fit_and_replaces_those_that_do_not(make_owner: MakeOwner) -> None:
