@@ -15,7 +15,7 @@ from modules.api import errors
 from modules.api.auth import AuthMiddleware
 from modules.api.host_guard import allowed_origins
 from modules.api.root_paths import FOREIGN_PATHS, ROOT_PATHS
-from modules.api.routes import downloads, inspection, loras, models, openai, openai_responses, server_info
+from modules.api.routes import anthropic, downloads, inspection, loras, models, openai, openai_responses, server_info
 from modules.api.state import ApiState
 from modules.app import App
 
@@ -26,6 +26,7 @@ def mount_api(server: FastAPI, app: App) -> None:
     api = FastAPI(openapi_url=None)
     api.include_router(openai.routes(state))
     api.include_router(openai_responses.routes(state))
+    api.include_router(anthropic.routes(state))
     api.include_router(inspection.routes(state))
     api.include_router(models.routes(state))
     api.include_router(downloads.routes(app))

@@ -85,6 +85,10 @@ class RequestBody(BaseModel):
         """The aliases that were sent, by the name of the field."""
         return self._spelled
 
+    def spell(self, names: Mapping[str, str]) -> None:
+        """Let errors name fields as another API does, by the name of the field."""
+        self._spelled.update(names)
+
     @classmethod
     def expected(cls, location: tuple[int | str, ...]) -> Expected:
         """Return what the field at `location` must be."""

@@ -11,10 +11,12 @@ from starlette.responses import Response
 from modules.api import parameters
 from modules.api.answering import answer
 from modules.api.answers import Answers, begin
+from modules.api.anthropic.models import model_info, models_page
 from modules.api.auth import KEY
 from modules.api.chat_calls import ChatCall, begin_chat
 from modules.api.chat_responses import ChatResponseBuilder
 from modules.api.completion_responses import CompletionResponseBuilder
+from modules.api.error_shapes import speaks_anthropic
 from modules.api.errors import json_response
 from modules.api.generations import GenerationCall
 from modules.api.model_use import use_model
@@ -42,19 +44,22 @@ def routes(state: ApiState) -> APIRouter:
 
 def _add_model_routes(router: APIRouter, app: App) -> None:
     @router.get("/models")
-    def list_models() -> Response:
+    def list_models(request: Request) -> Response:
         loaded = _current_model(app)
         records = app.catalog.models(LIST_SECONDS)
         if loaded is not None and loaded.record.name not in [record.name for record in records]:
             records.insert(0, loaded.record)  # loaded by its path, from outside the folder of models
-        return json_response({"object": "list", "data": [_model_object(record, loaded) for record in records]})
+        models = [_model_object(record, loaded) for record in records]
+        if speaks_anthropic(request.scope):
+            return json_response(models_page(models, request.query_params))
+        return json_response({"object": "list", "data": models})
 
     @router.get("/models/{name:path}")
-    def get_model(name: str) -> Response:
+    def get_model(name: str, request: Request) -> Response:
         loaded = _current_model(app)
-        if loaded is not None and loaded.record.name == name:
-            return json_response(_model_object(loaded.record, loaded))
-        return json_response(_model_object(app.record(name), loaded))
+        is_loaded = loaded is not None and loaded.record.name == name
+        model = _model_object(loaded.record if loaded and is_loaded else app.record(name), loaded)
+        return json_response(model_info(model) if speaks_anthropic(request.scope) else model)
 
 
 def _current_model(app: App) -> LoadedModel | None:

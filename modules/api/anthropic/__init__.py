@@ -1,0 +1,1 @@
+"""Anthropic's API: its messages become chat completions, whose answers are written in its format."""

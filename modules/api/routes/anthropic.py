@@ -1,0 +1,61 @@
+"""Anthropic's endpoints: messages, and the number of their tokens."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from modules.api import parameters
+from modules.api.answering import answer
+from modules.api.answers import Answers, begin
+from modules.api.anthropic.conversion import convert
+from modules.api.anthropic.message_format import ANTHROPIC, MessageFormat
+from modules.api.anthropic.schemas import CountTokensRequest, MessagesRequest
+from modules.api.auth import KEY
+from modules.api.chat_calls import ChatCall, prepare_chat
+from modules.api.errors import json_response
+from modules.api.generations import GenerationCall
+from modules.api.ignored_fields import ignored_header
+from modules.api.model_use import use_model
+from modules.api.state import ApiState
+
+
+def routes(state: ApiState) -> APIRouter:
+    router = APIRouter(prefix="/messages")
+
+    @router.post("")
+    async def create(body: MessagesRequest, request: Request) -> Response:
+        return await answer(request, body.stream, lambda: _begin(state, request, body), ANTHROPIC)
+
+    @router.post("/count_tokens")
+    async def count_tokens(body: CountTokensRequest, request: Request) -> Response:
+        converted = convert(body)
+        with await use_model(state.app, request, body.model) as model:
+            call = await prepare_chat(state, model, converted.chat)
+            count = await _count(call)
+        return json_response({"input_tokens": count}, headers=ignored_header(converted.report(call.ignored)))
+
+    return router
+
+
+async def _begin(state: ApiState, request: Request, body: MessagesRequest) -> Answers:
+    converted = convert(body)
+    use = await use_model(state.app, request, body.model)
+    with use.released_on_error():
+        call = await prepare_chat(state, use.model, converted.chat)
+        builder = MessageFormat(
+            use.model.record.name,
+            call.parsers(1)[0],
+            body.stop_sequences,
+            converted.report(call.ignored),
+            await _count(call) if body.stream else 0,
+            hides_thought=body.thinking is not None and body.thinking.display == "omitted",
+        )
+        calls = [GenerationCall(call.prompt.prompt, parameters.seeded(call.params, 0))]
+        return await begin(use, calls, builder, request.scope.get(KEY), state.running)
+
+
+async def _count(call: ChatCall) -> int:
+    return int(await asyncio.to_thread(call.model.ask, "count", text=call.prompt.prompt.text))

@@ -1,0 +1,132 @@
+"""Anthropic's endpoints on a server, with a test engine that says what it is told to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from modules.api import sse
+from modules.app import App
+from modules.config import flags
+from tests.api.anthropic.test_conversion import PIXEL
+from tests.support.say import say, say_plan
+from tests.support.serving import Server, server_of
+
+FIELDS = {"model": "claude-sonnet-5", "max_tokens": 100}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    app = App(flags.parse(["--api", "--model-dir", str(tmp_path_factory.mktemp("models"))]))
+    app.models.load(say_plan("qwen-3"))
+    with server_of(app) as running:
+        yield running
+    app.models.unload()
+
+
+def asked(text: str, **fields: Any) -> dict[str, Any]:
+    return {**FIELDS, "messages": [{"role": "user", "content": say(text)}], **fields}
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def test_a_message_is_answered(server: Server) -> None:
+    body = server.post("/messages?beta=true", asked("<think>\nHm.\n</think>\n\nYes.")).json()
+    thought, text = body["content"]
+    assert (thought["type"], thought["thinking"], text) == ("thinking", "Hm.", {"type": "text", "text": "Yes."})
+    assert (body["model"], body["stop_reason"], body["stop_sequence"]) == ("qwen-3", "end_turn", None)
+    usage = body["usage"]
+    assert usage["output_tokens"] == 26 and usage["output_tokens_details"]["thinking_tokens"] > 3
+    counted = server.post("/messages/count_tokens", {**asked("<think>\nHm.\n</think>\n\nYes."), "max_tokens": None})
+    assert counted.json() == {"input_tokens": usage["input_tokens"]}
+
+
+def test_a_stream_has_the_same_content(server: Server) -> None:
+    found = events(server.post("/messages", asked("<think>\nHm.\n</think>\n\nYes.", stream=True)))
+    kinds = [event["type"] for event in found]
+    assert (kinds[0], kinds[-2:]) == ("message_start", ["message_delta", "message_stop"])
+    assert found[0]["message"]["usage"]["input_tokens"] == found[-2]["usage"]["input_tokens"] > 0
+    deltas = [event["delta"] for event in found if event["type"] == "content_block_delta"]
+    assert "".join(delta.get("thinking", "") for delta in deltas) == "Hm."
+    assert "".join(delta.get("text", "") for delta in deltas) == "Yes."
+
+
+def test_the_stop_sequence_that_ended_the_answer_is_told(server: Server) -> None:
+    for stream in (False, True):
+        response = server.post("/messages", asked("one END two", stop_sequences=["STOP", "END"], stream=stream))
+        end = events(response)[-2]["delta"] if stream else response.json()
+        assert (end["stop_reason"], end["stop_sequence"]) == ("stop_sequence", "END")
+    short = server.post("/messages", asked("one two", max_tokens=3)).json()
+    assert (short["stop_reason"], short["content"][0]["text"]) == ("max_tokens", "one")
+
+
+def test_silence_is_bridged_by_pings(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "SILENCE_SECONDS", 0.1)
+    kinds = [event["type"] for event in events(server.post("/messages", asked("a\ab", stream=True)))]
+    assert "ping" in kinds[1:-2] and kinds[-1] == "message_stop"
+
+
+def refusal(response: httpx.Response) -> tuple[int, str]:
+    body = response.json()
+    assert set(body) == {"type", "error"} and set(body["error"]) == {"type", "message"} and body["type"] == "error"
+    return response.status_code, body["error"]["type"]
+
+
+def test_errors_have_anthropics_format(server: Server, subtests: pytest.Subtests) -> None:
+    invalid, missing = (400, "invalid_request_error"), (404, "not_found_error")
+    for path, body, expected in [
+        ("/messages", {**asked("x"), "max_tokens": 0}, invalid),
+        ("/messages", {**asked("x"), "temperature": 9}, invalid),
+        ("/messages", {**asked("x"), "temperatur": 1}, invalid),
+        ("/messages", {**asked("x" * 200_000), "stream": True}, invalid),
+        ("/messages", [1], invalid),
+        ("/messages/count_tokens", {}, invalid),
+        ("/messages/batches", {"requests": []}, missing),
+    ]:
+        with subtests.test(path=path, body=ascii(body)[:80]):
+            assert refusal(server.post(path, body)) == expected
+    not_json = server.http.post("/messages", content=b"{", headers={"Content-Type": "application/json"})
+    assert refusal(not_json) == invalid
+    assert refusal(server.http.get("/messages")) == (405, "invalid_request_error")
+    assert refusal(server.http.get("/nothing", headers={"anthropic-version": "2023-06-01"})) == missing
+
+
+def test_models_are_listed_for_anthropics_clients(server: Server) -> None:
+    version = {"anthropic-version": "2023-06-01"}
+    (model,) = server.http.get("/models", headers=version).json()["data"]
+    assert (model["type"], model["id"], model["lifecycle"]) == ("model", "qwen-3", "active")
+    assert server.http.get("/models/qwen-3", headers=version).json() == model
+    assert refusal(server.http.get("/models/none", headers=version)) == (404, "not_found_error")
+    assert server.http.get("/models").json()["object"] == "list"
+
+
+def test_the_key_is_asked_for_in_anthropics_format(make_app: Callable[..., App]) -> None:
+    with server_of(make_app("--api", "--api-key", "secret")) as server:
+        assert refusal(server.post("/messages", asked("x"))) == (401, "authentication_error")
+        with_key = server.post("/messages", asked("x"), x_api_key="secret")
+        assert refusal(with_key) == (400, "invalid_request_error")  # no model is loaded
+
+
+def test_fields_done_without_are_reported_by_anthropics_names(server: Server) -> None:
+    body = asked("Yes", mcp_servers=[{}], output_config={"effort": "low"}, thinking={"type": "adaptive"})
+    response = server.post("/messages", body)
+    assert response.json()["ignored"] == ["mcp_servers", "output_config.effort"]
+    assert response.headers["x-ignored-parameters"] == "mcp_servers, output_config.effort"
+    assert events(server.post("/messages", {**body, "stream": True}))[-2]["ignored"] == response.json()["ignored"]
+
+
+def test_a_picture_for_a_model_that_reads_none_is_refused(server: Server) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+    for sent in (source, {"type": "url", "url": "https://example.com/cat.png"}):
+        content = [{"type": "image", "source": sent}, {"type": "text", "text": "What is it?"}]
+        response = server.post("/messages", {**FIELDS, "messages": [{"role": "user", "content": content}]})
+        assert refusal(response) == (400, "invalid_request_error")
+        assert "messages[0].content[0]" in response.json()["error"]["message"] or sent is source
