@@ -13,11 +13,10 @@ from modules.api.ignored_fields import ignored_header, shortened
 from modules.api.openai_responses.conversion import Conversion, echoed
 from modules.api.openai_responses.output_items import Event, OutputItems
 from modules.api.openai_responses.schemas import ResponsesRequest
+from modules.api.responses import INCOMPLETE_CHARACTER
 from modules.core.errors import WebUIError
 from modules.core.events import Done, Json, Logprob, Text
 from modules.core.pieces import ReplyParser
-
-_INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # shown for a token that ends within a character
 
 
 class ResponsesBuilder:
@@ -139,5 +138,5 @@ def _response_code(error: WebUIError, code: str) -> str:
 
 def _logprob(candidate: Logprob) -> dict[str, Json]:
     """Return one token; `bytes` is empty if it ends within a character: its text does not tell its bytes."""
-    raw = [] if _INCOMPLETE_CHARACTER in candidate.text else list(candidate.text.encode())
+    raw = [] if INCOMPLETE_CHARACTER in candidate.text else list(candidate.text.encode())
     return {"token": candidate.text, "logprob": candidate.logprob, "bytes": raw, "id": candidate.id}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 
+from modules.api.chat_responses import call_id
 from modules.api.openai_responses.custom_input import CustomInput
 from modules.api.openai_responses.tools import OfferedTool
 from modules.core.events import Json
@@ -211,7 +212,7 @@ class OutputItems:
 
 def _call(tool: OfferedTool) -> dict[str, Json]:
     namespace = {"namespace": tool.namespace} if tool.namespace else {}
-    return {"call_id": _new_id("call"), "name": tool.name, **namespace}
+    return {"call_id": call_id(), "name": tool.name, **namespace}
 
 
 def _summary(text: str) -> Json:

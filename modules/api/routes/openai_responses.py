@@ -41,15 +41,15 @@ def routes(state: ApiState) -> APIRouter:
     @router.post("/input_tokens")
     async def count_tokens(body: TokenCountRequest, request: Request) -> Response:
         conversion = convert(body)
-        with await use_model(state.app, request, body.model) as model:
+        use = await use_model(state.app, request, body.model)
+        with use as model:
             try:
                 call = await prepare_chat(state, model, conversion.chat)
             except WebUIError as error:
                 raise conversion.respelled(error) from None
             count = await asyncio.to_thread(model.ask, "count", text=call.prompt.prompt.text)
         ignored = [*map(conversion.path, call.ignored), *conversion.ignored]
-        return json_response(
-            {"object": "response.input_tokens", "input_tokens": count}, headers=ignored_header(ignored)
-        )
+        headers = {**use.headers, **ignored_header(ignored)}
+        return json_response({"object": "response.input_tokens", "input_tokens": count}, headers=headers)
 
     return router
