@@ -1,4 +1,6 @@
-"""Read files that users attach to messages: text files here, PDF and Word files in a child process with limits."""
+"""Read files that users attach to messages: text files and the headers of pictures here, PDF and Word files in a child
+process with limits.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from modules.chat.errors import ImageRefused
+from modules.chat.images import check_image
+from modules.chat.pictures import IMAGE
 from modules.conversations.attachments import (
     MAX_TEXT_BYTES,
     TOO_LARGE,
@@ -38,10 +43,6 @@ _PICTURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"
 _FILE_TOO_LARGE: Words = {
     "en": f"the file has more than {MAX_FILE_BYTES >> 20} MB",
     "zh": f"文件超过 {MAX_FILE_BYTES >> 20} MB",
-}
-_PICTURE: Words = {
-    "en": "pictures cannot be attached; only text, PDF and Word files can",
-    "zh": "暂不支持图片，只能添加文本、PDF 和 Word 文件",
 }
 _OFFICE: Words = {
     "en": "it is an old Office file, or one with a password. Save it as .docx without a password and try again",
@@ -79,12 +80,22 @@ PROBLEMS: Mapping[str, Words] = {
 
 
 def read_attachment(name: str, data: bytes) -> Attachment:
-    """Return a file as an attachment with its text; its content decides how it is read, not its name.
+    """Return a file as an attachment, with its text unless it is a picture.
 
-    It may take SECONDS. Raises AttachmentRefused.
+    Its content decides how it is read, not its name. It may take SECONDS. Raises AttachmentRefused.
     """
     shown = safe_name(name)
+    if data.startswith(_PICTURES) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
+        return Attachment(shown, IMAGE, _checked_picture(shown, data), len(data))
     return Attachment(shown, "text", hashlib.sha256(data).hexdigest(), len(data), _read_text(shown, data))
+
+
+def _checked_picture(name: str, data: bytes) -> str:
+    """Return the SHA-256 of a picture that models read."""
+    try:
+        return check_image(data).id
+    except ImageRefused as refused:
+        raise AttachmentRefused(name, refused.reason) from None
 
 
 def _read_text(name: str, data: bytes) -> str:
@@ -96,8 +107,6 @@ def _read_text(name: str, data: bytes) -> str:
         return _read_document(name, "docx", data)
     if data.startswith(_OLD_OFFICE):
         raise AttachmentRefused(name, _OFFICE)
-    if data.startswith(_PICTURES) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
-        raise AttachmentRefused(name, _PICTURE)
     return decode_text(name, data)
 
 

@@ -14,13 +14,14 @@ from functools import partial
 from modules.chat.message import Message
 from modules.chat.own_name import NamedReplyParser
 from modules.chat.participants import CHAT, INSTRUCT, ParticipantResolver, Participants
+from modules.chat.pictures import PathMessages, path_messages
 from modules.chat.prompt import ChatPrompt, PromptForm, chat_prompt, instruct_form, prompt_text
 from modules.chat.script import Script
 from modules.chat.stop_strings import template_stops
 from modules.chat.templates import ChatTemplates
 from modules.config.settings import PROMPT_PLACEHOLDER
-from modules.conversations.attachments import message_text
 from modules.conversations.conversation import ChatMessage, Conversation
+from modules.conversations.exporters.blobs import ReadBlob
 from modules.core.events import Done, Json
 from modules.core.prompt import Prompt
 from modules.core.reasoning import ReasoningParser
@@ -50,11 +51,13 @@ class ReplyPrompt:
     """The prompt of a reply in a conversation. `ids` are those of the messages, "" for a system message.
 
     White space and one of `names` do not belong to the beginning of the reply; None where that is not looked for.
+    `left_out` counts the pictures of the conversation that the model does not get.
     """
 
     chat: ChatPrompt
     ids: tuple[str, ...]
     names: tuple[str, ...] | None = None
+    left_out: int = 0
 
     @property
     def prompt(self) -> Prompt:
@@ -89,12 +92,15 @@ class ConversationPrompts:
         params: Mapping[str, Json],
         options: PromptOptions,
         dropped_until: str = "",
+        read_blob: ReadBlob | None = None,
     ) -> ReplyPrompt:
         """Return the prompt for what the `options` ask for after the messages of `path`.
 
-        Those before `dropped_until` are left out, as far as `chat_prompt` does so.
+        Those before `dropped_until` are left out, as far as `chat_prompt` does so. A model that reads pictures gets
+        those that `read_blob` returns.
         """
-        dialogue = self._dialogue(model, conversation, path, options)
+        sent = path_messages(path, read_blob if model.info.images else None)
+        dialogue = self._dialogue(model, conversation, path, sent, options)
         prompt = chat_prompt(
             self.templates,
             model,
@@ -103,19 +109,20 @@ class ConversationPrompts:
             continue_last=options.continues,
             dropped_until=dialogue.index_of(dropped_until),
             form=dialogue.form,
+            images=sent.images,
         )
         if options.impersonates and options.start_with:
             prompt = dataclasses.replace(prompt, markers=(), inside=False, begun=True)
         begun = path[-1].content if options.continues else options.start_with if options.impersonates else ""
         names = () if options.impersonates and dialogue.names is None else dialogue.names
-        return ReplyPrompt(prompt, dialogue.ids, None if begun else names)
+        return ReplyPrompt(prompt, dialogue.ids, None if begun else names, sent.left_out)
 
     def text(
         self, model: LoadedModel, conversation: Conversation, template_kwargs: Mapping[str, Json] | None = None
     ) -> str:
-        """Return the prompt for a reply to the messages that are shown, before the worker drops any."""
-        options = PromptOptions(template_kwargs=template_kwargs)
-        dialogue = self._dialogue(model, conversation, conversation.path(), options)
+        """Return the prompt for a reply to the messages that are shown, without pictures."""
+        options, path = PromptOptions(template_kwargs=template_kwargs), conversation.path()
+        dialogue = self._dialogue(model, conversation, path, path_messages(path, None), options)
         dropped = dialogue.index_of(conversation.dropped_until)
         return prompt_text(dialogue.messages, dialogue.form, dropped)
 
@@ -126,12 +133,17 @@ class ConversationPrompts:
         return _count_tokens(model, self.text(model, conversation, template_kwargs))
 
     def _dialogue(
-        self, model: LoadedModel, conversation: Conversation, path: Sequence[ChatMessage], options: PromptOptions
+        self,
+        model: LoadedModel,
+        conversation: Conversation,
+        path: Sequence[ChatMessage],
+        sent: PathMessages,
+        options: PromptOptions,
     ) -> _Dialogue:
         if conversation.mode == INSTRUCT:
             own = instruct_form(self.templates, model, options.template_kwargs, options.start_with)
             form = self._with_stops(_impersonating(own, options.start_with) if options.impersonates else own)
-            return _Dialogue.of(_system(conversation.system), [_message(message) for message in path], path, form)
+            return _Dialogue.of(_system(conversation.system), sent.messages, path, form)
         people, settings = self.participants.of(conversation), self.participants.settings
         tokens = self.templates.of(model.record, model.info).special_tokens
         count = partial(_count_tokens, model)
@@ -147,7 +159,7 @@ class ConversationPrompts:
         speaker, listener = (people.user, people.char) if options.impersonates else (people.char, people.user)
         form = self._with_stops(form, f"\n{listener}:", f"\n{listener}：")
         names = (speaker,) if options.impersonates else (speaker, listener)
-        return _Dialogue.of(opening, _stripped(path, options), path, form, names)
+        return _Dialogue.of(opening, _stripped(sent.messages, options), path, form, names)
 
     def _with_stops(self, form: PromptForm, *more: str) -> PromptForm:
         """Return the form with the strings by which its template separates messages."""
@@ -229,19 +241,13 @@ def _count_tokens(model: LoadedModel, text: str) -> int:
     return int(model.ask("count", text=text))
 
 
-def _stripped(path: Sequence[ChatMessage], options: PromptOptions) -> list[Message]:
+def _stripped(messages: Sequence[Message], options: PromptOptions) -> list[Message]:
     """Return the messages for a script, without white space around them, except for one that is continued."""
-    messages = [_message(message) for message in path]
     last = len(messages) - 1 if options.continues else len(messages)
     return [
         {**message, "content": str(message["content"]).strip()} if index != last else message
         for index, message in enumerate(messages)
     ]
-
-
-def _message(message: ChatMessage) -> Message:
-    thought = {"reasoning_content": message.reasoning} if message.reasoning else {}
-    return {"role": message.role, "content": message_text(message), **thought}
 
 
 def _system(text: str) -> list[Message]:

@@ -187,7 +187,9 @@ class Run:
         space = room(self._model, self._params)
         dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         shown = path if continues else path[:-1]
-        prompt = self._prompts.reply(self._model, conversation, shown, self._params, options, dropped)
+        prompt = self._prompts.reply(
+            self._model, conversation, shown, self._params, options, dropped, self._store.blobs.find
+        )
         self._parser = prompt.parser()
         self._read(options.start_with)
         done = self._answer(prompt)
@@ -211,7 +213,10 @@ class Run:
             self._prompts.templates, self._model, prompt.prompt, self._params, done,
             template=template, template_kwargs=kwargs,
         )  # fmt: skip
-        return made | {"mode": mode}
+        images = [image.id for image in prompt.prompt.images if image.data]
+        pictures = {"images": images} if images else {}
+        left_out = {"images_left_out": prompt.left_out} if prompt.left_out else {}
+        return made | {"mode": mode} | pictures | left_out
 
     def _answer(self, prompt: ReplyPrompt) -> Done | None:
         """Write what the model replies to the prompt. Return None if it was stopped before."""
@@ -292,7 +297,9 @@ class Draft(Run):
         space = room(self._model, self._params)
         dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         path = conversation.path()
-        prompt = self._prompts.reply(self._model, conversation, path, self._params, options, dropped)
+        prompt = self._prompts.reply(
+            self._model, conversation, path, self._params, options, dropped, self._store.blobs.find
+        )
         self._parser = prompt.parser()
         self._answer(prompt)
         return None

@@ -62,6 +62,12 @@ class BlobStore:
             raise KeyError(sha256)
         return content
 
+    def find(self, sha256: str) -> bytes | None:
+        """Return the content as `get` does, None if it cannot be had."""
+        with contextlib.suppress(KeyError):
+            return self.get(sha256)
+        return None
+
     def __contains__(self, sha256: str) -> bool:
         if self._folder is None:
             return sha256 in self._memory

@@ -101,20 +101,20 @@ def _summary(head: Conversation, title: str, count: int, problem: Words | None =
 def title_of(conversation: Conversation) -> str:
     """Return the title that was given, or one that is derived from the first question that is shown."""
     messages = (conversation.messages[id] for id in _shown_ids(conversation.shown))
-    questions = (message.content for message in messages if message.role == "user")
-    return printable(conversation.title) or derive_title(questions)
+    questions = (message for message in messages if message.role == "user")
+    texts = (text for one in questions for text in (one.content, *(file.name for file in one.attachments)))
+    return printable(conversation.title) or derive_title(texts)
 
 
 def texts(content: bytes) -> list[str]:
-    """Return the texts of all messages in a file; none if it is damaged."""
+    """Return the texts of all messages in a file, and the names of their attachments; none if it is damaged."""
     try:
         data = load_json(content)
         if not file_format.is_own(data):
             return original.texts(data)
         messages = data.get("messages")
         bodies = messages.values() if isinstance(messages, dict) else ()
-        found = (body.get("content") for body in bodies if isinstance(body, dict))
-        return [text for text in found if isinstance(text, str)]
+        return [text for body in bodies if isinstance(body, dict) for text in _texts_of(body)]
     except FormatProblem:
         return []
 
@@ -144,9 +144,16 @@ def _summarize_own(id: str, data: Mapping[str, Json]) -> Summary:
     head = file_format.head_from_json(id, data)
     messages = data.get("messages", {})
     bodies = (messages.get(id) for id in _shown_ids(head.shown))
-    questions = (body.get("content") for body in bodies if isinstance(body, dict) and body.get("role") == "user")
-    title = printable(head.title) or derive_title(text for text in questions if isinstance(text, str))
+    questions = (body for body in bodies if isinstance(body, dict) and body.get("role") == "user")
+    title = printable(head.title) or derive_title(text for body in questions for text in _texts_of(body))
     return _summary(head, title, len(messages), file_format.newer_version(data))
+
+
+def _texts_of(body: Mapping[str, Json]) -> list[str]:
+    """Return the text of a message and the names of its attachments."""
+    files = body.get("attachments")
+    names = [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    return [text for text in (body.get("content"), *names) if isinstance(text, str)]
 
 
 def _shown_ids(shown: Mapping[str, Json]) -> Iterator[str]:

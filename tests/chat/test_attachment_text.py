@@ -11,6 +11,7 @@ from modules.chat import attachment_text
 from modules.chat.attachment_text import PROBLEMS, read_attachment
 from modules.conversations.errors import AttachmentRefused
 from tests.support.document_files import docx, locked_pdf, paragraph, pdf
+from tests.support.pictures import picture
 
 
 def test_the_content_of_a_file_decides_how_it_is_read() -> None:
@@ -29,8 +30,17 @@ def reason(data: bytes) -> str:
     return str(refused.value)
 
 
-def test_pictures_and_old_office_files_are_refused_with_the_reason() -> None:
-    assert "pictures cannot" in reason(b"\x89PNG\r\n\x1a\n") and "pictures cannot" in reason(b"RIFF\0\0\0\0WEBPVP8 ")
+def test_pictures_are_known_by_their_content_and_checked_by_their_header() -> None:
+    for kind in ("PNG", "JPEG", "WEBP"):
+        data = picture(kind)
+        found = read_attachment("photo.txt", data)
+        assert (found.name, found.kind, found.size, found.text) == ("photo.txt", "image", len(data), "")
+        assert found.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_pictures_in_other_formats_and_old_office_files_are_refused_with_the_reason() -> None:
+    for data in (b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 ", b"GIF89a\1\0\1\0", b"II*\0"):
+        assert "not a PNG, JPEG or WebP file" in reason(data)
     assert ".docx" in reason(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500))
 
 

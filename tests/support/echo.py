@@ -2,8 +2,8 @@
 
 Paths: `fail` and `refuse` raise errors for the user, `boom` an unexpected one; `abort`, `segv` and `kill` end the
 process, `exit` calls sys.exit; `slow` loads for ten seconds and `brief` for one, both with progress; `late <ms>` loads
-and ends the process after that time; `refuse_cores` fails to bind its threads; `big` allocates 64 MiB. Any other path
-loads at once.
+and ends the process after that time; `refuse_cores` fails to bind its threads; `big` allocates 64 MiB; `sees` reads
+pictures, of which it echoes the marks. Any other path loads at once.
 
 A prompt is a list of words that are executed in order: see `Echo.generate`.
 """
@@ -47,6 +47,7 @@ class Echo:
             special_tokens={"bos_token": "<s>"},
             notes=(Note("n_ctx", both("not used")),),
             vocabulary_size=8,
+            images=word == "sees",
         )
         self.operations = {
             "where": where,

@@ -12,12 +12,13 @@ from modules.conversations.errors import UnknownExportFormat
 from modules.conversations.exporters.blobs import ReadBlob
 from modules.conversations.exporters.markdown import to_markdown
 from modules.conversations.exporters.open_webui import to_open_webui
+from modules.conversations.exporters.openai import to_openai
 from modules.conversations.exporters.own import to_own
 from modules.conversations.original import to_original
 from modules.conversations.reader import title_of
 from modules.core.events import Json
 
-FORMATS = ("json", "original", "openwebui", "md")
+FORMATS = ("json", "original", "openwebui", "openai", "md")
 
 _JSON_TYPE = "application/json"
 _MAX_NAME_CHARACTERS = 80
@@ -50,6 +51,8 @@ def export(conversation: Conversation, format: str, read_blob: ReadBlob, languag
         case "openwebui":
             chats = to_open_webui(conversation, read_blob)
             return ExportedFile(f"{stem}.open-webui.json", _JSON_TYPE, _json(chats))
+        case "openai":
+            return ExportedFile(f"{stem}.openai.json", _JSON_TYPE, _json(to_openai(conversation, read_blob)))
         case "md":
             text = to_markdown(conversation, language)
             return ExportedFile(f"{stem}.md", "text/markdown", text.encode("utf-8", "replace"))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query
 from pydantic import BaseModel, Field
@@ -18,10 +18,11 @@ from starlette.responses import JSONResponse, Response
 
 from modules.app import App
 from modules.chat.participants import INSTRUCT
+from modules.chat.pictures import IMAGE, refuse_pictures
 from modules.conversations.conversation import Conversation
+from modules.conversations.exporters.blobs import media_type_of
 from modules.conversations.exporters.export import export as export_conversation
 from modules.conversations.importers.detect import import_file
-from modules.conversations.store import ConversationStore
 from modules.core.errors import LANGUAGES
 from modules.core.events import Json
 from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Nothing, Rev, checked_template_kwargs
@@ -33,6 +34,8 @@ from modules.ui.handlers import ErrorRoute, Page, download, language_of
 from modules.ui.server_events import stream_response
 
 MAX_TITLE = 1000
+_FOR_EVER = "private, max-age=31536000, immutable"
+"""Of what is addressed by its hash."""
 
 
 class Rename(Body):
@@ -78,7 +81,7 @@ def add_routes(server: FastAPI, app: App, visitors: Visitors) -> None:
     add_setup_routes(router, app, visitors)
     _add_changes(router, app, visitors)
     _add_prompts(router, app, visitors)
-    _add_files(router, visitors)
+    _add_files(router, app, visitors)
     _add_stream(router, app, visitors)
     server.include_router(router)
 
@@ -204,7 +207,7 @@ def _add_prompts(router: APIRouter, app: App, visitors: Visitors) -> None:
     def receipt(request: Request, id: Id, message: Id) -> Json:
         store = visitors.store(request.scope)
         paper = store.read(id).message(message).receipt or {}
-        prompt = _reader(store)(str(paper.get("prompt_sha256"))) if isinstance(paper, dict) else None
+        prompt = store.blobs.find(str(paper.get("prompt_sha256"))) if isinstance(paper, dict) else None
         return {"receipt": paper, "prompt": prompt.decode("utf-8", "replace") if prompt else ""}
 
 
@@ -222,11 +225,11 @@ def _count(app: App, conversation: Conversation, body: Count, visitors: Visitors
     return {"tokens": tokens, "context": model.info.context_length}
 
 
-def _add_files(router: APIRouter, visitors: Visitors) -> None:
+def _add_files(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.get("/{id}/export")
     def export(request: Request, id: Id, format: str = "json") -> Response:
         store = visitors.store(request.scope)
-        return download(export_conversation(store.read(id), format, _reader(store), language_of(request)))
+        return download(export_conversation(store.read(id), format, store.blobs.find, language_of(request)))
 
     @router.post("/import")
     async def import_conversations(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Json:
@@ -245,18 +248,21 @@ def _add_files(router: APIRouter, visitors: Visitors) -> None:
     async def attach(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Json:
         data, store = await request.body(), visitors.store(request.scope)
         attachment = await run_in_threadpool(visitors.uploads.add, store, name, data)
+        if app.models.status.state == "ready":
+            refuse_pictures(app.models.current, [attachment])
         return {"name": attachment.name, "kind": attachment.kind, "sha256": attachment.sha256, "size": attachment.size}
 
-
-def _reader(store: ConversationStore) -> Callable[[str], bytes | None]:
-    """Return a function that reads a blob of the store, None for one that is missing."""
-
-    def read(sha256: str) -> bytes | None:
-        with suppress(KeyError):
-            return store.blobs.get(sha256)
-        return None
-
-    return read
+    @router.get("/{id}/picture/{sha256}")
+    def picture(request: Request, id: Id, sha256: str) -> Response:
+        store = visitors.store(request.scope)
+        files = (file for message in store.read(id).messages.values() for file in message.attachments)
+        found = next((file for file in files if file.sha256 == sha256 and file.kind == IMAGE), None)
+        data = store.blobs.find(sha256) if found else None
+        if found is None or data is None or not (kind := media_type_of(data)).startswith("image/"):
+            return Response(status_code=404)
+        disposition = f"inline; filename*=UTF-8''{quote(found.name)}"
+        headers = {"Content-Disposition": disposition, "Cache-Control": _FOR_EVER, "X-Content-Type-Options": "nosniff"}
+        return Response(data, media_type=kind, headers=headers)
 
 
 def _add_stream(router: APIRouter, app: App, visitors: Visitors) -> None:

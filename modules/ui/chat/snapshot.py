@@ -6,8 +6,9 @@ import json
 from collections.abc import Hashable, Mapping
 
 from modules.chat.participants import INSTRUCT
+from modules.chat.pictures import IMAGE
 from modules.chat.run import RunState
-from modules.conversations.conversation import ChatMessage, Conversation
+from modules.conversations.conversation import Attachment, ChatMessage, Conversation
 from modules.core.errors import WebUIError
 from modules.core.events import Json
 from modules.ui.chat.markdown import Renderer, StreamingMarkdown
@@ -104,7 +105,7 @@ class ConversationView:
             "created": message.created,
             "facts": facts_line(message.receipt, self._page) if isinstance(message.receipt, Mapping) else "",
             "has_receipt": message.receipt is not None,
-            "attachments": [{"name": one.name, "size": decimal_size(one.size)} for one in message.attachments],
+            "attachments": [_attachment(one) for one in message.attachments],
             "content": message.content,
             "blocks": render(message.content),
             "thoughts": self._renderer.render(message.reasoning) if message.reasoning else [],
@@ -164,7 +165,14 @@ def facts_line(receipt: Mapping[str, Json], page: Page) -> str:
     ends = {"length": "cut", "cancelled": "stopped"}
     parts += [page.tr(ends[reason]) for reason in [receipt.get("reason")] if reason in ends]
     model = receipt.get("model")
+    if left_out := receipt.get("images_left_out"):
+        parts.append(page.tr("images_left_out").format(count=left_out))
     return " · ".join([*parts, *([str(model.get("name"))] if isinstance(model, Mapping) else [])])
+
+
+def _attachment(file: Attachment) -> Json:
+    """Return what the page shows of a file; `picture` is the hash by which it asks for one, "" for other files."""
+    return {"name": file.name, "size": decimal_size(file.size), "picture": file.sha256 if file.kind == IMAGE else ""}
 
 
 def _children(conversation: Conversation) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from html import escape
 
 from modules.chat.participants import INSTRUCT
+from modules.chat.pictures import refuse_pictures
 from modules.chat.receipt import parameters_again, template_kwargs_again
 from modules.chat.run import ReplyRequest
 from modules.conversations.store import ConversationStore
@@ -121,12 +122,14 @@ class ChatTab:
             action, slip = "regenerate", store.read(id).message(message).receipt
             params = {**params, **parameters_again(slip)}
             template_kwargs = template_kwargs_again(slip)
+        attachments = self._visitors.uploads.find(_hashes(sent.get("attachments")))
+        refuse_pictures(model, attachments)
         return ReplyRequest(
             action,
             params,
             text=text_in(sent.get("text")),
             message=message,
-            attachments=self._visitors.uploads.find(_hashes(sent.get("attachments"))),
+            attachments=attachments,
             start_with=text_in(sent.get("start_with")),
             seen=seen if isinstance(seen, int) else None,
             template_kwargs=template_kwargs,

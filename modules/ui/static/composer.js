@@ -313,17 +313,27 @@ events.addEventListener("connected", () => {
 
 // -- files ------------------------------------------------------------------------------------------------------------
 
+const previews = new Map(); // addresses of the pictures that were attached, by hash
+
 function drawFiles() {
+  for (const [hash, address] of previews) {
+    if (attachments.some(({ sha256 }) => sha256 === hash)) continue;
+    URL.revokeObjectURL(address);
+    previews.delete(hash);
+  }
   files.replaceChildren(...attachments.map((one, index) => {
     const remove = iconButton("close", tr("remove_file"), "close", { click: () => { attachments.splice(index, 1); drawFiles(); countSoon(); } });
-    return make("li", {}, one.name, remove);
+    const address = previews.get(one.sha256);
+    return make("li", {}, address && make("img", { src: address, alt: "" }), one.name, remove);
   }));
 }
 
 async function add(chosen) {
   for (const file of [...chosen].slice(0, MAX_FILES - attachments.length)) {
     try {
-      attachments.push(await upload("/chat/attachments", file));
+      const added = await upload("/chat/attachments", file);
+      if (added.kind === "image" && !previews.has(added.sha256)) previews.set(added.sha256, URL.createObjectURL(file));
+      attachments.push(added);
       drawFiles();
       countSoon();
     } catch (error) {
@@ -340,7 +350,10 @@ box.addEventListener("drop", (event) => {
   event.preventDefault();
   add(event.dataTransfer.files);
 });
-area.addEventListener("paste", (event) => event.clipboardData.files.length && add(event.clipboardData.files));
+area.addEventListener("paste", ({ clipboardData: { files: pasted, types } }) => {
+  // Office programs offer a picture of the text that was copied, beside the text.
+  if (pasted.length && !(types.includes("text/plain") && types.includes("text/html"))) add(pasted);
+});
 
 // -- how much of the context is used ------------------------------------------------------------------------------------
 

@@ -256,6 +256,7 @@ const showMenu = (row) => {
     { label: tr("export_markdown"), href: exported(id, "md") },
     { label: tr("export_original"), href: exported(id, "original") },
     { label: tr("export_openwebui"), href: exported(id, "openwebui") },
+    { label: tr("export_openai"), href: exported(id, "openai") },
     { label: tr("delete"), key: "Delete", danger: true, action: () => remove(id) },
   ]);
 };

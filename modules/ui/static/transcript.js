@@ -83,6 +83,13 @@ function nameSpeaker(node, role, setup) {
   node.setAttribute("aria-label", who ? tr("message_of", { name: who.name }) : role === "user" ? tr("message_of_user") : tr("message_of_model"));
 }
 
+/** Return a small view of a picture, which opens the whole one in a new tab. */
+function pictureOf({ name, size, picture }) {
+  const address = `/chat/${encodeURIComponent(currentId())}/picture/${picture}`;
+  const image = make("img", { src: address, alt: name, loading: "lazy", decoding: "async" });
+  return make("a", { class: "tx-picture", href: address, target: "_blank", rel: "noopener", title: `${name} · ${size}`, "aria-label": tr("open_picture", { name }) }, image);
+}
+
 function update(node, body) {
   const { content, facts, thought, thoughts, files } = node.parts;
   if (!body.writing || node.dataset.message === undefined) {
@@ -96,7 +103,7 @@ function update(node, body) {
   if (!body.writing) node.classList.remove("tx-started");
   facts.textContent = body.facts;
   node.querySelector(".tx-note").textContent = body.incomplete ? tr("interrupted") : "";
-  files.replaceChildren(...body.attachments.map((one) => make("li", {}, `${one.name} · ${one.size}`)));
+  files.replaceChildren(...body.attachments.map((one) => make("li", {}, one.picture ? pictureOf(one) : `${one.name} · ${one.size}`)));
   node.querySelector(".tx-actions").replaceChildren(...actions(body));
 }
 

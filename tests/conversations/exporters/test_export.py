@@ -61,4 +61,4 @@ def test_texts_that_are_not_unicode_are_replaced(subtests: pytest.Subtests) -> N
 def test_unknown_formats_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownExportFormat) as caught:
         export(own(), "pdf", NOTHING)
-    assert str(caught.value) == "There is no export format 'pdf'. Use one of: json, original, openwebui, md."
+    assert str(caught.value) == "There is no export format 'pdf'. Use one of: json, original, openwebui, openai, md."

@@ -14,16 +14,18 @@ from starlette.testclient import TestClient
 
 from modules.app import App
 from modules.chat.run import ReplyRequest
-from modules.conversations.conversation import Conversation
+from modules.conversations.conversation import Attachment, Conversation
 from modules.loaders import generation_settings
 from modules.ui.chat import routes
 from modules.ui.chat.event_stream import EventStream
 from modules.ui.chat.markdown import Renderer
+from modules.ui.chat.snapshot import ConversationView
 from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import Page
 from tests.support import echo_plans
 from tests.support.dialogues import write_character
 from tests.support.echo_plans import wait_until
+from tests.support.pictures import picture
 
 
 def client_of(app: App) -> TestClient:
@@ -213,3 +215,43 @@ def test_a_conversation_that_does_not_exist_is_gone(app: App) -> None:
         return ((await anext(events)) + (await anext(events))).decode()
 
     assert "event: gone" in asyncio.run(first())
+
+
+def test_a_picture_is_attached_shown_and_found_by_its_name(app: App, http: TestClient) -> None:
+    data = picture("WEBP")
+    added = http.post("/chat/attachments?name=lighthouse.webp", content=data).json()
+    assert (added["name"], added["kind"]) == ("lighthouse.webp", "image")
+    conversation = Conversation("")
+    conversation.add("user", "", attachments=(Attachment(added["name"], "image", added["sha256"], added["size"]),))
+    id = app.conversations.add(conversation).id
+    shown = http.get(f"/chat/{id}/picture/{added['sha256']}")
+    assert (shown.status_code, shown.content, shown.headers["content-type"]) == (200, data, "image/webp")
+    assert shown.headers["x-content-type-options"] == "nosniff" and "immutable" in shown.headers["cache-control"]
+    assert [(one["id"], one["title"]) for one in listed(http, "lighthouse")] == [(id, "lighthouse.webp")]
+    page = ConversationView(Page(app, "en"), Renderer("en")).snapshot(app.conversations.read(id), None, None)
+    (message,) = page["messages"].values()
+    assert message["attachments"][0]["picture"] == added["sha256"]
+
+
+def test_only_pictures_of_the_conversation_itself_are_shown(app: App, http: TestClient) -> None:
+    data = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
+    id, other = stored(app, "apple").id, stored(app, "pear").id
+    notes, fake = app.conversations.blobs.put(b"notes"), app.conversations.blobs.put(data)
+    files = (Attachment("notes.txt", "text", notes, 5, "notes"), Attachment("a.svg", "image", fake, len(data)))
+    app.conversations.change(id, None, lambda tree: tree.add("user", "", attachments=files))
+    for address in (
+        f"{id}/picture/{notes}",
+        f"{id}/picture/{fake}",
+        f"{other}/picture/{fake}",
+        f"{id}/picture/{'0' * 64}",
+    ):
+        assert http.get(f"/chat/{address}").status_code == 404, address
+
+
+def test_a_picture_is_refused_before_it_is_sent_by_the_name_of_the_model(app: App, http: TestClient) -> None:
+    echo_plans.load(app.models)
+    refused = http.post("/chat/attachments?name=a.png&lang=en", content=picture())
+    assert refused.status_code == 400 and "good cannot read images" in refused.json()["error"]
+    assert http.post("/chat/attachments?name=a.txt", content=b"apple").status_code == 200
+    echo_plans.load(app.models, "sees")
+    assert http.post("/chat/attachments?name=a.png", content=picture()).status_code == 200

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from modules.app import App
+from modules.core.image_marks import mark
+from modules.ui.chat.snapshot import facts_line
 from modules.ui.chat.tab import ChatTab
 from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import Page
@@ -19,6 +21,7 @@ from tests.support import echo_plans
 from tests.support.dialogues import write_character
 from tests.support.echo_plans import wait_until
 from tests.support.page_parts import page_parts
+from tests.support.pictures import picture
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -33,10 +36,21 @@ def app(make_app: Callable[..., App], tmp_path: Path) -> Iterator[App]:
 
 
 @pytest.fixture
-def ask(app: App) -> Ask:
+def visitors(app: App) -> Visitors:
+    return Visitors(app)
+
+
+@pytest.fixture
+def upload(app: App, visitors: Visitors) -> Callable[[str, bytes], str]:
+    """Upload a file and return its hash."""
+    return lambda name, data: visitors.uploads.add(app.conversations, name, data).sha256
+
+
+@pytest.fixture
+def ask(app: App, visitors: Visitors) -> Ask:
     """Send a request over the bridge and return the answer, once what it began has ended."""
     with page_parts():
-        page, visitors = Page(app, "en"), Visitors(app)
+        page = Page(app, "en")
         tab, parameters = ChatTab(page, visitors), ParametersTab(page, visitors.store)
         tab.listen(parameters)
     values = {widget: widget.value for widget in parameters.widgets.values()}
@@ -100,3 +114,27 @@ def test_what_is_not_valid_is_refused_and_stores_nothing(app: App, ask: Ask, sub
             answer = ask(**sent)
             assert answer["error"] and "id" not in answer
     assert app.conversations.list() == []
+
+
+def test_a_picture_goes_to_a_model_that_reads_it_and_its_text_to_one_that_does_not(
+    app: App, ask: Ask, upload: Callable[[str, bytes], str]
+) -> None:
+    data = picture()
+    echo_plans.load(app.models, "sees")
+    sent = [{"sha256": upload("red.png", data)}]
+    id = ask(action="send", text="apple", attachments=sent)["id"]
+    answer = app.conversations.read(id).path()[-1]
+    assert mark(0) in answer.content and answer.receipt["images"] == [sent[0]["sha256"]]
+    echo_plans.load(app.models, "good")
+    ask(action="regenerate", conversation=id, message=answer.id)
+    again = app.conversations.read(id).path()[-1]
+    assert again.id != answer.id and "apple" in again.content and mark(0) not in again.content
+    assert again.receipt["images_left_out"] == 1
+    assert "1 picture(s) not sent" in facts_line(again.receipt, Page(app, "en"))
+
+
+def test_a_new_picture_is_refused_by_the_name_of_a_model_that_reads_text(
+    app: App, ask: Ask, upload: Callable[[str, bytes], str]
+) -> None:
+    answer = ask(action="send", text="apple", attachments=[{"sha256": upload("red.png", picture())}])
+    assert "good cannot read images" in answer["error"] and app.conversations.list() == []
