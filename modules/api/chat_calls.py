@@ -3,50 +3,78 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from modules.api import parameters
+from modules.api.answer_forms import answer_form
 from modules.api.answers import AnswerFormat, Answers, begin
 from modules.api.auth import KEY
 from modules.api.generations import GenerationCall
 from modules.api.model_use import use_model
-from modules.api.prompts import after_thought, chat_prompt
+from modules.api.prompts import after_thought, chat_prompt, tool_use
 from modules.api.schemas import ChatRequest
+from modules.api.single_call import SingleCallParser
 from modules.api.state import ApiState
 from modules.chat.prompt import ChatPrompt
-from modules.core.errors import Unsupported
+from modules.chat.templates import ChatTemplates
+from modules.chat.tools.use import ToolUse
 from modules.core.events import Json
 from modules.core.pieces import ReplyParser
+from modules.core.reasoning import ReasoningParser
 from modules.runtime.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)
 class ChatCall:
-    """A chat completion as its model gets it. `ignored` are the fields of the request that it does without."""
+    """A chat completion as its model gets it. `ignored` are the fields of the request that it does without.
+
+    `use` is how it uses tools, None without any; `parallel` is whether an answer may have several calls.
+    """
 
     model: LoadedModel
     prompt: ChatPrompt
     params: Mapping[str, Json]
     ignored: tuple[str, ...] = ()
+    use: ToolUse | None = None
+    parallel: bool = True
 
-    def parsers(self, count: int) -> list[ReplyParser]:
-        """Return a parser for each of `count` answers."""
-        return [self.prompt.parser() for _ in range(count)]
+    def parsers(self, count: int, *, raw: bool = False) -> list[ReplyParser]:
+        """Return a parser for each of `count` answers. With `raw` their thoughts are text."""
+        return [self._parser(raw) for _ in range(count)]
+
+    def _parser(self, raw: bool) -> ReplyParser:
+        reasoning = ReasoningParser((), begun=True) if raw else self.prompt.parser()
+        if self.use is None or not self.use.tools:
+            return reasoning
+        parser = self.use.parser(reasoning)
+        return parser if self.parallel else SingleCallParser(parser)
 
 
 async def prepare_chat(state: ApiState, model: LoadedModel, body: ChatRequest) -> ChatCall:
     """Return what `model` gets of a request. Raises what `parameters.resolve` and `prompts.chat_prompt` raise."""
-    templates, strict = state.app.templates, state.app.flags.on("strict_api")
-    if body.functions:
-        raise Unsupported({"en": "tools is not supported.", "zh": "不支持 tools。"})
-    params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)
-    prompt = await asyncio.to_thread(chat_prompt, templates, model, body, params)
-    if answer := params.get("answer_grammar"):
-        params["answer_grammar"] = await asyncio.to_thread(after_thought, templates, prompt, answer)
-    return ChatCall(model, prompt, params, tuple(ignored))
+    params, ignored = parameters.resolve(body, model, state.defaults_of(model), state.app.flags.on("strict_api"))
+    return await asyncio.to_thread(_prepare, state.app.templates, model, body, params, ignored)
+
+
+def _prepare(
+    templates: ChatTemplates,
+    model: LoadedModel,
+    body: ChatRequest,
+    params: dict[str, Json],
+    ignored: Sequence[str],
+) -> ChatCall:
+    use = tool_use(templates, model, body)
+    prompt = chat_prompt(templates, model, body, params, use)
+    form = answer_form(body, use)
+    params.pop("answer_grammar", None)
+    if form.grammar is not None:
+        parameters.require_grammar(body, model, params, form.field)
+        params["answer_grammar"] = after_thought(templates, prompt, form.grammar)
+        params["grammar_field"] = form.field
+    return ChatCall(model, prompt, params, (*ignored, *form.ignored), use, body.parallel_tool_calls)
 
 
 async def begin_chat(

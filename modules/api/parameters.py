@@ -55,11 +55,16 @@ def resolve(
     needed = [name for name in effective if name not in orders]
     generation_settings.require_supported([*needed, *(["logit_bias"] if request.logit_bias else [])], model.loader)
     if request.schema is not None:
-        if requested.get("grammar_string"):
-            raise respelled(OptionError("response_format", str(request.schema)[:80], _ONE_FORMAT), request.spelled)
-        generation_settings.require_supported(["grammar_string"], model.loader)
+        require_grammar(request, model, requested, "response_format")
         params["answer_grammar"] = ["json", request.schema]
     return params, [*ignored, *orders, *request.ignored, *_unused_by_template(request, model)]
+
+
+def require_grammar(request: GenerationRequest, model: LoadedModel, params: Mapping[str, Any], field: str) -> None:
+    """Raise OptionError if `params` have a grammar beside the one for `field`, Unsupported if there cannot be one."""
+    if params.get("grammar_string"):
+        raise respelled(OptionError(field, str(getattr(request, field))[:80], _ONE_FORMAT), request.spelled)
+    generation_settings.require_supported(["grammar_string"], model.loader)
 
 
 def _is_known(request: GenerationRequest, name: str, value: Any, model: LoadedModel) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from modules.chat.images import image_part, mark_images
 from modules.chat.prompt import ChatPrompt, text_prompt
 from modules.chat.prompt import chat_prompt as prompt_of_chat
 from modules.chat.templates import ChatTemplates
+from modules.chat.tools.tool import Tool
+from modules.chat.tools.use import ToolUse
 from modules.core.answer_grammar import AnswerGrammar
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
@@ -20,8 +23,19 @@ from modules.core.reasoning import ReasoningMarkers
 from modules.runtime.loaded_model import LoadedModel
 
 
+def tool_use(templates: ChatTemplates, model: LoadedModel, request: ChatRequest) -> ToolUse | None:
+    """Return how the model gets the tools of a request, and the calls in its messages; None if there are neither."""
+    if not request.functions and not any(message.tool_calls or message.role == "tool" for message in request.messages):
+        return None
+    tools = [
+        Tool(one.name, one.description, one.parameters, one.strict, {"type": "function", "function": one.source})
+        for one in request.functions
+    ]
+    return ToolUse.of(templates, templates.of(model.record, model.info), tools)
+
+
 def chat_prompt(
-    templates: ChatTemplates, model: LoadedModel, request: ChatRequest, params: Mapping[str, Json]
+    templates: ChatTemplates, model: LoadedModel, request: ChatRequest, params: Mapping[str, Json], use: ToolUse | None
 ) -> ChatPrompt:
     """Return the prompt of a chat completion. Raises Unsupported, OptionError, or what `ChatTemplates.render` raises.
 
@@ -32,12 +46,13 @@ def chat_prompt(
         expected = {"en": "a message of the assistant as the last one", "zh": "以 assistant 的消息结尾"}
         raise OptionError("continue_", True, expected)
     files: dict[str, bytes] = {}
-    sent = [_message(index, message, files) for index, message in enumerate(request.messages)]
-    messages, images = mark_images(_with_tool_names(sent), files)
+    sent: Sequence[dict[str, Any]] = [_message(index, one, files) for index, one in enumerate(request.messages)]
+    messages, images = mark_images(use.messages(sent) if use else sent, files)
     # A request that sets a truncation length wants the oldest messages dropped.
     drop = bool(params["truncation_length"])
     one_token = {**params, "max_new_tokens": 1}
-    return prompt_of_chat(
+    tools = use.template_kwargs if use and use.tools else {}
+    chat = prompt_of_chat(
         templates,
         model,
         messages,
@@ -45,9 +60,14 @@ def chat_prompt(
         continue_last=request.continue_,
         drop_oldest=drop,
         hysteresis=False,
-        template_kwargs=request.template_kwargs,
+        template_kwargs={**request.template_kwargs, **tools},
         images=images,
     )
+    if not use or not use.tools:
+        return chat
+    prompt = chat.prompt
+    shown = dataclasses.replace(prompt, stop=(*prompt.stop, *use.stop), visible=(*prompt.visible, *use.visible))
+    return dataclasses.replace(chat, prompt=shown)
 
 
 def after_thought(templates: ChatTemplates, prompt: ChatPrompt, answer: AnswerGrammar) -> AnswerGrammar:
@@ -69,17 +89,6 @@ def _thought(markers: ReasoningMarkers) -> list[AnswerGrammar]:
 def _message(index: int, message: Message, files: dict[str, bytes]) -> dict[str, Any]:
     """Return the message as `chat.images` takes it, and add its pictures to `files`, by their ids."""
     return {"role": message.role, "content": _content(index, message.content, files), **message.template_fields}
-
-
-def _with_tool_names(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages with the names of the tools in results that have only the id of the call."""
-    named, names = [], dict[object, str]()
-    for message in messages:
-        names |= {call["id"]: call["function"]["name"] for call in message.get("tool_calls", ())}
-        name = names.get(message.get("tool_call_id"))
-        has_name = message["role"] != "tool" or name is None or "name" in message
-        named.append(message if has_name else {**message, "name": name})
-    return named
 
 
 def _content(index: int, content: str | list[Part], files: dict[str, bytes]) -> str | list[dict[str, str]]:

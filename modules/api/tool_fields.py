@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from modules.api.request_body import Expected, Text, without_nulls
 from modules.api.response_format import MAX_SCHEMA
 from modules.core.errors import OptionError, Unsupported
+from modules.core.events import Json
 
 MAX_TOOLS = 128
 MAX_NAME = 128
@@ -53,6 +54,11 @@ class FunctionDefinition(BaseModel):
     @classmethod
     def _drop_nulls(cls, raw: Any) -> Any:
         return without_nulls(raw)
+
+    @property
+    def source(self) -> Json:
+        """The function as chat templates get it."""
+        return self.model_dump(exclude_unset=True) | {"description": self.description, "parameters": self.parameters}
 
 
 class ToolDefinition(BaseModel):

@@ -89,7 +89,7 @@ def _add_generation_routes(router: APIRouter, state: ApiState) -> None:
     @router.post("/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         def builder(call: ChatCall) -> ChatResponseBuilder:
-            parsers = call.parsers(body.n) if body.reasoning_format != "none" else []
+            parsers = call.parsers(body.n, raw=body.reasoning_format == "none")
             name, usage_chunk = call.model.record.name, body.stream_options.include_usage
             return ChatResponseBuilder(name, usage_chunk, call.ignored, parsers)
 

@@ -1,0 +1,114 @@
+"""The form that the answer to a chat request must have: JSON of a schema, calls of tools, or either."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modules.api.schemas import ChatRequest
+from modules.chat.tools.tool import Tool
+from modules.chat.tools.use import ToolUse
+from modules.core.answer_grammar import LENIENT, AnswerGrammar
+from modules.core.events import Json
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """The grammar of an answer, None for any text. `field` asks for it; `ignored` are fields that it does without."""
+
+    grammar: AnswerGrammar | None = None
+    field: str = "response_format"
+    ignored: tuple[str, ...] = ()
+
+
+def answer_form(request: ChatRequest, use: ToolUse | None) -> AnswerForm:
+    """Return the form of the answers to a request whose tools are used by `use`, None without tools.
+
+    Calls are enforced if one is required. Without a schema for the other answers, an answer that may have calls is any
+    text up to the tag that begins a call: as in OpenAI's API, arguments are enforced for strict tools alone.
+    """
+    schema = None if request.schema is None else ["json", request.schema]
+    if use is None or not request.functions:
+        return AnswerForm(schema)
+    tools = [_enforced(tool) for tool in use.tools if tool.name in request.choice.names]
+    calls = use.grammar(tools, request.parallel_tool_calls)
+    if request.choice.mode == "required":
+        return AnswerForm(calls, "tools")
+    if schema is not None:
+        return AnswerForm(["any", calls, schema], "tools")
+    strict = [index for index, tool in enumerate(request.tools) if tool.function and tool.function.strict]
+    if not strict and request.parallel_tool_calls:
+        return AnswerForm()
+    begun = text_then(calls, use.calls.openers)
+    unenforced = () if begun else tuple(f"tools[{index}].function.strict" for index in strict)
+    return AnswerForm(begun, "tools", unenforced)
+
+
+def _enforced(tool: Tool) -> Tool:
+    """Return the tool with the schema of its arguments that is enforced: of a tool that is not strict, what can be."""
+    if tool.strict:
+        return tool
+    properties = tool.parameters.get("properties")
+    lenient = {name: _lenient(schema) for name, schema in properties.items()} if isinstance(properties, dict) else {}
+    return dataclasses.replace(tool, parameters={**tool.parameters, "properties": lenient, LENIENT: True})
+
+
+def _lenient(schema: Json) -> Json:
+    return {**schema, LENIENT: True} if isinstance(schema, dict) else schema
+
+
+# -- text before calls -------------------------------------------------------------------------------------------------
+
+
+def text_then(calls: AnswerGrammar, openers: Sequence[str]) -> AnswerGrammar | None:
+    """Return the grammar of any text that may end with `calls`; None if no text that begins them all is known.
+
+    The first of `openers` with which they begin marks a call, or else all of the text that they have in common.
+    """
+    common = _beginning(calls)
+    mark = next((opener for opener in openers if common.startswith(opener)), common.strip())
+    if not mark:
+        return None
+    start = common.index(mark) + len(mark)
+    return ["any", ["all", ["until", mark], _without(calls, common[:start])], ["rest"]]
+
+
+def _beginning(node: AnswerGrammar) -> str:
+    """Return the text that begins all that matches a node."""
+    kind, *parts = node
+    if kind == "text":
+        return str(parts[0])
+    if kind == "many":
+        return _beginning(parts[0])
+    if kind == "any":
+        return _common_beginning([_beginning(part) for part in parts])
+    text = ""
+    for part in parts if kind == "all" else ():
+        text += _beginning(part)
+        if part[0] != "text":
+            break
+    return text
+
+
+def _common_beginning(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    length = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return first[:length]
+
+
+def _without(node: AnswerGrammar, beginning: str) -> AnswerGrammar:
+    """Return the grammar of what follows `beginning`, with which all that matches the node begins."""
+    kind, *parts = node
+    if not beginning:
+        return node
+    if kind == "text":
+        return ["text", parts[0][len(beginning) :]]
+    if kind == "many":
+        return ["all", _without(parts[0], beginning), ["maybe", node]]
+    if kind == "any":
+        return ["any", *(_without(part, beginning) for part in parts)]
+    first, *rest = parts
+    if first[0] == "text" and len(first[1]) < len(beginning):
+        return _without(["all", *rest], beginning[len(first[1]) :])
+    return ["all", _without(first, beginning), *rest]
