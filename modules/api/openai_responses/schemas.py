@@ -34,7 +34,10 @@ _LENGTH = Expected("a whole number from 1", "不小于 1 的整数")
 _CANDIDATES = Expected("a whole number from 0 to 20", " 0 到 20 之间的整数")
 _INCLUDE = Expected("a list of names", "名称列表")
 _TRUNCATION = Expected("auto or disabled", " auto 或 disabled")
-_METADATA = Expected("an object of texts", "值为文本的对象")
+_METADATA = Expected(
+    "an object of at most 16 texts of at most 512 characters, with names of at most 64",
+    "至多 16 项的对象，名称不超过 64 个字符，值为不超过 512 个字符的文本",
+)
 _STREAM_OPTIONS = Expected("an object", "对象")
 _STATELESS = Expected(
     "no value: responses are not stored here; send the whole conversation as input",
@@ -61,6 +64,13 @@ def _refuse(value: object) -> object:
     if value not in ("", {}, False):
         raise ValueError
     return value
+
+
+def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """Return `metadata`, which the response repeats. Raises ValueError beyond OpenAI's limits."""
+    if len(metadata) > 16 or any(len(name) > 64 or len(text) > 512 for name, text in metadata.items()):
+        raise ValueError
+    return metadata
 
 
 class _Object(BaseModel):
@@ -111,7 +121,7 @@ class ResponsesRequest(RequestBody):
     top_logprobs: Annotated[int, Field(ge=0, le=20), _CANDIDATES] = 0
     include: Annotated[list[Text], _INCLUDE] = Field(default_factory=list)
     truncation: Annotated[Literal["auto", "disabled"], _TRUNCATION] = "disabled"
-    metadata: Annotated[dict[str, Text], _METADATA] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, Text], AfterValidator(_check_metadata), _METADATA] = Field(default_factory=dict)
     previous_response_id: Annotated[Any, AfterValidator(_refuse), _STATELESS] = ""
     conversation: Annotated[Any, AfterValidator(_refuse), _STATELESS] = ""
     prompt: Annotated[Any, AfterValidator(_refuse), _STATELESS] = ""

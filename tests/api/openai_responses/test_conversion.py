@@ -93,6 +93,13 @@ def test_a_stateful_or_invalid_field_is_refused_by_name(subtests: pytest.Subtest
         assert caught.value.option == name
 
 
+def test_metadata_has_openais_limits(subtests: pytest.Subtests) -> None:
+    converted(metadata={"n" * 64: "x" * 512, **{str(number): "" for number in range(15)}})
+    for metadata in ({"n" * 65: ""}, {"a": "x" * 513}, {str(number): "" for number in range(17)}):
+        with subtests.test(str(metadata)[:40]), pytest.raises(OptionError, match="metadata"):
+            converted(metadata=metadata)
+
+
 def test_a_field_of_chat_completions_is_refused_with_the_name_that_it_has_here(subtests: pytest.Subtests) -> None:
     for name, own in (
         ("messages", "input"),
