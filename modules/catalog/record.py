@@ -24,6 +24,7 @@ class ModelRecord:
     `duplicate_of` is the name of another model with the same weights. `named_templates` are chat templates beside
     the one for plain conversations. `defaults` holds the load options that follow from the files. `header` is that of
     a GGUF file, with the size of all its parts; `shape` that of a folder of weights. `files` are the weight files.
+    `task` is "" for a model that generates text, "embed" or "rank" for one that `formats.embedding` recognizes.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelRecord:
     header: GgufHeader | None = field(default=None, compare=False, repr=False)
     shape: ModelShape | None = field(default=None, compare=False, repr=False)
     files: Files = field(default_factory=dict, compare=False, repr=False)
+    task: str = ""
 
     @property
     def state(self) -> str:

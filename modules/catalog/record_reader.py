@@ -25,6 +25,7 @@ from modules.formats.checkpoint import (
     indexed_files,
     read_description,
 )
+from modules.formats.embedding import PIPELINE, gguf_task
 from modules.formats.gguf_header import GgufHeader, merge_parts, read_header
 from modules.formats.model_shape import sum_sizes
 from modules.formats.safetensors_header import WeightHeader, read_tensor_names, read_weight_header
@@ -47,8 +48,6 @@ from modules.formats.weight_files import (
 from modules.options.option import Value
 from modules.system.directory_walk import Files, list_folder
 from modules.system.format_errors import printable
-
-_PIPELINE = "modules.json"  # of an embedding model, whose layers are in subfolders
 
 _HEADER = FileReader("header", read_header, dataclasses.asdict, GgufHeader.from_json)
 _DESCRIPTION = FileReader("about", read_description, dict, dict)
@@ -76,7 +75,7 @@ class RecordReader:
                 yield self._loose_record(first, parts)
 
     def folder_records(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
-        if folder == self._top or (folder.parent / _PIPELINE).is_file():
+        if folder == self._top or (folder.parent / PIPELINE).is_file():  # a layer of an embedding model
             return
         if folder / "model_index.json" in files or folder / "config.json" in files:
             yield from self._checkpoint_record(folder, files)
@@ -138,10 +137,11 @@ class RecordReader:
         weight_results = [self._cache.get(path, status, _WEIGHTS) for path, status in used.items()]
         headers = [result for result in weight_results if isinstance(result, WeightHeader)]
         checkpoint = Checkpoint(descriptions, weights_packing(folder, used, headers))
+        task = checkpoint.task({path.name for path in files})
         sizes = sum_sizes(header.sizes for header in headers)
         problem = (
             _first_problem(results.values())
-            or _unsupported(folder, unsupported_checkpoint(checkpoint, folder, files))
+            or _unsupported(folder, unsupported_checkpoint(checkpoint, folder, files, task))
             or (several_models(folder, choice.rivals) if not checkpoint.format else None)
             or _first_problem(weight_results)
         )
@@ -161,6 +161,7 @@ class RecordReader:
             defaults=checkpoint.load_options(),
             shape=checkpoint.shape(sizes, _total_size(used)),
             files=used,
+            task=task,
         )
 
     def _tensors(self, path: Path, status: os.stat_result) -> frozenset[str]:
@@ -203,6 +204,7 @@ def with_header(record: ModelRecord, header: GgufHeader) -> ModelRecord:
         named_templates=header.named_templates,
         defaults=_load_options(header),
         header=header,
+        task=gguf_task(header),
     )
 
 

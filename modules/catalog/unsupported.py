@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modules.core.errors import Words
 from modules.formats.checkpoint import Checkpoint
+from modules.formats.embedding import PIPELINE, PIPELINE_SETTINGS
 from modules.formats.gguf_header import GgufHeader
 from modules.loaders.quantization_methods import missing_for_method
 
@@ -55,8 +56,9 @@ _OTHER_FRAMEWORK: Words = {
     "zh": "其中只有 {0} 格式的权重。请下载 PyTorch 版本（model.safetensors）或 GGUF 版本。",
 }
 _NOT_GENERATING: Words = {
-    "en": "this model does not generate text ({0}): it is for embeddings, classification, speech or pictures.",
-    "zh": "此模型（{0}）不生成文本，而是用于文本嵌入、分类、语音或图像。",
+    "en": "this model does not generate text ({0}): it is for classification, speech or pictures, or lacks the files "
+    "of an embedding model (modules.json).",
+    "zh": "此模型（{0}）不生成文本，而是用于分类、语音或图像，或缺少嵌入模型所需的文件（modules.json）。",
 }
 LOOSE_WEIGHTS: Words = {
     "en": "weights alone cannot be loaded. Put the file into a folder of its own, together with config.json and the "
@@ -64,15 +66,14 @@ LOOSE_WEIGHTS: Words = {
     "zh": "仅有权重无法加载。请将此文件放入单独的文件夹，并从其仓库下载 config.json 和词符化器文件。",
 }
 
-_ENCODERS = ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert")
-_GGUF_NOT_GENERATING = (*_ENCODERS, "eurobert", "gemma-embedding", "t5encoder", "wavtokenizer-dec")
+_GGUF_NOT_GENERATING = ("t5encoder", "wavtokenizer-dec")
 _TASKS = re.compile(
     r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice|NextSentencePrediction|MaskedLM"
     r"|ImageClassification|ObjectDetection|SemanticSegmentation|AudioClassification|CTC|SpeechSeq2Seq)$"
     r"|^(Whisper|Clip|CLIP|Siglip|ViT|Bert|Roberta|XLMRoberta|DistilBert|MPNet|Electra|Deberta|Albert|Wav2Vec2).*Model$"
     r"|^Whisper"
 )
-_EMBEDDING_FILES = ("modules.json", "config_sentence_transformers.json")
+_EMBEDDING_FILES = (PIPELINE, PIPELINE_SETTINGS)
 
 
 def _filled(words: Words, detail: str) -> Words:
@@ -99,10 +100,15 @@ UNSUPPORTED_FORMATS: Mapping[str, Words] = {
 """Reasons by format of a folder of weights."""
 
 
-def unsupported_checkpoint(checkpoint: Checkpoint, folder: Path, files: Container[Path]) -> Words | None:
-    """Return why no loader on this machine can load the checkpoint in `folder`; None if one may."""
+def unsupported_checkpoint(checkpoint: Checkpoint, folder: Path, files: Container[Path], task: str) -> Words | None:
+    """Return why no loader on this machine can load the checkpoint in `folder`; None if one may.
+
+    `task` is that of `formats.embedding`, "" if there is none.
+    """
     if reason := UNSUPPORTED_FORMATS.get(checkpoint.format):
         return reason
+    if task and not checkpoint.format:
+        return None
     task = next((name for name in checkpoint.architectures if _TASKS.search(name)), "")
     if task or any(folder / name in files for name in _EMBEDDING_FILES):
         return _filled(_NOT_GENERATING, task or "sentence-transformers")

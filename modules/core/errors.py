@@ -29,6 +29,9 @@ WebUIError
 │   ├── DamagedModel      the file is not what it claims to be
 │   ├── IncompleteModel   files are missing, or one ends too early
 │   └── UnsupportedModel  an intact model that no loader can load
+├── WrongTask             a model that was asked for what it does not do: see `core/embedding_errors.py`
+│   └── CannotGenerate · CannotEmbed · CannotRank
+├── InputTooLong · ForeignTokens   a text or tokens that an embedding model cannot take: see there
 ├── PromptTooLong · TextTooLong   a prompt that does not fit the context: see `core/worker_errors.py`
 ├── LoadFailed · LoadCancelled · GenerationFailed · Unloaded   a load or an answer that ended early: see there
 ├── WorkerDied            the worker process ended: see there

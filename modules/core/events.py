@@ -87,7 +87,8 @@ class Info:
     `special_tokens` has the texts of its special tokens by transformers' names, such as "bos_token"; where one name
     stands for several, a list. The ids of its tokens are below `vocabulary_size`. `fim` has the tokens with which the
     model fills in the middle of a text, None if it has none. `images` tells whether it reads pictures, `slots` how many
-    generations run at once.
+    generations run at once. `task` is "" for a model that generates text, "embed" for
+    one whose answers are vectors of so many `dimensions`, which may be cut if it `may_shorten`, "rank" for scores.
     """
 
     context_length: int
@@ -99,6 +100,9 @@ class Info:
     fim: FimTokens | None = None
     images: bool = False
     slots: int = 1
+    task: str = ""
+    dimensions: int = 0
+    may_shorten: bool = False
 
     def to_json(self) -> Json:
         return dataclasses.asdict(self)

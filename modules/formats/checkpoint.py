@@ -6,11 +6,12 @@ Source: the files that transformers, AutoGPTQ, AutoAWQ, ExLlamaV2, MLX and diffu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from modules.core.errors import ModelProblem
+from modules.formats.embedding import checkpoint_task
 from modules.formats.json_file import MAX_JSON_BYTES, Json, first_integer, read_json
 from modules.formats.model_shape import CONTEXT_KEYS, LAYER_KEYS, ModelShape, TensorSizes, model_shape
 from modules.formats.quantization import PLAIN, Packing
@@ -113,6 +114,10 @@ class Checkpoint:
         """The classes that transformers would make, such as "LlamaForCausalLM"."""
         names = self._descriptions.get("config.json", {}).get("architectures")
         return tuple(printable(name) for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
+    def task(self, files: Container[str]) -> str:
+        """Return what `formats.embedding` recognizes by config.json and by the names of the `files` in the folder."""
+        return checkpoint_task(self._descriptions.get("config.json", {}), files)
 
     @property
     def has_own_code(self) -> bool:

@@ -43,6 +43,9 @@ class Model(Protocol):
     def architecture(self) -> str: ...
 
     @property
+    def task(self) -> str: ...
+
+    @property
     def defaults(self) -> Mapping[str, object]: ...
 
 
@@ -59,7 +62,7 @@ class Loader:
         options: Keys of its load options, in the order of `--explain`.
         samplers: Keys of the generation parameters that its sampler implements.
         abilities: Any of "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel", "next"
-            (candidates for the next token, before and after the samplers).
+            (candidates for the next token, before and after the samplers), "embed" and "rank" (models of that task).
         packages: Import names of the packages it needs.
         install: Command that installs them, into `overlay` if there is one.
         overlay: Packages for its worker, if the main environment has other versions or none.
@@ -97,7 +100,7 @@ class Loader:
 
     def supports(self, model: Model) -> bool:
         """Whether it can load the model."""
-        if model.format not in self.formats:
+        if model.format not in self.formats or (model.task and model.task not in self.abilities):
             return False
         return model.format != "gptq" or not self.gptq_bits or gptq_bits(model) in self.gptq_bits
 
@@ -217,7 +220,7 @@ _TABLE = (
         formats=("safetensors", "pytorch", "gptq", "awq"),
         options=_keys(TRANSFORMERS),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg", "next"}),
+        abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg", "next", "embed", "rank"}),
         lora_engine="peft",
         packages=("torch", "transformers", "accelerate"),
         install="pip install -r requirements.txt",
@@ -295,7 +298,7 @@ _TABLE = (
         formats=("gguf",),
         options=_keys(LLAMACPP),
         samplers=_LLAMACPP_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "parallel", "next"}),
+        abilities=frozenset({"lora", "loras", "parallel", "next", "embed", "rank"}),
         lora_engine="llama.cpp",
         packages=("llama_cpp",),
         install="python server.py --install llama.cpp",

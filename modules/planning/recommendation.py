@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modules.catalog.record import ModelRecord
 from modules.core.errors import LANGUAGES, Unsupported, Words
+from modules.formats.embedding import EMBED, RANK
 from modules.loaders.availability import unavailable
 from modules.loaders.registry import Loader, candidates, gptq_bits
 from modules.system.format_errors import quoted
+
+_TASKS: Mapping[str, Words] = {
+    EMBED: {"en": "embedding", "zh": "嵌入"},
+    RANK: {"en": "reranking", "zh": "重排序"},
+}
 
 
 def compatible_loaders(record: ModelRecord) -> tuple[Loader, ...]:
@@ -22,8 +30,10 @@ def incompatibility(record: ModelRecord, loader: Loader) -> Unsupported | None:
     compatible = compatible_loaders(record)
     running = [other.name for other in compatible if unavailable(other, record.format) is None]
     others = ", ".join(running) or compatible[0].name
-    kind = {"en": record.format, "zh": f" {record.format} "}
-    if record.format in loader.formats:
+    kind: Words = {"en": record.format, "zh": f" {record.format} "}
+    if record.task:
+        kind = _TASKS[record.task]
+    elif record.format in loader.formats:
         bits = gptq_bits(record)
         kind = {"en": f"{bits}-bit {record.format}", "zh": f" {bits} 位 {record.format} "}
     return Unsupported(

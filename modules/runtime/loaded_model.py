@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
+from modules.core.embedding_errors import KINDS, CannotEmbed, CannotGenerate, CannotRank, WrongTask
 from modules.core.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt
 from modules.core.worker_errors import Unloaded, WorkerDied
+from modules.formats.embedding import EMBED, RANK
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.worker_process import Deliver, WorkerProcess
 from modules.system import cpu_memory
 
 Reply = Text | Progress | Waiting | Done
+
+GENERATE = ""
+_REFUSALS: Mapping[str, type[WrongTask]] = {GENERATE: CannotGenerate, EMBED: CannotEmbed, RANK: CannotRank}
+"""The error of a model that is asked for a task that is not its own."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +125,31 @@ class LoadedModel:
     def death(self) -> WorkerDied | Unloaded | None:
         return self._worker.death
 
+    def require(self, task: str) -> None:
+        """Raise CannotGenerate, CannotEmbed or CannotRank unless this is the model's task: see `Info.task`."""
+        if self.info.task != task:
+            raise _REFUSALS[task](self.record.name, KINDS[self.info.task])
+
     def ask(self, operation: str, **args: Json) -> Json:
         """Return the engine's answer to a quick operation, such as "encode"."""
+        if operation == "next":
+            self.require(GENERATE)
         return self._worker.call(operation, **args)
 
     def generate(self, prompt: Prompt, params: Mapping[str, Json]) -> Iterator[Event]:
-        """Yield text as it is generated, then Done. Closing the iterator stops the generation."""
+        """Yield text as it is generated, then Done. Closing the iterator stops the generation.
+
+        Raises CannotGenerate for an embedding model.
+        """
+        self.require(GENERATE)
         return self._worker.events("generate", **_arguments(prompt, params))
 
     def start(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
-        """Start a generation and return a function that stops it. `deliver` gets the events, in the worker's thread."""
+        """Start a generation and return a function that stops it. `deliver` gets the events, in the worker's thread.
+
+        Raises CannotGenerate for an embedding model.
+        """
+        self.require(GENERATE)
         call = self._worker.start("generate", deliver, **_arguments(prompt, params))
         return partial(self._worker.cancel, call)
 

@@ -84,7 +84,7 @@ NOT_LANGUAGE_MODELS = [
     ({"general.architecture": "controlvector"}, "control vector"),
     ({"general.architecture": "flux"}, "images or videos"),
     ({"general.architecture": "qwen_image"}, "images or videos"),
-    ({"general.architecture": "nomic-bert"}, "does not generate text (nomic-bert)"),
+    ({"general.architecture": "t5encoder"}, "does not generate text (t5encoder)"),
 ]
 
 
@@ -138,8 +138,23 @@ def test_an_embedding_model_is_one_entry(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "embed") / "modules.json", "[]")
     checkpoint(tmp_path / "embed" / "2_Dense")
     record = only_record(tmp_path)
-    assert (record.name, record.state) == ("embed", "unsupported")
-    assert "does not generate text (sentence-transformers)" in problem_message(record)
+    assert (record.name, record.state, record.task) == ("embed", "", "embed")
+
+
+def test_a_quantized_embedding_model_is_unsupported(tmp_path: Path) -> None:
+    put(
+        checkpoint(tmp_path / "embed", config=CONFIG | {"quantization_config": {"quant_method": "gptq"}})
+        / "modules.json",
+        "[]",
+    )
+    assert "does not generate text" in problem_message(only_record(tmp_path))
+
+
+def test_a_folder_whose_classifier_has_one_label_ranks(tmp_path: Path) -> None:
+    config = CONFIG | {"architectures": ["XLMRobertaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    checkpoint(tmp_path / "reranker", config=config)
+    record = only_record(tmp_path)
+    assert (record.state, record.task) == ("", "rank")
 
 
 @pytest.mark.parametrize(

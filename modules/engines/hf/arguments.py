@@ -16,11 +16,13 @@ from typing import Any
 
 from modules.core.events import Json
 from modules.engines.hf.rope import NO_ROPE_MODEL_TYPES, RopeScaling, scaled_rope
+from modules.formats.embedding import PIPELINE, RANK, checkpoint_task
 from modules.formats.model_shape import CONTEXT_KEYS
 from modules.formats.remote_code import class_in_other_repository
 from modules.options.option import Value, size_in_bytes
 
 TOKENIZER = "AutoTokenizer.from_pretrained"
+ENCODER, RANKER = "AutoModel", "AutoModelForSequenceClassification"
 CAUSAL, SEQ2SEQ, IMAGES = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"
 DEFAULT_CONTEXT = 2048
 """Context length, in tokens, of a model that does not state its own."""
@@ -54,6 +56,9 @@ class ModelConfig:
         except (OSError, ValueError):  # Transformers reports it better
             fields = {}
         self.fields: dict[str, Any] = fields if isinstance(fields, dict) else {}
+        files = {name for name in (PIPELINE,) if (path / name).is_file()}
+        self.task = checkpoint_task(self.fields, files)
+        """What `formats.embedding` recognizes; "" for a model that generates text."""
 
     @property
     def text(self) -> Mapping[str, Any]:
@@ -77,7 +82,9 @@ class ModelConfig:
 
     @property
     def auto_class(self) -> str:
-        """Return the Transformers Auto class that loads the model for generating text."""
+        """Return the Transformers Auto class that loads the model for its task."""
+        if self.task:
+            return RANKER if self.task == RANK else ENCODER
         remote_classes = self.fields.get("auto_map") or {}
         if self.fields.get("is_encoder_decoder"):
             return SEQ2SEQ
@@ -91,6 +98,11 @@ class ModelConfig:
     def lacks_rope(self) -> bool:
         """Whether the position encoding has no RoPE parameters that could be changed."""
         return self.text.get("model_type") in NO_ROPE_MODEL_TYPES
+
+    @property
+    def is_matryoshka(self) -> bool:
+        """Whether the vectors of an embedding model may be cut, by keys that some makers write."""
+        return bool(self.fields.get("matryoshka_dimensions") or self.fields.get("is_matryoshka"))
 
     @property
     def max_context(self) -> int:

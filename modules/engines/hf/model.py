@@ -160,7 +160,7 @@ def load_model(calls: Mapping[str, Json], advance: Callable[[float], None]) -> M
     """Load the model and tokenizer by `calls`; `advance` gets the fraction of tensors loaded, from 0 to 1."""
     tokenizer = load_tokenizer(calls[TOKENIZER])
     name, args = model_call(calls)
-    with _progress(advance):
+    with progress_of_weights(advance):
         module, info = getattr(transformers, name).from_pretrained(**python_arguments(args), output_loading_info=True)
     _check_complete(module, sorted(info["missing_keys"]))
     return Model("Transformers", tokenizer, module, is_encoder_decoder=name == SEQ2SEQ)
@@ -205,7 +205,7 @@ def _check_complete(module: Any, missing: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _progress(advance: Callable[[float], None]) -> Iterator[None]:
+def progress_of_weights(advance: Callable[[float], None]) -> Iterator[None]:
     """Replace the progress bars of transformers by calls of `advance`."""
     log: Any = transformers.utils.logging
     before = log.set_tqdm_hook(lambda _bar, args, keywords: _Bar(advance, *args, **keywords))

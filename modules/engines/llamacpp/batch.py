@@ -63,6 +63,13 @@ class Batch:
         self.outputs += wants_logits
         return self.outputs - 1 if wants_logits else -1
 
+    def add_outputs(self, tokens: array[int], position: int, sequence: int) -> None:
+        """Append `tokens` as `add` does, all of which want a result: what vectors are pooled of."""
+        begin = len(self)
+        self.add(tokens, position, sequence, wants_logits=False)
+        self._wants_logits[begin : len(self)] = 1
+        self.outputs += len(tokens)
+
     def add_one(self, token: int, position: int, sequence: int) -> int:
         """Append one token that wants logits, and return their row.
 

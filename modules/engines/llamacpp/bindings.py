@@ -41,7 +41,7 @@ class Model:
     def __init__(self, path: Path, calls: Mapping[str, Json], progress: Callable[[float], None]) -> None:
         library.initialize(calls["llama_numa_init"]["numa"] if "llama_numa_init" in calls else 0)
         self.log = library.NativeLog()
-        model = _ModelParams(calls["llama_model_load_from_file"], progress)
+        model = ModelParams(calls["llama_model_load_from_file"], progress)
         self.handle = native.llama_model_load_from_file(os.fsencode(path), model.params)
         if not self.handle:
             raise self._load_failure(path)
@@ -184,7 +184,7 @@ def _byte_pointer(state: NDArray[np.uint8]) -> object:
     return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-class _ModelParams:
+class ModelParams:
     """`llama_model_params`, together with what must stay alive while llama.cpp loads."""
 
     def __init__(self, args: Mapping[str, Json], progress: Callable[[float], None]) -> None:

@@ -24,10 +24,10 @@ from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, notes
 from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
 from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Request, Scheduler
 from modules.engines.llamacpp.threadpool import ComputeThreads
+from modules.engines.llamacpp.tokenizer import Tokenizer
 from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
 from modules.engines.text_stream import CHARACTER_TOKENS, TextStream, begun_character
-from modules.engines.token_ids import token_pieces
 from modules.options.option import Value
 from modules.system import cpu_memory
 
@@ -50,12 +50,8 @@ class LlamaCpp:
         self._cache = KVCache(self.model, slots, attention_sink_size, max_saved_bytes)
         self._scheduler = Scheduler(self.model, self._cache)
         self._warm_up()
-        self.questions: Operations = {
-            "encode": self.encode,
-            "decode": self.decode,
-            "count": self.count,
-            "pieces": self.pieces,
-        }
+        self._tokenizer = Tokenizer(self._vocabulary)
+        self.questions: Operations = self._tokenizer.questions
         self.operations: Operations = {
             "cache": self._cache.describe,
             "forget": self.forget,
@@ -84,36 +80,10 @@ class LlamaCpp:
             raise GenerationFailed("llama.cpp", "it cannot evaluate a single token of this model")
         self.model.clear_cache()
 
-    # -- questions ------------------------------------------------------------------------------------------------
-
-    def encode(self, text: str, add_special: bool = True) -> list[int]:
-        """Return the tokens of `text`, with BOS in front if the model wants it and `text` does not begin with it."""
-        return self._tokenize(text, add_special).tolist()
-
-    def _tokenize(self, text: str, add_special: bool = True) -> array[int]:
-        bos = self._vocabulary.special_text(self._vocabulary.bos)
-        has_bos = self._vocabulary.adds_bos and bool(bos) and text.startswith(bos)
-        return self._vocabulary.tokenize(text, add_special and not has_bos)
-
-    def count(self, text: str) -> int:
-        return len(self._tokenize(text))
-
-    def decode(self, tokens: list[int]) -> str:
-        """Return the text of `tokens`, special ones by their names. Raises OptionError for an invalid token id."""
-        for token in tokens:
-            self._vocabulary.check_token("tokens", token)
-        return b"".join(self._vocabulary.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
-
-    def pieces(self, text: str, add_special: bool = True) -> list[list[Json]]:
-        """Return the tokens of `text`: see `engine_protocol.Operations`."""
-        vocabulary = self._vocabulary
-        tokens = self.encode(text, add_special)
-        return token_pieces((token, vocabulary.piece(token, True), vocabulary.is_control(token)) for token in tokens)
-
     # -- requests -------------------------------------------------------------------------------------------------
 
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
-        return self.encode(text)
+        return self._tokenizer.encode(text)
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         tokens = array("i", prompt or [self._vocabulary.filler_token])

@@ -1,0 +1,79 @@
+"""Translate load options into llama.cpp's calls for a model that computes vectors or scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from modules.core.errors import ModelProblem
+from modules.core.events import Json, Note
+from modules.engines.llamacpp.arguments import Build, Options, arguments
+from modules.engines.llamacpp.notes import notes
+from modules.formats.embedding import POOLING_LAST, POOLING_MEAN, gguf_task, is_encoder
+from modules.formats.gguf_header import GgufHeader, read_header
+
+LONGEST_TEXT = 8192
+"""Tokens of a text at most, whatever the model states: attention over a text takes memory by the square of its length
+where llama.cpp has no flash attention for it."""
+PACKED_TOKENS = 512
+"""Tokens of several texts that are computed together. More is slower: each text attends to the tokens of all."""
+MAX_TEXTS = 32
+"""Texts that are computed together at most."""
+
+_UNUSED = ("type_k", "type_v")
+_GENERATION_ONLY = ("streaming_llm", "cache_4bit", "cache_8bit")
+_NO_EFFECT = {
+    "en": "No effect: this model computes vectors or scores and generates no text.",
+    "zh": "无效：此模型只计算向量或分数，不生成文本。",
+}
+
+
+def embedding_header(path: Path) -> GgufHeader | None:
+    """Return the header of the GGUF file at `path` if it is of a model that computes vectors or scores, else None."""
+    try:
+        header = read_header(path)
+    except (ModelProblem, OSError):  # llama.cpp reports it
+        return None
+    return header if gguf_task(header) else None
+
+
+def embedding_arguments(path: Path, options: Options, build: Build, header: GgufHeader) -> dict[str, Json]:
+    """Return the calls that load `path`, as `arguments` does for models that generate text."""
+    calls = arguments(path, options, build)
+    tokens = longest_text(header, options)
+    batch = PACKED_TOKENS if splits_texts(header) else max(tokens, PACKED_TOKENS)
+    context = {name: value for name, value in calls["llama_init_from_model"].items() if name not in _UNUSED}
+    calls["llama_init_from_model"] = context | {
+        "n_ctx": max(tokens, batch),
+        "n_batch": batch,
+        "n_ubatch": batch,
+        "n_seq_max": MAX_TEXTS,
+        "flash_attn_type": 1,
+        "embeddings": True,
+        "pooling_type": pooling_type(header),
+    }
+    calls.pop("llama_memory_seq_add", None)
+    return calls
+
+
+def embedding_notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
+    """Yield the notes of `notes`, but for the options that matter to the generation of text only."""
+    yield from (note for note in notes(path, options, build) if note.option not in _GENERATION_ONLY)
+    yield from (Note(key, _NO_EFFECT) for key in _GENERATION_ONLY if options.get(key))
+
+
+def pooling_type(header: GgufHeader) -> int:
+    """Return how the vectors of tokens become one: the file's way; the mean for a file that says none."""
+    pooling = header.numbers.get("pooling_type", 0)
+    return pooling if isinstance(pooling, int) and pooling else POOLING_MEAN
+
+
+def splits_texts(header: GgufHeader) -> bool:
+    """Whether a long text may be computed in pieces: where each token sees those before it, and the last one counts."""
+    return pooling_type(header) == POOLING_LAST and not is_encoder(header)
+
+
+def longest_text(header: GgufHeader, options: Options) -> int:
+    """Return the tokens of a text at most: `n_ctx`, but never more than the model has positions for."""
+    own = header.context_length or PACKED_TOKENS
+    return min(int(options["n_ctx"]) or own, own, LONGEST_TEXT)
