@@ -7,24 +7,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from modules.core.errors import ModelLoading, ModelNotFound, NoModelLoaded, WebUIError
+from modules.core.errors import NoModelLoaded, WebUIError
 from modules.core.events import Json, Progress
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied, WorkerStuck
 from modules.loaders.availability import unavailable
 from modules.runtime.core_binding import CoreBinding
-from modules.runtime.errors import InsufficientMemory, ModelAsleep, ModelsBusy
+from modules.runtime.errors import InsufficientMemory, ModelsBusy
 from modules.runtime.explainer import Explainer
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.load_task import LoadTask
 from modules.runtime.loaded_model import Lease, LoadedModel
-from modules.runtime.memory_room import Holding, MemoryRoom
+from modules.runtime.memory_room import MemoryRoom
 from modules.runtime.model_load import ModelLoad
 from modules.runtime.resident import Entry, ResidencyLimits, Resident
-from modules.runtime.room_making import Occupant, make_room
-from modules.runtime.status import Status, status_of
+from modules.runtime.resident_table import ResidentTable
+from modules.runtime.room_making import make_room
+from modules.runtime.status import Status
 from modules.runtime.waiting import MakePlan, Waiter, WaitingRequests
 
 log = logging.getLogger(__name__)
@@ -47,62 +48,56 @@ class ModelManager:
         limits: ResidencyLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.status = Status()
-        self.crashed: set[str] = set()  # names of models that took their worker down, and have not been loaded since
         self._cores, self._room, self._clock = cores or CoreBinding(), room, clock
         self._limits = limits or ResidencyLimits()
         self._explainer = Explainer()
-        self._versions, self._numbers, self._orders = itertools.count(1), itertools.count(1), itertools.count(1)
+        self._numbers = itertools.count(1)
         self._latest_number = 0
         self._latest = LoadTask()  # the newest load by hand, or unload; older ones give up
         self._state = threading.Condition()  # guards the fields below, never held during anything slow
-        self._entries: dict[str, Entry] = {}
-        self._chosen, self._freed = "", 0
+        self._table = ResidentTable(room, self._limits, clock)
         self._tasks: list[LoadTask] = []  # loads that wait for their turn
         self._active: LoadTask | None = None  # the load that is being carried out
-        self._works = False  # whether a thread carries out loads
         self._draining: tuple[str, ...] = ()  # models that get no new leases, so that they can make room
         self._closing = 0  # models whose processes are ending
         self._waiting = WaitingRequests()
         self._failures: dict[str, tuple[float, WebUIError]] = {}  # until when not to try again
         self._timer, self._timer_at = threading.Timer(0, self.expire), 0.0
 
-    # -- the page's choice --------------------------------------------------------------------------------------------
+    # -- residents, and the page's choice -----------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """A snapshot of the page's model."""
+        return self._table.status
+
+    @property
+    def crashed(self) -> set[str]:
+        """The names of models that took their worker down, and have not been loaded since."""
+        return self._table.crashed
 
     @property
     def current(self) -> LoadedModel:
         """The page's model. Raises ModelLoading, ModelAsleep, NoModelLoaded, or the WorkerDied that ended it."""
         with self._state:
-            entry, status = self._entries.get(self._chosen), self.status
-        if entry is not None and entry.is_ready and entry.model is not None:
-            return entry.model
-        if status.state == "loading":
-            raise ModelLoading(status.name)
-        if status.state == "asleep":
-            raise ModelAsleep(status.name)
-        raise status.error if isinstance(status.error, WorkerDied) else NoModelLoaded()
-
-    def choose(self, name: str) -> None:
-        """Make a resident the page's model. One that is asleep is woken by the next lease. Raises ModelNotFound."""
-        with self._state:
-            if name not in self._entries:
-                raise ModelNotFound(name)
-            self._chosen = name
-            self._publish()
+            return self._table.current
 
     def residents(self) -> tuple[Resident, ...]:
         """Return all models that are loaded, being loaded, asleep or failed."""
         with self._state:
-            now = self._clock()
-            return tuple(entry.view(entry.name == self._chosen, self._limits, now) for entry in self._entries.values())
+            return self._table.views()
+
+    def choose(self, name: str) -> None:
+        """Make a resident the page's model. One that is asleep is woken by the next lease. Raises ModelNotFound."""
+        with self._state:
+            self._table.chosen = self._table.find(name).name
+            self._table.publish()
 
     def pin(self, name: str, on: bool = True) -> None:
         """Let a resident stay in memory whatever others need, or no longer. Raises ModelNotFound."""
         with self._state:
-            if name not in self._entries:
-                raise ModelNotFound(name)
-            self._entries[name].is_pinned = on
-            self._publish()
+            self._table.find(name).is_pinned = on
+            self._table.publish()
             self._settle()
 
     # -- leases -------------------------------------------------------------------------------------------------------
@@ -125,25 +120,17 @@ class ModelManager:
         load fails, InsufficientMemory or ModelsBusy. To give up, see `release_when_granted`.
         """
         with self._state:
-            name = name or self._default_name()
+            name = name or self._table.default_name()
             waiter = Waiter(name, make_plan, keep_alive, self._clock() + self._limits.wait_seconds)
-            if not self._is_open(name):
+            if self._open_model(name) is None:
                 self._refuse_hopeless(name, make_plan)
             self._waiting.add(waiter)
             self._settle()
             return waiter.lease
 
-    def _default_name(self) -> str:
-        if self._chosen in self._entries:
-            return self._chosen
-        awake = [entry for entry in self._entries.values() if entry.state in ("ready", "asleep")]
-        if awake:
-            return max(awake, key=lambda entry: (entry.is_ready, entry.idle_since)).name
-        raise NoModelLoaded()
-
     def _refuse_hopeless(self, name: str, make_plan: MakePlan | None) -> None:
         """Raise why a request for a model cannot even wait."""
-        entry = self._entries.get(name)
+        entry = self._table.get(name)
         if not self._has_task(name):
             until, failure = self._failures.get(name, (0.0, None))
             if failure is not None and self._clock() < until:
@@ -156,29 +143,23 @@ class ModelManager:
         if len(self._waiting) >= self._limits.queue:
             raise ModelsBusy(name, len(self._waiting))
 
-    def _is_open(self, name: str) -> bool:
-        """Whether a model is ready, and gives leases."""
-        entry = self._entries.get(name)
-        if entry is None or not entry.is_ready or name in self._draining:
-            return False
-        return all(task.name != name for task in self._tasks)
-
-    def _has_task(self, name: str) -> bool:
-        return any(task.name == name for task in self._all_tasks())
+    def _open_model(self, name: str) -> LoadedModel | None:
+        """Return a model that is ready and gives leases."""
+        if name in self._draining or any(task.name == name for task in self._tasks):
+            return None
+        return self._table.ready_model(name)
 
     def _settle(self) -> None:
         """Grant what can be granted, and have loaded what is waited for. To be called after every change."""
         self._waiting.forget_cancelled()
         for name in self._waiting.names():
-            entry = self._entries.get(name)
-            if self._is_open(name) and entry is not None and entry.model is not None:
-                keep_alive = self._waiting.grant(name, entry.model)
+            entry, model = self._table.get(name), self._open_model(name)
+            if model is not None and entry is not None:
+                keep_alive = self._waiting.grant(name, model)
                 entry.keep_alive = entry.keep_alive if keep_alive is None else keep_alive
             elif not self._has_task(name):
                 self._add_task(name, entry)
-        if self._tasks and not self._works:
-            self._works = True
-            threading.Thread(target=self._work, name="loads", daemon=True).start()
+        self._start_next()
         self._state.notify_all()
         self._arm_timer()
 
@@ -186,8 +167,7 @@ class ModelManager:
         """Have a model loaded that is waited for: as it was before it fell asleep, else as the request says."""
         make_plan = self._waiting.plan_for(name)
         if entry is not None and (entry.state == "asleep" or make_plan is None):
-            kept = entry.plan
-            self._tasks.append(LoadTask(name=name, make_plan=lambda: kept, by_hand=False))
+            self._tasks.append(LoadTask(name=name, plan=entry.plan, by_hand=False))
         elif make_plan is not None:
             self._tasks.append(LoadTask(name=name, make_plan=make_plan, by_hand=False))
         else:  # its load was cancelled
@@ -229,8 +209,8 @@ class ModelManager:
             if self._active is not None and task.joins(self._active):  # it was asked for by a request
                 task = self._active
                 task.number, task.by_hand = number, True
-                task.previous, self._chosen = self._chosen, task.name
-                self._publish()
+                task.previous, self._table.chosen = self._table.chosen, task.name
+                self._table.publish()
             else:
                 self._tasks.insert(0, task)
             self._latest = task
@@ -241,8 +221,8 @@ class ModelManager:
     def unload(self, name: str = "") -> int:
         """Unload a model, or cancel its load; without a name, the page's. Return the bytes of memory freed."""
         with self._state:
-            is_pages = name in ("", self._chosen)
-            name = name or self._chosen
+            is_pages = name in ("", self._table.chosen)
+            name = name or self._table.chosen
             cancelled = [task for task in self._all_tasks() if task.name == name or (is_pages and task is self._latest)]
             abandoned = [load for task in cancelled for load in self._cancel(task)]
             if is_pages:
@@ -253,16 +233,14 @@ class ModelManager:
             self._explainer.close()
         with self._state:
             self._state.wait_for(lambda: self._active not in cancelled)
-            entry = self._entries.pop(name, None)
-            previous = next((task.previous for task in cancelled if task.name == name), "")
+            models = self._table.remove(name)
             if is_pages:
-                self._chosen = previous if previous in self._entries else ""
-            models = [entry.model] if entry is not None and entry.model is not None else []
+                previous = next((task.previous for task in cancelled if task.name == name), "")
+                self._table.chosen = previous if previous in self._table else ""
             self._closing += len(models)
         freed = self._close(models)
         with self._state:
-            self._freed = freed if is_pages else self._freed
-            self._publish()
+            self._table.publish(freed if is_pages else None)
             self._settle()
         return freed
 
@@ -276,7 +254,7 @@ class ModelManager:
 
     def _known_names(self) -> set[str]:
         with self._state:
-            return {*self._entries, *self._waiting.names(), *(task.name for task in self._all_tasks())}
+            return {*self._table.names, *self._waiting.names(), *(task.name for task in self._all_tasks())}
 
     def explain(self, plan: LoadPlan) -> Json:
         """Return what loading would call, as `Explainer.explain`. Raises LoaderUnavailable."""
@@ -288,10 +266,15 @@ class ModelManager:
         """Apply LoRAs as `LoadedModel.apply_loras` does, and show them in `status`."""
         model.apply_loras(adapters)
         with self._state:
-            self._publish()
+            self._table.publish()
+
+    # -- loading, in a thread of the load's own -----------------------------------------------------------------------
 
     def _all_tasks(self) -> list[LoadTask]:
         return [*self._tasks, *([self._active] if self._active else [])]
+
+    def _has_task(self, name: str) -> bool:
+        return any(task.name == name for task in self._all_tasks())
 
     def _cancel(self, task: LoadTask) -> list[ModelLoad]:
         """Cancel a load. Return what is to be ended for it, outside the lock."""
@@ -303,51 +286,21 @@ class ModelManager:
             task.outcome.set_exception(LoadCancelled(task.name))
         return [task.load] if task.load is not None else []
 
-    # -- loading, in one thread ---------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        """Carry out loads until there are no more."""
-        try:
-            while True:
-                with self._state:
-                    if not self._tasks:
-                        return
-                    self._active = self._tasks.pop(0)
-                self._run(self._active)
-        finally:
-            with self._state:
-                self._works = False
-                if self._tasks:  # a load has failed by a bug
-                    self._settle()
-
-    def _run(self, task: LoadTask) -> None:
-        loader = task.plan.loader.name if task.plan else ""
-        failure: WebUIError | None = LoadFailed(loader, task.name, "internal error")  # a bug, which is logged
-        model = None
-        try:
-            model = self._carry_out(task)
-            failure = None
-        except WebUIError as known:
-            failure = known
-        finally:
-            with self._state:
-                self._active, self._draining = None, ()
-                if failure is not None:
-                    self._fail(task, failure)
-                self._settle()
-            if failure is not None:
-                task.outcome.set_exception(failure)
-            elif model is not None:
-                task.outcome.set_result(model)
+    def _start_next(self) -> None:
+        """Begin the next load if none is under way."""
+        if self._active is None and self._tasks:
+            task = self._active = self._tasks.pop(0)
+            thread = ThreadPoolExecutor(1, "load")
+            thread.submit(self._carry_out, task).add_done_callback(partial(self._end, task))
+            thread.shutdown(wait=False)
 
     def _carry_out(self, task: LoadTask) -> LoadedModel:
         plan = task.planned()
         with self._state:
-            entry = self._entries.get(task.name)
-            if not task.by_hand and entry is not None and entry.is_ready and entry.model is not None:
-                return entry.model
+            if not task.by_hand and (model := self._table.ready_model(task.name)) is not None:
+                return model
             self._raise_if_pointless(task)
-            self._show_loading(task, plan)
+            self._table.show_loading(task, plan)
         self._clear_room(task, plan)
         began = time.monotonic()
         task.load = ModelLoad(plan, self._cores, self._on_death, partial(self._on_idle, task.name))
@@ -372,15 +325,6 @@ class ModelManager:
         if task.is_cancelled or (task.needs_waiter and not task.by_hand and task.name not in self._waiting.names()):
             raise LoadCancelled(task.name)
 
-    def _show_loading(self, task: LoadTask, plan: LoadPlan) -> None:
-        entry = self._entries.setdefault(task.name, Entry(plan, on_demand=not task.by_hand))
-        task.was_asleep = entry.state == "asleep"
-        entry.state, entry.stage, entry.progress, entry.error = "loading", "", 0.0, None
-        if task.by_hand:
-            task.previous = self._chosen if self._chosen in self._entries else task.previous
-            self._chosen = task.name
-        self._publish()
-
     def _clear_room(self, task: LoadTask, plan: LoadPlan) -> None:
         """Unload what has to make room for a load, once it is idle.
 
@@ -391,13 +335,14 @@ class ModelManager:
             with self._state:
                 self._state.wait_for(lambda: not self._closing)
                 self._raise_if_pointless(task)
-                occupants = self._occupants()
+                occupants = self._table.occupants()
             decision = make_room(plan, occupants, self._room, self._limits.models, must_fit=not task.by_hand)
             if not decision.possible:
                 raise self._insufficient_memory(plan)
             with self._state:
                 self._draining = decision.wait_for
-                models = self._evict(decision.evict, task)
+                models = self._table.evict(decision.evict, task)
+                self._closing += len(models)
                 if decision.wait_for:
                     self._state.wait(_RECHECK_SECONDS)
                 if task.by_hand and self._clock() >= deadline:
@@ -406,32 +351,56 @@ class ModelManager:
             if not decision.wait_for and len(models) == len(decision.evict):  # else one has just been put to use
                 return
 
-    def _occupants(self) -> list[Occupant]:
-        return [
-            Occupant(entry.model.plan, entry.model.is_busy, entry.is_pinned, entry.idle_since, entry.order)
-            for entry in self._entries.values()
-            if entry.model is not None
-        ]
+    def _insufficient_memory(self, plan: LoadPlan) -> InsufficientMemory:
+        with self._state:
+            held = [(model.record.name, model.memory) for model in self._table.models]
+        return InsufficientMemory(plan.record.name, self._room.needed(plan) if self._room else 0, held)
 
-    def _evict(self, names: Iterable[str], task: LoadTask) -> list[LoadedModel]:
-        """Take idle models from their entries, to be closed.
+    def _report(self, task: LoadTask, progress: Progress) -> None:
+        with self._state:
+            self._table.show_progress(task.name, progress)
 
-        What a load by hand replaces is forgotten, as if it had been unloaded; others are asleep.
-        """
-        entries = [self._entries[name] for name in names if name in self._entries]
-        entries = [entry for entry in entries if entry.model is not None and entry.model.retire()]
-        models = [entry.model for entry in entries if entry.model is not None]
-        for entry in entries:
-            if entry.name == task.name:
-                entry.model = None
-            elif task.by_hand:
-                del self._entries[entry.name]
-            else:
-                entry.sleep()
-        self._closing += len(models)
-        if models:
-            self._publish()
-        return models
+    def _become_ready(self, task: LoadTask, plan: LoadPlan, model: LoadedModel, seconds: float) -> None:
+        """Show that a model is ready, and give it to all who wait for it."""
+        self._table.become_ready(task, plan, model, seconds)
+        self._failures.pop(task.name, None)
+        if self._table.chosen not in self._table and self._latest not in self._all_tasks():
+            self._table.chosen = task.name
+        self._table.publish()
+        self._settle()
+
+    def _end(self, task: LoadTask, work: Future[LoadedModel]) -> None:
+        """Tell how a load has ended, and begin the next one."""
+        failure = work.exception()
+        with self._state:
+            self._active, self._draining = None, ()
+            if isinstance(failure, WebUIError):
+                self._fail(task, failure)
+            elif failure is not None:  # a bug; whoever waits for the load logs it
+                loader = task.plan.loader.name if task.plan else ""
+                self._fail(task, LoadFailed(loader, task.name, "internal error"))
+            self._settle()
+        if failure is not None:
+            task.outcome.set_exception(failure)
+        else:
+            task.outcome.set_result(work.result())
+
+    def _fail(self, task: LoadTask, failure: WebUIError) -> None:
+        """Show that a load has failed, or undo it if nothing was lost."""
+        is_pages_first = task.by_hand and task.previous not in self._table
+        if isinstance(failure, LoadCancelled):
+            self._table.undo_load(task)
+            if not task.by_hand:  # else the later request publishes its own status
+                self._table.publish()
+        elif isinstance(failure, InsufficientMemory | ModelsBusy) and not is_pages_first:
+            self._table.undo_load(task)
+            self._table.chosen = task.previous if task.by_hand else self._table.chosen
+            self._waiting.refuse(task.name, failure)
+            self._table.publish()
+        else:
+            self._failures[task.name] = (self._clock() + self._limits.failure_seconds, failure)
+            self._waiting.refuse(task.name, failure)
+            self._table.fail(task.name, task.plan, failure)
 
     def _close(self, models: Sequence[LoadedModel]) -> int:
         """Close models that `_closing` counts, and return the bytes freed."""
@@ -444,56 +413,6 @@ class ModelManager:
                 self._state.notify_all()
         return freed
 
-    def _insufficient_memory(self, plan: LoadPlan) -> InsufficientMemory:
-        with self._state:
-            models = [entry.model for entry in self._entries.values() if entry.model is not None]
-        held = [(model.record.name, model.memory) for model in models]
-        return InsufficientMemory(plan.record.name, self._room.needed(plan) if self._room else 0, held)
-
-    def _report(self, task: LoadTask, progress: Progress) -> None:
-        with self._state:
-            if (entry := self._entries.get(task.name)) is not None and entry.state == "loading":
-                entry.stage, entry.progress = progress.stage, progress.done
-                self._publish()
-
-    def _become_ready(self, task: LoadTask, plan: LoadPlan, model: LoadedModel, seconds: float) -> None:
-        entry = self._entries[task.name]
-        entry.plan, entry.model, entry.state, entry.seconds = plan, model, "ready", seconds
-        entry.idle_since, entry.order = self._clock(), next(self._orders)
-        entry.on_demand = entry.on_demand and not task.by_hand
-        self.crashed.discard(task.name)
-        self._failures.pop(task.name, None)
-        if self._chosen not in self._entries and self._latest not in self._all_tasks():
-            self._chosen = task.name
-        self._publish()
-        self._settle()
-
-    def _fail(self, task: LoadTask, failure: WebUIError) -> None:
-        """Show that a load has failed, or undo it if nothing was lost."""
-        entry = self._entries.get(task.name)
-        previous = task.previous if task.previous in self._entries else ""
-        is_refusal = isinstance(failure, InsufficientMemory | ModelsBusy) and (previous or not task.by_hand)
-        if isinstance(failure, LoadCancelled) or is_refusal:
-            if entry is not None and entry.model is not None:
-                entry.state = "ready"
-            elif entry is not None and task.was_asleep:
-                entry.sleep()
-            elif entry is not None:
-                del self._entries[task.name]
-            if is_refusal:
-                self._waiting.refuse(task.name, failure)
-                self._chosen = previous if task.by_hand else self._chosen
-            if is_refusal or not task.by_hand:  # else the later request publishes its own status
-                self._publish()
-            return
-        entry = entry or self._entries.setdefault(task.name, Entry(task.plan)) if task.plan else entry
-        if entry is not None:
-            entry.fail(failure)
-        self._failures[task.name] = (self._clock() + self._limits.failure_seconds, failure)
-        self._waiting.refuse(task.name, failure)
-        self._note_crash(task.name, failure)
-        self._publish()
-
     # -- what happens by itself ---------------------------------------------------------------------------------------
 
     def _on_death(self, death: WorkerDied) -> None:
@@ -502,56 +421,45 @@ class ModelManager:
         While it loads, the load itself reports its end.
         """
         with self._state:
-            dead = [entry for entry in self._entries.values() if entry.model is not None and entry.model.death is death]
-            if not dead or (model := dead[0].model) is None:
+            if (model := self._table.die(death)) is None:
                 return
-            dead[0].fail(death)
-            self._note_crash(dead[0].name, death)
-            is_chosen = dead[0].name == self._chosen
-            if isinstance(death, WorkerStuck) and not is_chosen:
-                self._tasks.append(LoadTask(name=dead[0].name, plan=model.plan, by_hand=False, needs_waiter=False))
-            self._publish()
+            name = model.record.name
+            is_stuck, is_chosen = isinstance(death, WorkerStuck), name == self._table.chosen
+            if is_stuck and not is_chosen:
+                self._tasks.append(LoadTask(name=name, plan=model.plan, by_hand=False, needs_waiter=False))
             self._settle()
         log.error("%s", death)
-        if isinstance(death, WorkerStuck) and is_chosen:
+        if is_stuck and is_chosen:
             self.begin(model.plan)
-
-    def _note_crash(self, name: str, error: WebUIError) -> None:
-        if isinstance(error, WorkerDied):
-            self.crashed.add(name)
 
     def _on_idle(self, name: str) -> None:
         """Note the end of the last answer of a model."""
         with self._state:
-            if (entry := self._entries.get(name)) is not None:
+            if (entry := self._table.get(name)) is not None:
                 entry.idle_since = self._clock()
             self._settle()
 
     def expire(self) -> None:
         """Put models to sleep that have been idle for long enough, and tell requests that have waited too long."""
         with self._state:
-            now, self._timer_at = self._clock(), 0.0
-            loading = self._active.name if self._active is not None and self._active.load is not None else ""
-            waiting = len(self._waiting)
-            self._waiting.refuse_overdue(now, loading, lambda waiter: ModelsBusy(waiter.name, waiting))
-            models = []
-            for entry in self._entries.values():
-                sleeps_at = entry.sleeps_at(self._limits)
-                if sleeps_at is not None and sleeps_at <= now and entry.model is not None and entry.model.retire():
-                    models.append(entry.model)
-                    entry.sleep()
+            self._timer_at, waiting = 0.0, len(self._waiting)
+            self._waiting.refuse_overdue(
+                self._clock(), self._loading_name(), lambda waiter: ModelsBusy(waiter.name, waiting)
+            )
+            models = self._table.put_to_sleep()
             self._closing += len(models)
-            if models:
-                self._publish()
             self._settle()
         self._close(models)
 
+    def _loading_name(self) -> str:
+        """Return the name of the model that a worker is loading: requests for it no longer wait for room."""
+        return self._active.name if self._active is not None and self._active.load is not None else ""
+
     def _arm_timer(self) -> None:
         """Have `expire` called when it is next needed."""
-        idle = [entry for entry in self._entries.values() if entry.model is not None and not entry.model.is_busy]
-        times = [at for entry in idle if (at := entry.sleeps_at(self._limits)) is not None]
-        loading = self._active.name if self._active is not None and self._active.load is not None else ""
-        times += [waiter.deadline for waiter in self._waiting if waiter.name != loading]
+        times = [waiter.deadline for waiter in self._waiting if waiter.name != self._loading_name()]
+        if (next_sleep := self._table.next_sleep()) is not None:
+            times.append(next_sleep)
         if not times or (self._timer_at and self._timer_at <= min(times)):
             return
         self._timer.cancel()
@@ -559,17 +467,6 @@ class ModelManager:
         self._timer = threading.Timer(max(self._timer_at - self._clock(), 0.0), self.expire)
         self._timer.daemon = True
         self._timer.start()
-
-    # -- status -------------------------------------------------------------------------------------------------------
-
-    def _publish(self) -> None:
-        """Show what has changed: `status` is that of the page's model, and `version` grows with every change."""
-        version, entry = next(self._versions), self._entries.get(self._chosen)
-        self._freed = self._freed if entry is None else 0
-        self.status = status_of(entry, version, self._freed)
-        if self._room is not None:
-            held = [entry for entry in self._entries.values() if entry.model is not None]
-            self._room.holdings = tuple(Holding(entry.plan, entry.is_pinned) for entry in held)
 
 
 def _end_loads(loads: Iterable[ModelLoad]) -> None:

@@ -61,7 +61,11 @@ class SingleModelManager(ModelManager):
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__()
-        self._current = model
+        self._model = model
+
+    @property
+    def current(self) -> LoadedModel:
+        return self._model
 
 
 @dataclass
