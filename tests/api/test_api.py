@@ -134,6 +134,34 @@ def test_a_schema_that_cannot_be_enforced_is_refused_by_its_word(server: Server)
         server.openai.completions.create(prompt="A list:", extra_body={"json_schema": schema}, **GREEDY)
 
 
+CAPITALS = {
+    "type": "function",
+    "function": {
+        "name": "find_capital",
+        "description": "Find the capital of a country",
+        "parameters": {
+            "type": "object",
+            "properties": {"country": {"type": "string", "maxLength": 20}},
+            "required": ["country"],
+            "additionalProperties": False,
+        },
+    },
+}
+NOW = {"type": "function", "function": {"name": "now", "description": "Tell the time"}}
+
+
+def test_a_call_of_a_tool_can_be_required_of_any_model(server: Server, subtests: pytest.Subtests) -> None:
+    named = {"type": "function", "function": {"name": "find_capital"}}
+    for choice, tools in (("required", [CAPITALS]), (named, [NOW, CAPITALS])):
+        with subtests.test(choice=choice):
+            fields: dict[str, Any] = {"messages": QUESTION, "tools": tools, "tool_choice": choice, **GREEDY}
+            (whole,) = server.openai.chat.completions.create(**fields, parallel_tool_calls=False).choices
+            (call,) = whole.message.tool_calls or ()
+            assert call.type == "function" and call.function.name == "find_capital"
+            assert set(json.loads(call.function.arguments)) == {"country"}
+            assert (whole.message.content, whole.finish_reason) == (None, "tool_calls")
+
+
 def test_streaming_does_not_change_a_completion(server: Server) -> None:
     fields = {"prompt": "Once upon a time", "max_tokens": 24, **GREEDY}
     complete = server.openai.completions.create(**fields).choices[0]
