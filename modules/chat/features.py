@@ -89,7 +89,11 @@ def probe(render: RenderAll) -> TemplateFeatures:
         parts=parts,
         reasoning=rendered["reasoning"].shows(_THOUGHT),
         tool_results=rendered["tool result"].shows(_RESULT) or rendered["text arguments"].shows(_RESULT),
-        text_arguments=bool(rendered["tool result"].error) and not rendered["text arguments"].error,
+        text_arguments=_needs_text(rendered["tool result"], rendered["text arguments"])
+        or (
+            not rendered["tool result"].error
+            and _needs_text(rendered["call without text"], rendered["text arguments without text"])
+        ),
         open_thought=open_thought,
         markers=markers,
         thought_start=thought_start,
@@ -131,10 +135,10 @@ def _content_form(render: RenderAll) -> tuple[bool, frozenset[str]] | None:
 def _conversations(system: bool) -> dict[str, list[Message]]:
     """Return conversations that some templates refuse or shorten, by what is special about them."""
 
-    def called(arguments: object) -> list[Message]:
+    def called(arguments: object, text: str | None = "") -> list[Message]:
         call = {"type": "function", "id": "call12345", "function": {"name": "probe", "arguments": arguments}}
         result = {"role": "tool", "content": _RESULT, "name": "probe", "tool_call_id": "call12345"}
-        return [_user(_USER), {**_assistant(""), "tool_calls": [call]}, result]
+        return [_user(_USER), {"role": "assistant", "content": text, "tool_calls": [call]}, result]
 
     return {
         "several systems": [_system(_SYSTEM), _system(_SYSTEM_2), _user(_USER)],
@@ -148,7 +152,14 @@ def _conversations(system: bool) -> dict[str, list[Message]]:
         "reasoning": [_user(_USER), {**_assistant(_ANSWER), "reasoning_content": _THOUGHT, "thinking": _THOUGHT}],
         "tool result": called({"x": 1}),
         "text arguments": called('{"x": 1}'),
+        "call without text": called({"x": 1}, None),
+        "text arguments without text": called('{"x": 1}', None),
     }
+
+
+def _needs_text(mapping: Rendering, text: Rendering) -> bool:
+    """Return whether a template takes the arguments of a call only as text."""
+    return bool(mapping.error) and not text.error
 
 
 def _open_thought(rendered: Mapping[str, Rendering]) -> str:

@@ -19,7 +19,7 @@ _Messages = list[dict[str, Any]]
 
 def mend(messages: Sequence[Message], features: TemplateFeatures) -> list[Message]:
     """Return `messages` as the template takes them; unchanged ones if it takes them as they are."""
-    mended = [{name: value for name, value in message.items() if value is not None} for message in messages]
+    mended = [_without_nulls(message) for message in messages]
     if not features.developer:
         _rename_developer(mended)
     mended = [_with_arguments(message, features.text_arguments) for message in _with_systems(mended, features)]
@@ -28,6 +28,15 @@ def mend(messages: Sequence[Message], features: TemplateFeatures) -> list[Messag
     if not features.equal_neighbors:
         mended = _merge_neighbors(mended)
     return with_parts(mended, features.parts)
+
+
+def _without_nulls(message: Message) -> dict[str, Any]:
+    """Return the message without empty fields, except for the text of one with calls: some templates ask for none."""
+    return {
+        name: value
+        for name, value in message.items()
+        if value is not None or (name == "content" and message.get("tool_calls"))
+    }
 
 
 def _with_arguments(message: dict[str, Any], as_text: bool) -> dict[str, Any]:
@@ -95,7 +104,7 @@ def _merge(first: Message, second: Message) -> dict[str, Any]:
 
 def _text(message: Message) -> str:
     """Return the text of a message, whose content may be a list of parts."""
-    content = message.get("content", "")
+    content = message.get("content") or ""
     if isinstance(content, str):
         return content
     return "\n".join(str(part.get("text", "")) for part in content)

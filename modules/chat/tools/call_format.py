@@ -86,3 +86,20 @@ def tags(text: str) -> tuple[str, ...]:
 
 def text_node(text: str) -> list[AnswerGrammar]:
     return [["text", text]] if text else []
+
+
+def split_opening(frame: Frame) -> tuple[tuple[str, ...], str, str]:
+    """Split what precedes a name: tags around the call, which may be missing; the tag before the name; and the rest.
+
+    "<tool_call>\n<function=" has the tag "<tool_call>" around a call, and "<function=" before its name.
+    """
+    rest, own = frame.call_open, []
+    while (tag := _TAG.match(rest)) is not None:
+        own.append(tag[0])
+        rest = rest[tag.end() :]
+        if not rest.lstrip().startswith(("<", "[")):
+            break
+        rest = rest.lstrip()
+    else:
+        own, rest = [*own, rest], ""
+    return (*tags(frame.open), *own[:-1]), own[-1], rest

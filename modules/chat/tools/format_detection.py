@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from modules.chat.tools.call_format import CallFormat, Frame
+from modules.chat.tools.call_format import CallFormat, Frame, tags
+from modules.chat.tools.gemma_format import QUOTE, GemmaCalls
+from modules.chat.tools.harmony_format import HarmonyCalls
 from modules.chat.tools.json_format import JsonCalls
+from modules.chat.tools.marked_format import MarkedCalls
+from modules.chat.tools.xml_format import XmlCalls
 
 NAME = "probetool"
 SAID = "probesaid"
@@ -17,6 +22,10 @@ ARGUMENTS: Mapping[str, str | int] = {"probetext": "probevalue", "probenumber": 
 
 _TEXT_KEY, _NUMBER_KEY = ARGUMENTS
 _JSON = re.compile(rf'\{{\s*"{_TEXT_KEY}":\s*"probevalue",\s*"{_NUMBER_KEY}":\s*7\s*\}}')
+_ID = re.compile(r"probe000\d")
+_NUMBER = re.compile(r":\d+")
+_MEMBERS = re.compile(r"\{[^{}]*(?=\})")
+_TAG_START = re.compile(r"[<\[]")
 _ID_MEMBER = re.compile(r',\s*"\w*id"\s*:\s*"probe000\d"')
 _NUMBERED = re.compile(r'("tool_call_id":\s*)"\d"')
 _NAME_IN_JSON = re.compile(r'\{[^{}]*"(?:name|tool_name)":\s*$')
@@ -29,17 +38,22 @@ _BRACKETS = re.compile(r"[\s}\]`]*")
 _CLOSING = re.compile(r"[\s}\]`]*(</[^<>]+>|\[/[A-Z_]+\]|<[^<>]*(?:end|END|suffix)[^<>]*>|<[^<>|]+\|>)")
 
 
+_LLAMA_TAG = "<|python_tag|>"
+"""Before some calls of Llama 3, but not in the calls that its templates write."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What a template writes after a question: one call and its result, two calls and theirs ("" if it refuses them).
 
-    `answer_end` follows an answer without calls, and `header` precedes it.
+    `answer_end` follows an answer without calls, and `header` precedes it. `thought_end` ends a thought.
     """
 
     one: str
     two: str
     answer_end: str
     header: str
+    thought_end: str = ""
 
     @property
     def result_tag(self) -> str:
@@ -78,20 +92,76 @@ class _Parts:
 def detect(sample: Sample, source: str) -> CallFormat | None:
     """Return the format of the calls, None if it is not known. `source` is that of the template."""
     one, two = (_NUMBERED.sub(r'\1"0"', _ID_MEMBER.sub("", text)) for text in (sample.one, sample.two))
-    sample = Sample(one.partition(RESULT)[0], two.partition(RESULT)[0], sample.answer_end, sample.header)
-    return _json_calls(sample, source)
+    sample = dataclasses.replace(sample, one=one.partition(RESULT)[0], two=two.partition(RESULT)[0])
+    if f"to=functions.{NAME}" in sample.one and "<|message|>" in sample.one:
+        return HarmonyCalls()
+    formats = (_json_calls(sample, source), _gemma_calls(sample), _marked_calls(sample), _xml_calls(sample))
+    return next((found for found in formats if found is not None), None)
 
 
 def _json_calls(sample: Sample, source: str) -> CallFormat | None:
     start = sample.one.find(f'"{NAME}"')
-    found = _JSON.search(sample.one, start)
+    found = _JSON.search(sample.one, max(start, 0))
     if start < 0 or found is None:
         return None
     before, between = _before(sample, start), sample.one[start + len(NAME) + 2 : found.start()]
     if not _NAME_IN_JSON.search(before) or not _KEY_OF_ARGUMENTS.match(between):
         return None
     frame = _parts(sample, before, _JSON, f'"{NAME}"').frame()
-    return JsonCalls(frame, between, ("<|python_tag|>",) if "<|python_tag|>" in source else ())
+    bare = not (frame.open + frame.call_open).partition("{")[0].strip()
+    return JsonCalls(frame, between, (_LLAMA_TAG,) if bare or _LLAMA_TAG in source else ())
+
+
+def _gemma_calls(sample: Sample) -> CallFormat | None:
+    start = sample.one.find(f"call:{NAME}{{")
+    if start < 0:
+        return None
+    before = _before(sample, start + len("call:"))
+    quote = QUOTE if QUOTE in sample.one else '"'
+    return GemmaCalls(_parts(sample, before, _MEMBERS, NAME).frame(), quote) if "<" in before else None
+
+
+def _marked_calls(sample: Sample) -> CallFormat | None:
+    start = sample.one.find(NAME)
+    found = _JSON.search(sample.one, start)
+    if found is None:
+        return None
+    before, separator, name_end = _before(sample, start), sample.one[start + len(NAME) : found.start()], ""
+    has_id = _ID.search(separator)
+    if end := has_id or _NUMBER.match(separator):
+        name_end, separator = separator[: end.end()], separator[end.end() :]
+    if not (_TAG_AHEAD.search(separator) or separator.strip() in (">", "```json")) or not _TAG_START.search(before):
+        return None
+    frame = _parts(sample, before, _JSON, NAME).frame()
+    return MarkedCalls(frame, separator, "" if has_id else name_end, tags(name_end) if has_id else ())
+
+
+def _xml_calls(sample: Sample) -> CallFormat | None:
+    start = sample.one.find(NAME)
+    call = sample.one[start + len(NAME) :]
+    keys = sorted(ARGUMENTS, key=call.find)
+    parts = _xml_parts(keys).match(call)
+    if parts is None:
+        return None
+    key_open = _common_end(parts[1], parts[3])
+    key_open = key_open[max(key_open.rfind("<"), 0) :]
+    value_end = parts[3][: len(parts[3]) - len(key_open)]
+    ends = {keys[0]: parts[2], keys[1]: parts[4]}
+    before = _before(sample, start)
+    if not (key_open and value_end.strip() and parts[2].strip() and _TAG_START.search(before)):
+        return None
+    inner_end = re.compile(rf"{keys[1]}[^{{}}]*?{ARGUMENTS[keys[1]]}{re.escape(value_end)}")
+    if inner_end.search(sample.one, start) is None:
+        return None
+    name_end = parts[1][: len(parts[1]) - len(key_open)]
+    frame = _parts(sample, before, inner_end, NAME).frame()
+    return XmlCalls(frame, name_end, key_open, ends[_TEXT_KEY], ends[_NUMBER_KEY], value_end)
+
+
+def _xml_parts(keys: Sequence[str]) -> re.Pattern[str]:
+    """Return the pattern of what separates the name, the keys and the values of a call."""
+    first, second = keys
+    return re.compile(rf"(.*?){first}(.*?){ARGUMENTS[first]}(.*?){second}(.*?){ARGUMENTS[second]}", re.DOTALL)
 
 
 def _parts(sample: Sample, before: str, inner_end: re.Pattern[str], name: str) -> _Parts:
@@ -109,6 +179,8 @@ def _before(sample: Sample, start: int) -> str:
     text = sample.one[:start]
     if SAID in text:
         return text.rpartition(SAID)[2].lstrip()
+    if sample.thought_end and sample.thought_end in text:
+        return text.rpartition(sample.thought_end)[2].lstrip()
     common = _common_start(text, sample.header)
     opened = max(common.rfind("<"), common.rfind("["))
     if opened > max(common.rfind(">"), common.rfind("]")):  # within a tag

@@ -81,7 +81,7 @@ class JsonCalls:
             if reader.mark is not None:
                 reader.at, reader.mark = reader.mark, None
                 if not known_only:
-                    reader.add_fault()
+                    reader.add_fault(len(reader.calls))
             return False
         return True
 

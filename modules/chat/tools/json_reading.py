@@ -86,6 +86,16 @@ def copy_nested(reader: ReplyReader, write: Callable[[str], None], closers: Coll
     return False
 
 
+def copy_string(reader: ReplyReader, write: Callable[[str], None]) -> Reading[bool]:
+    """Copy a string as a whole, and return whether it is complete."""
+    try:
+        write(json.dumps((yield from read_string(reader)), ensure_ascii=False))
+    except NotACall:
+        write_text(reader, write, len(reader.text))
+        return False
+    return True
+
+
 def write_text(reader: ReplyReader, write: Callable[[str], None], end: int) -> None:
     """Copy the text up to `end`."""
     if end > reader.at:

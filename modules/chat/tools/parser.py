@@ -42,6 +42,7 @@ class ToolCallParser:
         pieces: list[Piece] = []
         for kind, text in parts:
             if kind == REASONING:
+                self._scanner.reader.has_thought = True
                 pieces += self._thought.feed(text)
             elif found := self._scanner.feed(text):
                 pieces += [*self._thought.release(), *found]

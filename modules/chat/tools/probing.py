@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,13 +40,15 @@ class ToolSupport:
     """What a template does with tools by itself: whether it describes them, writes calls, and writes results.
 
     `calls` is the format of its calls, None if it has none that is known. With `short_ids`, the ids of calls must have
-    nine letters or digits. `result_tag` comes where a result would begin, which the model should not write.
+    nine letters or digits. With `no_text`, a message with calls must have no text, not even an empty one. `result_tag`
+    comes where a result would begin, which the model should not write.
     """
 
     describes: bool = False
     calls: CallFormat | None = None
     results: bool = False
     short_ids: bool = False
+    no_text: bool = False
     result_tag: str = ""
 
 
@@ -59,16 +62,25 @@ def probe_tools(render: RenderAll, features: TemplateFeatures, source: str) -> T
         [_user(), _calling(SAID, 2), *_results(2)],
         [_user(), _calling("", 1, _LONG_ID), *_results(1, _LONG_ID)],
         [_user(), {"role": "assistant", "content": SAID}, _user()],
+        [_user(), _calling(None, 1), *_results(1)],
+        [_user(), _calling(None, 2), *_results(2)],
     ]
-    silent, speaking, two, long_ids, answer = _rendered(render, features, conversations, tools=describes)
+    silent, speaking, two, long_ids, answer, no_text, two_of_them = _rendered(
+        render, features, conversations, tools=describes
+    )
     one = speaking if speaking.shows(NAME) else silent
-    sample = Sample(_last(one), _last(two), _after(answer, SAID), _header(answer, SAID))
-    calls = detect(sample, source) if NAME in sample.one else None
+    thought_end = features.markers.close if features.markers else ""
+    sample = Sample(_last(one), _last(two), _after(answer, SAID), _header(answer, SAID), thought_end)
+    calls = detect(sample, source)
+    if needs_none := calls is None and no_text.shows(NAME):
+        sample = dataclasses.replace(sample, one=_last(no_text), two=_last(two_of_them))
+        calls = detect(sample, source)
     return ToolSupport(
         describes=describes,
         calls=calls,
         results=one.shows(RESULT) or silent.shows(RESULT),
         short_ids=bool(long_ids.error) and not silent.error,
+        no_text=needs_none,
         result_tag=sample.result_tag,
     )
 
@@ -102,7 +114,7 @@ def _user() -> Message:
     return {"role": "user", "content": _QUESTION}
 
 
-def _calling(text: str, count: int, ids: str = _SHORT_ID) -> Message:
+def _calling(text: str | None, count: int, ids: str = _SHORT_ID) -> Message:
     calls = [
         {"type": "function", "id": ids.format(index), "function": {"name": NAME, "arguments": dict(ARGUMENTS)}}
         for index in range(count)

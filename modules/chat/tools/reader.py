@@ -7,7 +7,7 @@ from collections.abc import Collection, Generator, Sequence
 from typing import TypeVar
 
 from modules.chat.tools.tool import Tool
-from modules.core.pieces import ARGUMENTS, CALL, TEXT, Piece
+from modules.core.pieces import ARGUMENTS, CALL, REASONING, TEXT, Piece
 
 T = TypeVar("T")
 Reading = Generator[None, None, T]
@@ -35,6 +35,7 @@ class ReplyReader:
         self.faults: list[str] = []
         self.calls: list[str] = []
         self.has_text = False
+        self.has_thought = False
         self.in_thought = False
         self._arguments: list[str] = []
 
@@ -109,6 +110,7 @@ class ReplyReader:
             text = self.pieces.pop()[1] + text
         self.pieces.append((kind, text))
         self.has_text = self.has_text or kind == TEXT
+        self.has_thought = self.has_thought or kind == REASONING
 
     def begin_call(self, name: str) -> None:
         """Begin a call. It cannot become text any more."""
@@ -129,9 +131,11 @@ class ReplyReader:
         elif not is_object("".join(self._arguments)):
             self.add_fault()
 
-    def add_fault(self) -> None:
-        """Note that the call that was read last is not as it should be."""
-        self.faults.append(f"tool_calls[{max(len(self.calls) - 1, 0)}]")
+    def add_fault(self, call: int | None = None) -> None:
+        """Note that the call of this number, by default the last one, is not as it should be."""
+        name = f"tool_calls[{max(len(self.calls) - 1, 0) if call is None else call}]"
+        if name not in self.faults:
+            self.faults.append(name)
 
 
 def is_object(text: str) -> bool:

@@ -30,7 +30,7 @@ class CallScanner:
         self._openers = tuple(sorted(set(calls.openers), key=len, reverse=True))
         self._opener = re.compile("|".join(map(re.escape, self._openers))) if self._openers else _NEVER
         firsts = "".join(re.escape(one) for one in sorted({one[0] for one in self._openers}))
-        self._special = re.compile(rf"[{firsts}]|\s\Z")
+        self._special = re.compile(rf"[{firsts}]|\s\Z" if firsts else r"\s\Z")
         self._last = last
         self._plain = False
         self._fresh = True  # nothing but calls so far
@@ -83,7 +83,7 @@ class CallScanner:
         reader.at = reader.mark
         self._fresh = False
         if opener:
-            reader.faults.append(f"tool_calls[{len(reader.calls)}]")
+            reader.add_fault(len(reader.calls))
             self._emit(length)
 
     # -- text --------------------------------------------------------------------------------------------------------

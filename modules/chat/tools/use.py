@@ -72,6 +72,8 @@ class ToolUse:
             changed = _one_call_each(changed)
         if self.support.short_ids:
             changed = [_with_short_ids(message) for message in changed]
+        if self.support.no_text:
+            changed = [part for message in changed for part in _without_text(message)]
         if self.support.calls is None:
             changed = [calls_as_text(message, GENERIC_CALLS) for message in changed]
         if self.support.calls is None or not self.support.results:
@@ -131,6 +133,14 @@ def _one_call_each(messages: Sequence[Message]) -> list[Message]:
                 split.append(own)
         split += results
     return split
+
+
+def _without_text(message: Message) -> list[Message]:
+    """Return a message with calls as one without text, after one with the text if there is any."""
+    if not functions(message):
+        return [message]
+    text = {name: value for name, value in message.items() if name != "tool_calls"}
+    return [*([text] if message.get("content") else []), {**message, "content": None}]
 
 
 def _with_short_ids(message: Message) -> Message:

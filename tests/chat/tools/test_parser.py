@@ -1,0 +1,96 @@
+"""Replies with calls are split into thought, text, calls and their arguments, however the text arrives."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from modules.chat.tools.parser import ToolCallParser
+from modules.chat.tools.use import ToolUse
+from modules.core.reasoning import KNOWN_MARKERS, ReasoningParser
+from tests.support.tool_replies import STYLES, Reply, replies, use_of
+
+FORMATS = sorted(STYLES)
+
+
+def split(use: ToolUse, cuts: Iterable[str], inside: bool = False) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the pieces of a reply, neighbors of one kind joined, and the faults."""
+    parser = use.parser(ReasoningParser(KNOWN_MARKERS, inside))
+    pieces = [piece for text in cuts for piece in parser.feed(text)] + parser.end()
+    assert all(text for _, text in pieces)
+    joined: list[tuple[str, str]] = []
+    for kind, text in pieces:
+        if joined and joined[-1][0] == kind != "call":
+            joined[-1] = (kind, joined[-1][1] + text)
+        else:
+            joined.append((kind, text))
+    return joined, list(parser.faults)
+
+
+def parts_of(pieces: list[tuple[str, str]]) -> list[tuple[Any, ...]]:
+    """Return the pieces with the arguments of each call as a value, or as text if they are no valid JSON."""
+    parts: list[tuple[Any, ...]] = []
+    for kind, text in pieces:
+        if kind == "arguments":
+            try:
+                parts[-1] = (*parts[-1], json.loads(text))
+            except ValueError:
+                parts[-1] = (*parts[-1], text)
+        else:
+            parts.append((kind, text))
+    return parts
+
+
+def random_cuts(text: str, seed: int) -> list[str]:
+    rng = random.Random(seed)
+    at = sorted(rng.randrange(len(text) + 1) for _ in range(rng.randrange(1, 9)))
+    return [text[start:end] for start, end in itertools.pairwise([0, *at, len(text)])]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_parts_of_a_reply_are_found(name: str, subtests: pytest.Subtests) -> None:
+    use, count = use_of(name), 0
+    for reply in replies(name):
+        with subtests.test(reply.name):
+            pieces, faults = split(use, [reply.text])
+            assert parts_of(pieces) == list(reply.parts)
+            assert len(faults) == reply.faults
+        count += 1
+    assert count >= 30
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_pieces_do_not_depend_on_how_a_reply_is_cut(name: str, subtests: pytest.Subtests) -> None:
+    use = use_of(name)
+    for reply in [*replies(name), *_broken(name)]:
+        with subtests.test(reply.name):
+            whole = split(use, [reply.text])
+            for cuts in (reply.text, *(random_cuts(reply.text, seed) for seed in range(20))):
+                assert split(use, cuts) == whole, ascii(cuts)
+
+
+def _broken(name: str) -> list[Reply]:
+    """Return replies that were cut or changed anywhere; what they are worth is not said."""
+    rng, found = random.Random(3), []
+    texts = [reply.text for reply in replies(name) if reply.text]
+    for number in range(30):
+        text = rng.choice(texts)
+        start = rng.randrange(len(text))
+        end = min(len(text), start + rng.randrange(1, 12))
+        found.append(Reply(f"broken {number}", text[:start] + rng.choice(texts)[: rng.randrange(9)] + text[end:], ()))
+    return found
+
+
+def test_a_parser_is_fast_for_plain_text() -> None:
+    parser = use_of("qwen-3").parser(ReasoningParser(KNOWN_MARKERS))
+    assert isinstance(parser, ToolCallParser)
+    assert [*parser.feed("It"), *parser.feed(" is"), *parser.feed(" warm")] == [
+        ("text", "It"),
+        ("text", " is"),
+        ("text", " warm"),
+    ]
