@@ -17,6 +17,7 @@ from modules.core.prompt import Prompt
 from modules.core.worker_errors import Unloaded, WorkerDied
 from modules.formats.embedding import EMBED, RANK
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
+from modules.runtime.totals import GenerationTotals
 from modules.runtime.worker_process import Deliver, WorkerProcess
 from modules.system import cpu_memory
 
@@ -60,11 +61,16 @@ class LoadedModel:
     """A model in its worker, and the LoRAs applied to it. Any thread may call.
 
     Its worker may die at any time; every method then raises WorkerDied, or Unloaded if it was closed. `idle` is called
-    when the last lease has been released.
+    when the last lease has been released; `totals` count its generations.
     """
 
     def __init__(
-        self, plan: LoadPlan, worker: WorkerProcess, info: Info, idle: Callable[[], None] = lambda: None
+        self,
+        plan: LoadPlan,
+        worker: WorkerProcess,
+        info: Info,
+        idle: Callable[[], None] = lambda: None,
+        totals: GenerationTotals | None = None,
     ) -> None:
         self._plan = plan
         self.record = plan.record
@@ -76,6 +82,7 @@ class LoadedModel:
         self._adapters: tuple[LoraAdapter, ...] = ()
         self._worker = worker
         self._idle = idle
+        self._totals = totals or GenerationTotals()
         self._leases = 0
         self._is_retired = False
         self._lock = threading.Lock()  # guards the two fields above
@@ -150,7 +157,7 @@ class LoadedModel:
         Raises CannotGenerate for an embedding model.
         """
         self.require(GENERATE)
-        call = self._worker.start("generate", deliver, **_arguments(prompt, params))
+        call = self._worker.start("generate", self._totals.counting(deliver), **_arguments(prompt, params))
         return partial(self._worker.cancel, call)
 
     async def stream(self, prompt: Prompt, params: Mapping[str, Json]) -> AsyncGenerator[Reply, None]:

@@ -14,18 +14,27 @@ from modules.loaders.availability import damaged, overlay_of
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.totals import GenerationTotals
 from modules.runtime.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
 
 class ModelLoad:
-    """One load. `died` is called if the worker ends by itself, during the load or later; `idle` as by LoadedModel."""
+    """One load. `died` is called if the worker ends by itself, during the load or later.
+
+    `idle` and `totals` are for the `LoadedModel`.
+    """
 
     def __init__(
-        self, plan: LoadPlan, cores: CoreBinding, died: Callable[[WorkerDied], None], idle: Callable[[], None]
+        self,
+        plan: LoadPlan,
+        cores: CoreBinding,
+        died: Callable[[WorkerDied], None],
+        idle: Callable[[], None],
+        totals: GenerationTotals,
     ) -> None:
-        self._plan, self._cores, self._died, self._idle = plan, cores, died, idle
+        self._plan, self._cores, self._died, self._idle, self._totals = plan, cores, died, idle, totals
         self._worker: WorkerProcess | None = None
         self._is_cancelled = False
         self._lock = threading.Lock()  # guards the two fields above
@@ -75,7 +84,7 @@ class ModelLoad:
         info = self._await_load(worker, report)
         if plan.loader.binds_threads:
             self._cores.bind(worker)
-        model = LoadedModel(plan, worker, info, self._idle)
+        model = LoadedModel(plan, worker, info, self._idle, self._totals)
         if plan.adapters:
             _apply_first_loras(model, plan.adapters)
         return model

@@ -26,6 +26,7 @@ from modules.runtime.resident import Entry, ResidencyLimits, Resident
 from modules.runtime.resident_table import ResidentTable
 from modules.runtime.room_making import make_room
 from modules.runtime.status import Status
+from modules.runtime.totals import GenerationTotals
 from modules.runtime.waiting import MakePlan, Waiter, WaitingRequests
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class ModelManager:
         limits: ResidencyLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.totals = GenerationTotals()
         self._cores, self._room, self._clock = cores or CoreBinding(), room, clock
         self._limits = limits or ResidencyLimits()
         self._explainer = Explainer()
@@ -92,6 +94,16 @@ class ModelManager:
         with self._state:
             self._table.chosen = self._table.find(name).name
             self._table.publish()
+
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """Return the models that are ready, the one used last first, without keeping them in memory."""
+        with self._state:
+            return self._table.ready_models()
+
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait for their model to be loaded."""
+        return len(self._waiting)
 
     def pin(self, name: str, on: bool = True) -> None:
         """Let a resident stay in memory whatever others need, or no longer. Raises ModelNotFound."""
@@ -303,7 +315,7 @@ class ModelManager:
             self._table.show_loading(task, plan)
         self._clear_room(task, plan)
         began = time.monotonic()
-        task.load = ModelLoad(plan, self._cores, self._on_death, partial(self._on_idle, task.name))
+        task.load = ModelLoad(plan, self._cores, self._on_death, partial(self._on_idle, task.name), self.totals)
         with self._state:
             if task.is_cancelled:
                 raise LoadCancelled(task.name)

@@ -50,6 +50,13 @@ class ResidentTable:
         entry = self._entries.get(name)
         return entry.model if entry is not None and entry.is_ready else None
 
+    def ready_models(self) -> tuple[LoadedModel, ...]:
+        """Return the models that can answer, the one used last first."""
+        ready = sorted(
+            (entry for entry in self._entries.values() if entry.is_ready), key=lambda entry: entry.idle_since
+        )
+        return tuple(entry.model for entry in reversed(ready) if entry.model is not None)
+
     @property
     def names(self) -> list[str]:
         return list(self._entries)

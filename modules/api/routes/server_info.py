@@ -12,21 +12,26 @@ from starlette.responses import Response
 
 from modules.api.chat_calls import prepare_chat
 from modules.api.errors import json_response
+from modules.api.metrics import CONTENT_TYPE, exposition
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens
 from modules.api.schemas import ChatRequest
 from modules.api.state import ApiState
 from modules.app import App
-from modules.core.errors import Unsupported
+from modules.core.errors import ModelLoading, Unsupported
 from modules.core.events import Json
 from modules.core.product import PRODUCT, revision
 from modules.loaders.generation_settings import PARAMETERS
 from modules.options.option import Value
+from modules.runtime.errors import ModelAsleep
 from modules.runtime.loaded_model import LoadedModel
+
+_NAME = Expected("a name", "名称")
 
 
 class TokenizeRequest(RequestBody):
     model_config = ConfigDict(extra="ignore")
 
+    model: Annotated[str, _NAME] = ""
     content: Annotated[Text, Expected("a text", "文本")]
     add_special: Flag = False
     parse_special: Flag = True
@@ -36,6 +41,7 @@ class TokenizeRequest(RequestBody):
 class DetokenizeRequest(RequestBody):
     model_config = ConfigDict(extra="ignore")
 
+    model: Annotated[str, _NAME] = ""
     tokens: Annotated[Tokens, Expected("a list of token numbers", "词符编号列表")]
 
 
@@ -45,8 +51,8 @@ def health_routes(app: App) -> APIRouter:
 
     @router.get("/health", include_in_schema=False)
     async def health() -> Response:
-        """Answer 503 while the first model loads, so that a load balancer waits for it."""
-        if app.models.status.state == "loading":
+        """Answer 503 while a model loads and no other is ready, so that a load balancer waits for it."""
+        if not app.models.loaded() and any(one.state == "loading" for one in app.models.residents()):
             error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
             return json_response({"error": error}, HTTPStatus.SERVICE_UNAVAILABLE)
         return json_response({"status": "ok"})
@@ -58,15 +64,19 @@ def root_routes(state: ApiState) -> APIRouter:
     """Return the router. Handlers that may block are not `async`: they run in threads."""
     router, app = APIRouter(), state.app
 
+    @router.get("/metrics")
+    def metrics() -> Response:
+        models = app.models
+        text = exposition(models.totals.current, models.loaded(), models.residents(), models.waiting_requests)
+        return Response(text, media_type=CONTENT_TYPE)
+
     @router.get("/props")
-    def props() -> Response:
-        model = app.models.current
-        template = app.templates.of(model.record, model.info)
-        return json_response({**_props(model, state.defaults_of(model)), "chat_template": template.source})
+    def props(model: str = "") -> Response:
+        return json_response(_props_of(state, model))
 
     @router.get("/slots")
-    def slots(fail_on_no_slot: str = "") -> Response:
-        found = _slots(app.models.current)
+    def slots(model: str = "", fail_on_no_slot: str = "") -> Response:
+        found = _slots(loaded_model(app, model))
         if fail_on_no_slot and all(slot["is_processing"] for slot in found):
             error = {"code": 503, "message": "no slot available", "type": "unavailable_error"}
             return json_response({"error": error}, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -76,7 +86,7 @@ def root_routes(state: ApiState) -> APIRouter:
     def tokenize(body: TokenizeRequest) -> Response:
         if not body.parse_special:
             raise Unsupported({"en": "parse_special: false is not supported.", "zh": "不支持 parse_special: false。"})
-        model = app.models.current
+        model = loaded_model(app, body.model)
         if not body.with_pieces:
             ids = model.ask("encode", text=body.content, add_special=body.add_special)
             return json_response({"tokens": ids})
@@ -85,14 +95,39 @@ def root_routes(state: ApiState) -> APIRouter:
 
     @router.post("/detokenize")
     def detokenize(body: DetokenizeRequest) -> Response:
-        return json_response({"content": app.models.current.ask("decode", tokens=body.tokens)})
+        return json_response({"content": loaded_model(app, body.model).ask("decode", tokens=body.tokens)})
 
     @router.post("/apply-template")
     async def apply_template(body: ChatRequest) -> Response:
-        call = await prepare_chat(state, app.models.current, body)
+        call = await prepare_chat(state, loaded_model(app, body.model), body)
         return json_response({"prompt": call.prompt.prompt.text})
 
     return router
+
+
+def loaded_model(app: App, name: str) -> LoadedModel:
+    """Return the resident called `name`; if there is none, the page's model or, if it has none, the one used last.
+
+    It is not woken. Raises ModelAsleep, ModelLoading or NoModelLoaded.
+    """
+    loaded = app.models.loaded()
+    residents = {resident.name: resident for resident in app.models.residents()}
+    found = next((model for model in loaded if model.record.name == name), None)
+    if found is not None:
+        return found
+    if name in residents and residents[name].state in ("asleep", "loading"):
+        raise ModelAsleep(name) if residents[name].state == "asleep" else ModelLoading(name)
+    has_choice = any(resident.is_chosen for resident in residents.values())
+    return loaded[0] if loaded and not has_choice else app.models.current
+
+
+def _props_of(state: ApiState, name: str) -> Json:
+    try:
+        model = loaded_model(state.app, name)
+    except ModelAsleep as error:
+        return {"model_alias": error.model, "model_path": error.model, "total_slots": 0, "is_sleeping": True}
+    template = state.app.templates.of(model.record, model.info)
+    return {**_props(model, state.defaults_of(model)), "chat_template": template.source}
 
 
 def _piece(id: int, text: str, raw: str) -> Json:

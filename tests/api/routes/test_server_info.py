@@ -12,8 +12,8 @@ from modules.api.root_paths import ROOT_PATHS, is_api_path
 from modules.api.routes.server_info import root_routes
 from modules.api.state import ApiState
 from modules.app import App
-from tests.support.echo_plans import plan
-from tests.support.say import CONTEXT, say_plan
+from tests.support.echo_plans import plan, wait_until
+from tests.support.say import CONTEXT, say, say_plan
 from tests.support.serving import api_of
 
 
@@ -64,6 +64,31 @@ def test_the_state_of_the_model_is_told(http: httpx.Client) -> None:
 def test_a_chat_becomes_the_prompt_of_its_template(http: httpx.Client) -> None:
     prompt = http.post("/apply-template", json={"messages": [{"role": "user", "content": "Hello"}]}).json()["prompt"]
     assert "### Instruction:\nHello" in prompt and prompt.endswith("### Response:\n")
+
+
+def test_a_model_that_is_asleep_is_not_woken(app: App, http: httpx.Client) -> None:
+    app.models.request("say", keep_alive=0).result().release()
+    wait_until(lambda: app.models.residents()[0].state == "asleep")
+    assert http.get("/props").json()["is_sleeping"] is True
+    for name in ("say", "gpt-4"):
+        refused = http.post("/tokenize", json={"content": "x", "model": name})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_asleep")
+    assert http.get("/health").json() == {"status": "ok"}
+    assert 'text_studio_model_state{model="say",state="asleep"} 1' in http.get("/metrics").text
+    assert app.models.residents()[0].state == "asleep"
+
+
+def test_answers_are_counted(http: httpx.Client) -> None:
+    def metric(name: str) -> float:
+        response = http.get("/metrics")
+        assert response.headers["content-type"].startswith("text/plain")
+        (line,) = [line for line in response.text.splitlines() if line.startswith(f"{name} ")]
+        return float(line.split()[1])
+
+    assert (metric("text_studio_generations_total"), metric("llamacpp:tokens_predicted_total")) == (0, 0)
+    assert http.post("/v1/completions", json={"prompt": say("four"), "max_tokens": 9}).status_code == 200
+    assert (metric("text_studio_generations_total"), metric("llamacpp:tokens_predicted_total")) == (1, 4)
+    assert (metric("llamacpp:requests_processing"), metric("llamacpp:requests_deferred")) == (0, 0)
 
 
 def test_without_a_model_only_its_facts_are_missing(app: App) -> None:

@@ -1,0 +1,67 @@
+"""Count the generations of all models since the start of the program."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from dataclasses import dataclass
+
+from modules.core.events import Done, Event, Failed
+from modules.runtime.worker_process import Deliver
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Generations that were begun, that failed, and the tokens and seconds of those that have ended."""
+
+    generations: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    longest: int = 0
+    """Tokens of the longest prompt with its answer."""
+
+
+class GenerationTotals:
+    """Owner of the numbers; any thread may call."""
+
+    def __init__(self) -> None:
+        self._totals = Totals()
+        self._lock = threading.Lock()
+
+    @property
+    def current(self) -> Totals:
+        return self._totals
+
+    def counting(self, deliver: Deliver) -> Deliver:
+        """Count a generation that begins now. Return `deliver`, which counts how it ends as well."""
+        self._add(Totals(generations=1))
+
+        def count(event: Event) -> None:
+            if isinstance(event, Done):
+                self._add(_of(event))
+            elif isinstance(event, Failed):
+                self._add(Totals(failures=1))
+            deliver(event)
+
+        return count
+
+    def _add(self, more: Totals) -> None:
+        with self._lock:
+            old, new = dataclasses.asdict(self._totals), dataclasses.asdict(more)
+            longest = max(old["longest"], new["longest"])
+            self._totals = Totals(**{**{name: old[name] + new[name] for name in old}, "longest": longest})
+
+
+def _of(end: Done) -> Totals:
+    return Totals(
+        prompt_tokens=end.prompt_tokens,
+        cached_tokens=end.cached_tokens,
+        completion_tokens=end.completion_tokens,
+        prompt_seconds=end.prompt_seconds,
+        decode_seconds=end.decode_seconds,
+        longest=end.prompt_tokens + end.completion_tokens,
+    )

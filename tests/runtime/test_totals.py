@@ -1,0 +1,20 @@
+"""The numbers of all generations."""
+
+from __future__ import annotations
+
+from modules.core.errors import Unsupported, both
+from modules.core.events import Done, Event, Failed, Text
+from modules.runtime.totals import GenerationTotals, Totals
+
+
+def test_generations_are_counted_when_they_begin_and_when_they_end() -> None:
+    totals = GenerationTotals()
+    received: list[Event] = []
+    first, second, _ = (totals.counting(received.append) for _ in range(3))
+    first(Text("x"))
+    first(Done("stop", 10, 4, 5, 0.5, 1.5))
+    second(Failed(Unsupported(both("no"))))
+    assert totals.current == Totals(3, 1, 10, 4, 5, 0.5, 1.5, longest=15)
+    first(Done("length", 2, 0, 1, 0.25, 0.25))
+    assert totals.current == Totals(3, 1, 12, 4, 6, 0.75, 1.75, longest=15)
+    assert len(received) == 4
