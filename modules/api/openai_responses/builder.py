@@ -45,7 +45,7 @@ class ResponsesBuilder:
 
     def begin(self, call: ChatCall) -> ResponsesBuilder:
         """Return this builder for the answer of a call."""
-        (self._parser,) = call.parsers(1)
+        (self._parser,) = call.parsers(1, raw=self._conversion.chat.reasoning_format == "none")
         self._ignored = [*map(self._conversion.path, call.ignored), *self._conversion.ignored]
         self.headers = ignored_header(self._ignored)
         parameters = {name: call.params[name] for name in ("temperature", "top_p")}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from modules.app import App
 from modules.config import flags
+from tests.support import codex_bodies
 from tests.support.say import say, say_plan
 from tests.support.serving import Server, server_of
 
@@ -141,6 +142,77 @@ def test_input_tokens_are_counted_as_the_answer_counts_them(server: Server) -> N
     usage = create(server, "Hello", instructions="Be brief.").usage
     assert usage is not None and counted.input_tokens == usage.input_tokens
     assert counted.object == "response.input_tokens"
+
+
+# -- tools -------------------------------------------------------------------------------------------------------------
+
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "name": "weather",
+    "description": "Return the weather.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "strict": True,
+}
+PATCH = "*** Begin Patch\n*** Add File: a.txt\n+“a” \\ b\n*** End Patch"
+
+
+def calls(*called: tuple[str, dict[str, Any]]) -> str:
+    """Return the text of calls as the model writes them."""
+    texts = (json.dumps({"name": name, "arguments": arguments}) for name, arguments in called)
+    return "".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts)
+
+
+def test_calls_are_items_and_their_results_are_sent_back(server: Server) -> None:
+    question = say("<think>\nhm\n</think>\n\n" + calls(("weather", {"city": "Rom"}), ("weather", {"city": "Oslo"})))
+    answer = create(server, question, tools=[WEATHER])
+    thought, first, second = answer.output
+    assert thought.type == "reasoning" and first.type == second.type == "function_call"
+    assert [json.loads(call.arguments) for call in (first, second)] == [{"city": "Rom"}, {"city": "Oslo"}]
+    assert (first.name, first.status, answer.status) == ("weather", "completed", "completed")
+    items = [
+        {"role": "user", "content": question},
+        *(item.model_dump(exclude_none=True) for item in answer.output),
+        *(
+            {"type": "function_call_output", "call_id": call.call_id, "output": "18 degrees"}
+            for call in (first, second)
+        ),
+        {"role": "user", "content": say("Warm.")},
+    ]
+    assert create(server, items, tools=[WEATHER]).output_text == "Warm."  # type: ignore[arg-type]
+
+
+def test_arguments_are_streamed_while_they_are_written(server: Server) -> None:
+    with server.openai.responses.stream(
+        model="any",
+        input=say("I look." + calls(("weather", {"city": "Rom"}))),
+        tools=[WEATHER],  # type: ignore[list-item]
+    ) as events:
+        deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+        message, call = events.get_final_response().output
+    assert message.type == "message" and call.type == "function_call"
+    assert len(deltas) > 3 and "".join(deltas) == call.arguments
+    assert json.loads(call.arguments) == {"city": "Rom"}
+
+
+def test_codexs_patch_comes_without_json(server: Server) -> None:
+    events = stream(server, codex_bodies.first_turn(say(calls(("apply_patch", {"input": PATCH})))))
+    deltas = [event["delta"] for event in events if event["type"] == "response.custom_tool_call_input.delta"]
+    assert "".join(deltas) == PATCH and len(deltas) > 3
+    (item,) = events[-1]["response"]["output"]
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "apply_patch", PATCH)
+    assert events[-1]["response"]["ignored"][-2:] == ["tools[3]", "tools[4]"]
+
+
+def test_codexs_later_turns_are_answered(server: Server) -> None:
+    events = stream(server, codex_bodies.later_turn(say(calls(("mcp__docs__search", {"query": "x"})))))
+    (item,) = events[-1]["response"]["output"]
+    assert (item["type"], item["namespace"], item["name"]) == ("function_call", "mcp__docs__", "search")
+
+
+def test_a_call_that_cannot_be_read_stays_text_and_is_reported(server: Server) -> None:
+    answer = server.post("/responses", {"input": say("<tool_call>\nno JSON\n</tool_call>"), "tools": [WEATHER]}).json()
+    assert answer["output"][0]["content"][0]["text"].startswith("<tool_call>")
+    assert answer["ignored"]
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
