@@ -47,7 +47,7 @@ _METHOD_NOT_ALLOWED: Words = {
 }
 
 
-MAX_NESTING = 200
+MAX_NESTING = 64
 _NESTED: Words = {
     "en": f"JSON nested at most {MAX_NESTING} levels deep",
     "zh": f"嵌套不超过 {MAX_NESTING} 层的 JSON",

@@ -38,7 +38,7 @@ def refusal(body: dict[str, object]) -> str:
         {"text": "x" * 2_000_000},
         {"tokens": [7] * 262_144},
         {"text": 7, "tokens": "x"},
-        nested(200),
+        nested(64),
     ],
 )
 def test_requests_up_to_the_bounds_pass(body: dict[str, object]) -> None:
@@ -51,13 +51,13 @@ def test_a_refusal_names_the_bound() -> None:
     assert "at most 128 answers" in refusal({"prompt": [[1]] * 65, "n": 2})
     assert "at most 2000000 characters" in refusal({"text": "x" * 2_000_001})
     assert "at most 262144 token" in refusal({"tokens": [7] * 262_145})
-    assert "at most 200 levels" in refusal(nested(201))
+    assert "at most 64 levels" in refusal(nested(65))
 
 
 def test_every_body_of_the_api_is_checked() -> None:
     with pytest.raises(OptionError, match="4096"):
         ChatRequest.model_validate({"messages": [{"role": "user", "content": "x"}] * 5000})
-    with pytest.raises(OptionError, match="200 levels"):
+    with pytest.raises(OptionError, match="64 levels"):
         TextRequest.model_validate({"text": "x", **nested(300)})
 
 
