@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,3 +140,39 @@ def test_an_item_that_is_being_written_is_shown_as_far_as_it_is() -> None:
     output.add([(TEXT, "Hel")])
     (item,) = output.items
     assert (item["content"][0]["text"], item["status"]) == ("Hel", "incomplete")
+
+
+def test_items_do_not_depend_on_how_a_reply_is_cut() -> None:
+    reply = [
+        (REASONING, "Look at the file, then patch it."),
+        (TEXT, "I patch the file."),
+        (CALL, "apply_patch"),
+        (ARGUMENTS, '{"input": "*** Begin Patch\\n+\\u4f60\\ud83d\\ude00\\n*** End Patch"}'),
+        (CALL, "search"),
+        (ARGUMENTS, '{"query": "x"}'),
+        (TEXT, "\nDone."),
+    ]
+    _, whole = run(reply)
+    rng = random.Random(3)
+    for _ in range(50):
+        batches: list[list[Piece]] = [[]]
+        for kind, text in reply:
+            cuts = [] if kind == CALL else sorted(rng.sample(range(1, len(text)), rng.randrange(6)))
+            for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+                if rng.random() < 0.5:
+                    batches.append([])
+                batches[-1].append((kind, text[start:end]))
+        events, items = run(*batches)
+        assert [without_ids(item) for item in items] == [without_ids(item) for item in whole]
+        for index, item in enumerate(items):
+            deltas = "".join(event["delta"] for event in events if event["output_index"] == index and "delta" in event)
+            assert deltas == text_of(item)
+
+
+def without_ids(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if name not in ("id", "call_id")}
+
+
+def text_of(item: dict[str, Any]) -> str:
+    parts = item.get("summary") or item.get("content") or [{"text": item.get("arguments", item.get("input"))}]
+    return str(parts[0]["text"])
