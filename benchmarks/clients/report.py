@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -69,9 +69,17 @@ class Run:
     def check(self, name: str, work: Callable[[], object]) -> None:
         """Run `work`, which raises if the client did not get what it should, and returns a note. Prints one line."""
         first = len(self.sent)
-        with ThreadPoolExecutor(1) as executor:
-            done = executor.submit(work)
-            error = done.exception(CHECK_SECONDS)
+        done: Future[object] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except Exception as error:  # of whatever kind: the client failed
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()  # a client that hangs must not keep the script running
+        _, late = wait([done], CHECK_SECONDS)
+        error = TimeoutError(f"no end within {CHECK_SECONDS} s") if late else done.exception()
         note = f"{type(error).__name__}: {error}" if error else str(done.result() or "")
         self.checks.append(Check(name, error is None, _shortened(" ".join(note.split())), self.sent[first:]))
         print(f"{'passed' if error is None else 'FAILED'}  {name}: {self.checks[-1].note}", flush=True)
