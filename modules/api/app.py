@@ -15,7 +15,17 @@ from modules.api import errors
 from modules.api.auth import AuthMiddleware
 from modules.api.host_guard import allowed_origins
 from modules.api.root_paths import FOREIGN_PATHS, ROOT_PATHS
-from modules.api.routes import anthropic, downloads, inspection, loras, models, openai, openai_responses, server_info
+from modules.api.routes import (
+    anthropic,
+    downloads,
+    embeddings,
+    inspection,
+    loras,
+    models,
+    openai,
+    openai_responses,
+    server_info,
+)
 from modules.api.state import ApiState
 from modules.app import App
 
@@ -27,6 +37,7 @@ def mount_api(server: FastAPI, app: App) -> None:
     api.include_router(openai.routes(state))
     api.include_router(openai_responses.routes(state))
     api.include_router(anthropic.routes(state))
+    api.include_router(embeddings.routes(state))
     api.include_router(inspection.routes(state))
     api.include_router(models.routes(state))
     api.include_router(downloads.routes(app))
@@ -36,6 +47,7 @@ def mount_api(server: FastAPI, app: App) -> None:
     server.include_router(server_info.health_routes(app))
     root = FastAPI(openapi_url=None)
     root.include_router(server_info.root_routes(state))
+    root.include_router(embeddings.root_routes(state))
     errors.register_handlers(root)
     guarded_root = _guarded(root, app)
     for path in (*sorted(ROOT_PATHS), *(f"{start}/{{rest:path}}" for start in FOREIGN_PATHS)):

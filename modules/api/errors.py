@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from modules.api.error_shapes import anthropic_error, openai_error, speaks_anthropic
+from modules.core.embedding_errors import InputTooLong
 from modules.core.errors import InternalError, OptionError, UnknownName, UnknownOption, WebUIError, Words
 from modules.core.events import Json
 from modules.core.paths import ROOT
@@ -30,6 +31,7 @@ CLIENT_GONE = 499
 _CODES: Mapping[type[WebUIError], str] = {
     PromptTooLong: "context_length_exceeded",
     TextTooLong: "context_length_exceeded",
+    InputTooLong: "context_length_exceeded",
     UnknownOption: "unknown_parameter",
     OptionError: "invalid_value",
 }

@@ -20,9 +20,13 @@ MAX_DISCARDED_BYTES = 256_000_000
 MAX_MESSAGES = 4096
 MAX_ANSWERS = 128
 MAX_CHARACTERS = 2_000_000
-"""Characters of a text to encode or count."""
+"""Characters of a text to encode or count, or of all texts to embed or to rank."""
+MAX_INPUTS = 2048
+"""Texts of one request for embeddings, as at OpenAI."""
+MAX_DOCUMENTS = 1024
+"""Documents of one request to rank."""
 MAX_TOKENS = 262_144
-"""Tokens to decode."""
+"""Tokens to decode, or to embed."""
 
 _TOO_LARGE: Words = {"en": "The body is larger than {limit} MB.", "zh": "请求体超过 {limit} MB。"}
 _MESSAGES: Words = {"en": f"at most {MAX_MESSAGES} messages", "zh": f"不超过 {MAX_MESSAGES} 条的消息列表"}

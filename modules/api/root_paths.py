@@ -5,6 +5,7 @@ from __future__ import annotations
 ROOT_PATHS = frozenset(
     {
         *("/health", "/metrics", "/props", "/slots"),
+        "/rerank",
         *("/tokenize", "/detokenize", "/apply-template", "/infill"),
     }
 )

@@ -18,6 +18,7 @@ from modules.engines.prompt_fitting import LONGEST_TOKEN
 from modules.engines.token_ids import check_token_id
 from modules.formats.embedding import EMBED, RANK
 
+_SOME_TEXT = {"en": "a text of at least one token", "zh": "至少含一个词符的文本"}
 _NO_DIMENSIONS = {
     "en": "{0}, as this model was not trained to give shorter vectors",
     "zh": " {0}：此模型未经过缩短向量的训练",
@@ -110,6 +111,8 @@ class EmbeddingEngine(ABC):
             tokens = self.encode(before + item)
         else:
             tokens = self._own_tokens(item, field)
+        if not tokens:
+            raise OptionError(field, item, _SOME_TEXT)
         if len(tokens) > self.longest:
             raise InputTooLong(len(tokens), self.longest, field)
         return Encoded(tokens)

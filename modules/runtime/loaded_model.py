@@ -143,6 +143,28 @@ class LoadedModel:
             self.require(GENERATE)
         return self._worker.call(operation, **args)
 
+    async def ask_async(self, operation: str, **args: Json) -> Json:
+        """Do as `ask` in an event loop, without a waiting thread."""
+        loop = asyncio.get_running_loop()
+        end: asyncio.Future[Event] = loop.create_future()
+
+        def settle(event: Event) -> None:
+            if isinstance(event, ENDS) and not end.done():
+                end.set_result(event)
+
+        def deliver(event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(settle, event)
+
+        call = self._worker.start(operation, deliver, **args)
+        try:
+            event = await end
+        finally:
+            self._worker.cancel(call)
+        if isinstance(event, Failed):
+            raise event.error
+        return event.value if isinstance(event, Result) else None
+
     def generate(self, prompt: Prompt, params: Mapping[str, Json]) -> Iterator[Event]:
         """Yield text as it is generated, then Done. Closing the iterator stops the generation.
 
