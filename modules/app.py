@@ -242,9 +242,9 @@ class App:
         """Pick the model to select when the previous selection, the first of `names`, no longer exists.
 
         The other `names` come next, then the model in use, that of `--model`, the first one that can be loaded, and any
-        other. Returns None if there are no models.
+        other; models that generate text before others. Returns None if there are no models.
         """
-        records = self.selectable_models()
+        records = sorted(self.selectable_models(), key=lambda record: bool(record.task))
         all_names = [record.name for record in records]
         loadable = [record.name for record in records if record.problem is None]
         named = self.named_model.name if self.named_model else ""

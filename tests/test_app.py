@@ -19,7 +19,7 @@ from modules.loaders.load_settings import Setting
 from modules.planning.load_request import LoadRequest
 from tests.planning.test_planner import setting
 from tests.support.checkpoint_files import put
-from tests.support.gguf_files import gguf
+from tests.support.gguf_files import MODEL, gguf
 from tests.support.lora_files import peft
 
 MakeApp = Callable[..., App]
@@ -40,6 +40,14 @@ def test_a_model_may_be_named_by_its_path(small_models: Path, make_app: MakeApp,
     assert app.named_model.path == elsewhere
     assert app.planner.plan(LoadRequest(app.named_model)).settings["n_ctx"] == Setting(1000, "flag")
     assert app.record(str(elsewhere)) == app.named_model
+
+
+def test_a_model_that_chats_is_proposed_before_others(make_app: MakeApp, tmp_path: Path) -> None:
+    (tmp_path / "models" / "a-embed.gguf").write_bytes(gguf({**MODEL, "llama.pooling_type": 1}))
+    assert make_app().default_model() == "a-embed.gguf"
+    (tmp_path / "models" / "b.gguf").write_bytes(gguf())
+    assert make_app().default_model() == "b.gguf"
+    assert make_app().default_model("a-embed.gguf") == "a-embed.gguf"
 
 
 def test_a_model_outside_the_folder_does_not_hide_one_of_the_same_name(

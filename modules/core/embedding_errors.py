@@ -36,7 +36,8 @@ class CannotEmbed(WrongTask):
     template = {
         "en": "{model} {kind} and has no embeddings: the vectors inside it do not compare the meaning of texts. Name "
         "an embedding model, such as bge-m3 or nomic-embed-text.",
-        "zh": "{model} {kind}，没有嵌入功能：其内部向量不能用来比较文本的含义。请指定嵌入模型，例如 bge-m3 或 nomic-embed-text。",
+        "zh": "{model} {kind}，没有嵌入功能：其内部向量不能用来比较文本的含义。请指定嵌入模型，例如 bge-m3 或 "
+        "nomic-embed-text。",
     }
 
 

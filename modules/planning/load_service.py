@@ -10,6 +10,7 @@ from modules.core.errors import LoaderUnavailable
 from modules.core.events import Json, Note
 from modules.lora.manager import LoraManager
 from modules.planning.code_consent import CodeConsent
+from modules.planning.task_note import task_note
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
@@ -49,7 +50,9 @@ class LoadService:
             raise installation_in_progress(plan.loader, plan.record.format, self._overlays) or error from None
 
     def notes(self, model: LoadedModel) -> tuple[Note, ...]:
-        """Return the notes on the load of `model`: those of its engine, then those on its chat template."""
+        """Return the notes on the load of `model`: the engine's, then those on its chat template or its task."""
+        if (note := task_note(model.record)) is not None:
+            return (*model.info.notes, note)
         return (*model.info.notes, *self._templates.notes(self._templates.of(model.record, model.info)))
 
     def explain(self, plan: LoadPlan) -> Json:
@@ -59,7 +62,8 @@ class LoadService:
         except LoaderUnavailable as reason:
             explanation = {"unavailable": {language: reason.say(language) for language in ("zh", "en")}}
         else:
-            notes = self._templates.notes(self._templates.of(plan.record))
+            note = task_note(plan.record)
+            notes = (note,) if note else self._templates.notes(self._templates.of(plan.record))
             explanation["notes"] = [*explanation["notes"], *map(dataclasses.asdict, notes)]
         options = {key: {"value": setting.value, "source": setting.source} for key, setting in plan.settings.items()}
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **explanation}

@@ -12,6 +12,7 @@ from modules.loaders.registry import LOADERS
 from modules.planning.load_request import LoadRequest
 from tests.conftest import LLAMA
 from tests.planning.test_planner import checkpoint
+from tests.support.gguf_files import MODEL, gguf
 
 MakeApp = Callable[..., App]
 
@@ -40,6 +41,16 @@ def test_an_explanation_has_a_note_if_the_model_has_no_chat_template(small_model
     plan = app.planner.plan(LoadRequest(dataclasses.replace(record, chat_template="")))
     notes = {note["option"]: note["text"] for note in app.loading.explain(plan)["notes"]}
     assert "Alpaca" in notes["chat_template"]["en"] and "Alpaca" in notes["chat_template"]["zh"]
+
+
+def test_an_explanation_says_that_an_embedding_model_cannot_chat(small_models: Path, make_app: MakeApp) -> None:
+    (small_models / "embed.gguf").write_bytes(gguf({**MODEL, "llama.pooling_type": 1}))
+    app = make_app()
+    explanation = app.loading.explain(app.planner.plan(LoadRequest(app.catalog.find("embed"))))
+    notes = {note["option"]: note["text"] for note in explanation["notes"]}
+    assert "cannot chat" in notes["chat_template"]["en"]
+    context = explanation["calls"]["llama_init_from_model"]
+    assert (context["embeddings"], context["pooling_type"]) == (True, 1)
 
 
 def test_an_explanation_for_a_missing_loader_has_the_reason_and_the_values(

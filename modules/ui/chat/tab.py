@@ -17,7 +17,7 @@ from modules.conversations.store import ConversationStore
 from modules.core.errors import NoModelLoaded, OptionError, WebUIError, Words
 from modules.core.events import Json
 from modules.core.worker_errors import WorkerDied
-from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.loaded_model import GENERATE, LoadedModel
 from modules.ui.chat.bodies import MAX_TEXT, checked_template_kwargs
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_import import gradio
@@ -99,6 +99,7 @@ class ChatTab:
 
     def _start(self, store: ConversationStore, sent: Mapping[str, Json], values: Values) -> str:
         model = self._app.models.current
+        model.require(GENERATE)
         id = text_in(sent.get("conversation"))
         request = self._request(store, id, sent, values, model)
         new = None if id else self._app.setup.new(*(_text_or_none(sent, key) for key in NEW_KEYS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +73,13 @@ def test_a_first_message_begins_a_conversation_as_it_was_chosen(app: App, ask: A
     assert [message.content for message in conversation.path()][:2] == ["Meow!", "apple"]
     plain = app.conversations.read(ask(action="send", text="apple")["id"])
     assert (plain.mode, plain.character) == ("instruct", "")
+
+
+def test_nothing_is_stored_for_a_model_that_cannot_chat(app: App, ask: Ask) -> None:
+    model = app.models.current
+    model.info = dataclasses.replace(model.info, task="embed")
+    assert "is an embedding model" in str(ask(action="send", text="apple")["error"])
+    assert not app.conversations.list()
 
 
 def test_variables_of_the_template_are_used_and_used_again(app: App, ask: Ask) -> None:
