@@ -19,7 +19,8 @@ the prompt from being found in the cache."""
 
 _NO_EFFECT = frozenset({"speed", "inference_geo"})
 """Fields that by their meaning do not change the answer, beside those of `request_fields`."""
-_NO_EFFECT_IN_TOOLS = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
+_FIELDS_OF_TOOLS = frozenset({"type", "name", "description", "input_schema", "strict"})
+_NO_EFFECT_IN_TOOLS = frozenset({"cache_control", "eager_input_streaming"})
 _PASSED_ON = frozenset({"chat_template_kwargs", "enable_thinking", "reasoning_effort"})
 
 SPELLED: Mapping[str, str] = {
@@ -231,7 +232,9 @@ class _Reader:
                 self.ignored.append(where)
                 continue
             functions.append({"type": "function", "function": _function(where, tool)})
-            self.ignored += [f"{where}.{name}" for name in tool if name not in _NO_EFFECT_IN_TOOLS and tool[name]]
+            self.ignored += [
+                f"{where}.{name}" for name in tool if name not in _FIELDS_OF_TOOLS | _NO_EFFECT_IN_TOOLS and tool[name]
+            ]
         if not functions:
             return {}
         choice = body.tool_choice

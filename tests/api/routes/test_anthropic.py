@@ -10,8 +10,12 @@ import httpx
 import pytest
 
 from modules.api import sse
+from modules.api.anthropic.conversion import convert
+from modules.api.anthropic.message_format import collect
+from modules.api.anthropic.schemas import MessagesRequest
 from modules.app import App
 from modules.config import flags
+from tests.api.anthropic import claude_code
 from tests.api.anthropic.test_conversion import PIXEL
 from tests.support.say import say, say_plan
 from tests.support.serving import Server, server_of
@@ -66,6 +70,38 @@ def test_the_stop_sequence_that_ended_the_answer_is_told(server: Server) -> None
         assert (end["stop_reason"], end["stop_sequence"]) == ("stop_sequence", "END")
     short = server.post("/messages", asked("one two", max_tokens=3)).json()
     assert (short["stop_reason"], short["content"][0]["text"]) == ("max_tokens", "one")
+
+
+WEATHER = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+def test_a_tool_is_called_and_its_result_read(server: Server) -> None:
+    body = server.post(
+        "/messages", asked(f"<think>\nHm.\n</think>\n\nI look.\n{CALL}", tools=[WEATHER], max_tokens=200)
+    ).json()
+    _, text, call = body["content"]
+    assert (text["text"].strip(), call["name"], call["input"]) == ("I look.", "weather", {"city": "Paris"})
+    assert body["stop_reason"] == "tool_use"
+    result = {"type": "tool_result", "tool_use_id": call["id"], "content": "sunny"}
+    history = [
+        {"role": "user", "content": "The weather in Paris?"},
+        {"role": "assistant", "content": body["content"]},
+        {"role": "user", "content": [result, {"type": "text", "text": say("It is sunny.")}]},
+    ]
+    answer = server.post("/messages", {**FIELDS, "messages": history, "tools": [WEATHER]}).json()
+    assert answer["content"] == [{"type": "text", "text": "It is sunny."}]
+
+
+def test_calls_are_streamed_as_they_are_written(server: Server) -> None:
+    found = events(server.post("/messages", asked(f"{CALL}\n{CALL}", tools=[WEATHER], max_tokens=200, stream=True)))
+    starts = [event["content_block"] for event in found if event["type"] == "content_block_start"]
+    assert [(start["type"], start["name"], start["input"]) for start in starts] == [("tool_use", "weather", {})] * 2
+    for index in (0, 1):
+        deltas = [event for event in found if event["type"] == "content_block_delta" and event["index"] == index]
+        assert len(deltas) > 5
+        assert json.loads("".join(event["delta"]["partial_json"] for event in deltas)) == {"city": "Paris"}
+    assert found[-2]["delta"]["stop_reason"] == "tool_use"
 
 
 def test_silence_is_bridged_by_pings(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,3 +166,33 @@ def test_a_picture_for_a_model_that_reads_none_is_refused(server: Server) -> Non
         response = server.post("/messages", {**FIELDS, "messages": [{"role": "user", "content": content}]})
         assert refusal(response) == (400, "invalid_request_error")
         assert "messages[0].content[0]" in response.json()["error"]["message"] or sent is source
+
+
+# -- Claude Code -------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_of_claude_code_is_answered(server: Server) -> None:
+    bash = '<tool_call>\n{"name": "Bash", "arguments": {"command": "ls"}}\n</tool_call>'
+    found = events(server.post("/messages?beta=true", claude_code.turn(say(f"<think>\nHm.\n</think>\n\n{bash}"))))
+    assert found[-2]["delta"]["stop_reason"] == "tool_use"
+    assert found[-2]["ignored"] == ["tools[3]", "output_config.effort"]
+    content, broken = collect(found)
+    assert [block["type"] for block in content] == ["thinking", "tool_use"] and not broken
+    assert content[1]["input"] == {"command": "ls"}
+    found = events(server.post("/messages?beta=true", claude_code.next_turn(say("Two files."), content)))
+    assert collect(found)[0] == [{"type": "text", "text": "Two files."}]
+    counted = server.post("/messages/count_tokens?beta=true", claude_code.next_turn("x", content)).json()
+    assert counted["input_tokens"] > 500
+
+
+def test_the_other_requests_of_claude_code_are_answered(server: Server) -> None:
+    assert server.post("/messages?beta=true", claude_code.QUOTA).json()["stop_reason"] == "max_tokens"
+    found = events(server.post("/messages?beta=true", claude_code.title(say('{"title": "Files"}'))))
+    assert collect(found)[0] == [{"type": "text", "text": '{"title": "Files"}'}] and "ignored" not in found[-2]
+
+
+def test_the_prompt_of_claude_code_begins_alike_in_every_request() -> None:
+    first, second = (claude_code.turn("Hello", hash) for hash in ("fa690", "0aaa9"))
+    chats = [convert(MessagesRequest.model_validate(body)).chat for body in (first, second)]
+    assert chats[0].messages == chats[1].messages
+    assert chats[0].messages[0].content == "You are a coding agent.\n\n# Environment\nPlatform: linux"
