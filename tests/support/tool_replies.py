@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from modules.chat.templates import ChatTemplates, ModelTemplate
@@ -47,9 +48,13 @@ def source_of(name: str) -> str:
     return next(path for folder in FOLDERS if (path := folder / f"{name}.jinja").exists()).read_text(encoding="utf-8")
 
 
-def use_of(name: str, tools: Sequence[Tool] = TOOLS) -> ToolUse:
+@functools.cache
+def use_of(name: str) -> ToolUse:
     """Return how tools are used with one of the templates of the tests."""
-    return ToolUse.of(ChatTemplates(), ModelTemplate(name, source_of(name), special_tokens=SPECIAL_TOKENS), tools)
+    templates = ChatTemplates()
+    use = ToolUse.of(templates, ModelTemplate(name, source_of(name), special_tokens=SPECIAL_TOKENS), TOOLS)
+    templates.close()
+    return use
 
 
 def _json(value: Any) -> str:
@@ -128,7 +133,6 @@ class Style:
     thought: tuple[str, str] = ("<think>\n", "\n</think>\n\n")
     text: tuple[str, str] = ("", "\n\n")
     bare: bool = False
-    more: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 HARMONY_THOUGHT = ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant")
@@ -271,3 +275,123 @@ def _with_values(style: Style) -> Iterator[Reply]:
         yield Reply(title, style.calls([("get_weather", arguments)]), (("call", "get_weather", arguments),))
     code = {"path": "a.py", "content": CODE}
     yield Reply("code", style.calls([("write_file", code)]), (("call", "write_file", code),))
+
+
+_R1_CALL = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>"
+_MADE = ("call", *PARIS)
+_NOW = ("call", "now", {})
+
+UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = {
+    "qwen-3": [
+        ('<tool_call>{"name": "now"}</tool_call>', (_NOW,), 0),
+        ('<tool_call>{"name": "now", "arguments": null}</tool_call>', (_NOW,), 0),
+        ('<tool_call>{"name": "get_weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>', (_MADE,), 0),
+        ('<tool_call>{"arguments": {"city": "Paris"}, "name": "get_weather"}</tool_call>', (_MADE,), 0),
+        ('<tool_call>{"type": "function", "function": {"name": "now", "arguments": {}}}</tool_call>', (_NOW,), 0),
+        ('<tool_call>\n{"name": "now", "arguments": {}\n</tool_call>', (_NOW,), 0),
+        ('<tool_call>\n{"name": "now", "arguments": {}}}\n</tool_call>', (_NOW,), 0),
+        (
+            '<tool_call>\n{"name": "now", "arguments": {}}\n{"name": "now", "arguments": {}}\n</tool_call>',
+            (_NOW, _NOW),
+            0,
+        ),
+        ('<tool_call>\n[{"name": "now", "arguments": {}}, {"name": "now"}]\n</tool_call>', (_NOW, _NOW), 0),
+        ('<tool_call>\n{"name": "now", "arguments": {}}', (_NOW,), 0),
+        ('<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>\n\nDone.', (_NOW, ("text", "Done.")), 0),
+        ('{"name": "now", "arguments": {}}', (_NOW,), 0),
+        ('```json\n{"name": "now", "arguments": {}}\n```', (_NOW,), 0),
+        ('{"name": "now"}', (("text", '{"name": "now"}'),), 0),
+        ("<tool_call>\nnow()\n</tool_call>", (("text", "<tool_call>\nnow()\n</tool_call>"),), 1),
+        ('<tool_call>\n{"name": ""}\n</tool_call>', (("text", '<tool_call>\n{"name": ""}\n</tool_call>'),), 1),
+        (
+            '<tool_call>{"name": "now", "arguments": [1]}',
+            (("text", '<tool_call>{"name": "now", "arguments": [1]}'),),
+            1,
+        ),
+        (
+            '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Par}\n</tool_call>\n'
+            '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>',
+            (("call", "get_weather", '{"city": "Par}'), _NOW),
+            1,
+        ),
+        (
+            '<tool_call>{"name": "get_weather", "arguments": {"city": Paris}}</tool_call>',
+            (("call", "get_weather", '{"city": Paris}'),),
+            1,
+        ),
+        (
+            '<tool_call>{"name": "get_weather", "arguments": {"city": "a\nb"}}</tool_call>',
+            (("call", "get_weather", {"city": "a\nb"}),),
+            0,
+        ),
+    ],
+    "mistral-v3": [
+        (
+            '[TOOL_CALLS] [{"name": "now", "arguments": {}, "id": "abc"}, {"name": "now", "arguments": {}}]',
+            (_NOW, _NOW),
+            0,
+        ),
+        ('[TOOL_CALLS][{"name": "now", "arguments": {}}, {"na', (_NOW, ("text", ', {"na')), 1),
+    ],
+    "mistral-v7": [
+        ("[TOOL_CALLS]now[CALL_ID]123456789[ARGS]{}", (_NOW,), 0),
+        ('[TOOL_CALLS][{"name": "now", "arguments": {}}]', (_NOW,), 0),
+        ("[TOOL_CALLS]now{}", (("text", "[TOOL_CALLS]now{}"),), 1),
+    ],
+    "deepseek-r1-no-text": [
+        (f"{_R1_CALL}<｜tool▁calls▁end｜>", (_NOW,), 0),
+        (f"<｜tool▁calls▁begin｜>{_R1_CALL}\n{_R1_CALL}", (_NOW, _NOW), 0),
+        (f"<｜tool▁calls▁begin｜>\n{_R1_CALL}<｜tool▁calls▁end｜>\nDone.", (_NOW, ("text", "Done.")), 0),
+    ],
+    "kimi-k2": [
+        ("<|tool_call_begin|>now:3<|tool_call_argument_begin|>{}<|tool_call_end|>", (_NOW,), 0),
+    ],
+    "qwen-3-coder": [
+        ("<function=now>\n</function>\n</tool_call>", (_NOW,), 0),
+        ("<tool_call><function=get_weather><parameter=city>Paris</parameter></function></tool_call>", (_MADE,), 0),
+        ("<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n", (_MADE,), 0),
+        (
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</function>\n</tool_call>\n"
+            "<tool_call>\n<function=now>\n</function>\n</tool_call>",
+            (_MADE, _NOW),
+            0,
+        ),
+        (
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\n\n  x\n\n</parameter>\n<parameter=exact>\nTrue\n"
+            "</parameter>\n<parameter=tags>\n['a', 'b']\n</parameter>\n</function>\n</tool_call>",
+            (("call", "get_weather", {"city": "\n  x\n", "exact": True, "tags": ["a", "b"]}),),
+            0,
+        ),
+        (
+            "<tool_call>\n<function=write_file>\n<parameter=content>\nEnd with </parameter> and\n</function>.\n"
+            "</parameter>\n</function>\n</tool_call>",
+            (("call", "write_file", {"content": "End with </parameter> and\n</function>."}),),
+            0,
+        ),
+        ("<tool_call>\n<function=now>\nsoon", (("text", "<tool_call>\n<function=now>\nsoon"),), 1),
+    ],
+    "glm-4": [("<tool_call>now</tool_call>", (_NOW,), 0), ("<tool_call>now\n</tool_call>\n", (_NOW,), 0)],
+    "gemma-4": [
+        ('<|tool_call>call:get_weather{city:"Paris"}<tool_call|>', (_MADE,), 0),
+        ("<|tool_call>call:get_weather{city:Paris}<tool_call|>", (_MADE,), 0),
+        ("<|tool_call>call:now{}", (_NOW,), 0),
+    ],
+    "gpt-oss": [
+        (" to=functions.now<|channel|>commentary json<|message|>{}", (_NOW,), 0),
+        ("<|channel|>commentary to=functions.now<|message|>{}<|call|>", (_NOW,), 0),
+        ("<|channel|>final<|message|>Warm.<|return|>", (("text", "Warm."),), 0),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>b<|end|>"
+            "<|start|>assistant<|channel|>analysis<|message|>c<|end|><|start|>assistant<|channel|>commentary "
+            "to=functions.now <|constrain|>json<|message|>{}<|call|>",
+            (("reasoning", "a"), ("text", "b"), ("reasoning", "\n\nc"), _NOW),
+            0,
+        ),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b",
+            (("reasoning", "a"), ("text", "b")),
+            0,
+        ),
+    ],
+}
+"""Replies as models write them now and then, with their parts and the number of faults."""

@@ -133,7 +133,8 @@ def _marked_calls(sample: Sample) -> CallFormat | None:
     if not (_TAG_AHEAD.search(separator) or separator.strip() in (">", "```json")) or not _TAG_START.search(before):
         return None
     frame = _parts(sample, before, _JSON, NAME).frame()
-    return MarkedCalls(frame, separator, "" if has_id else name_end, tags(name_end) if has_id else ())
+    ids = tags(name_end) if has_id else ("[CALL_ID]",) if separator == "[ARGS]" else ()
+    return MarkedCalls(frame, separator, "" if has_id else name_end, ids)
 
 
 def _xml_calls(sample: Sample) -> CallFormat | None:

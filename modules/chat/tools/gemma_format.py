@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from modules.chat.tools.call_format import Frame, tags
 from modules.chat.tools.json_format import skip_closers
-from modules.chat.tools.json_reading import copy_string
-from modules.chat.tools.marked_format import MAX_NAME, call_name
+from modules.chat.tools.json_reading import MAX_NAME, copy_string
+from modules.chat.tools.marked_format import call_name
 from modules.chat.tools.reader import NotACall, Reading, ReplyReader
 from modules.chat.tools.tool import Tool
 from modules.chat.tools.values import value_as_json

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.chat.tools.call_format import Frame, tags
-from modules.chat.tools.json_reading import begin_with, read_arguments, read_string, read_value
+from modules.chat.tools.json_reading import MAX_NAME, begin_with, read_arguments, read_string, read_value
 from modules.chat.tools.reader import NotACall, Reading, ReplyReader
 from modules.chat.tools.tool import Tool
 from modules.core.answer_grammar import AnswerGrammar
 
-_NAMES = ("name", "tool_name")
+_NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters")
-_BEFORE_NAME = ("type", "id", "function")
+_BEFORE_NAME = ("type", "id")
 _FENCES = ("```json", "```")
 _JUNK = " \t\r\n}]"
 """What may stand between the arguments and the end of a call, perhaps more often than it should."""
@@ -97,26 +97,28 @@ def skip_closers(reader: ReplyReader, closers: Sequence[str]) -> Reading[None]:
         pass
 
 
-def read_object(reader: ReplyReader, closers: Sequence[str], known_only: bool = False) -> Reading[None]:
+def read_object(
+    reader: ReplyReader, closers: Sequence[str], known_only: bool = False, nested: bool = False
+) -> Reading[None]:
     """Read a call that is one object. Raises NotACall if it is none.
 
     With `known_only`, for JSON that may be an answer as well, it must begin with the name of a tool that is known, and
-    have arguments.
+    have arguments. It may be in a member "function" of another object, unless it is `nested` already.
     """
     name, arguments, begun = "", "", False
     if not (yield from reader.match("{")):
         raise NotACall
     ended = bool((yield from reader.match("}")))
     while not ended:
-        key = yield from read_string(reader)
+        key = yield from read_string(reader, MAX_NAME)
         if not (yield from reader.match(":")):
             raise NotACall
-        if key in _NAMES and not name:
-            name = yield from read_string(reader)
+        if key in _NAMES and not name and (yield from reader.ahead(('"',))):
+            name = yield from read_string(reader, MAX_NAME)
             if known_only and name not in reader.tools:
                 raise NotACall
-        elif key == "function" and not name and (yield from reader.ahead(("{",))):
-            yield from read_object(reader, closers, known_only)
+        elif key == "function" and not (begun or nested) and (yield from reader.ahead(("{",))):
+            yield from read_object(reader, closers, known_only, nested=True)
             begun = True
         elif key in _ARGUMENTS and name and not begun:
             yield from read_arguments(reader, name, closers)

@@ -8,26 +8,38 @@ from collections.abc import Callable, Collection
 
 from modules.chat.tools.reader import NotACall, Reading, ReplyReader, is_object
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SCALAR = re.compile(r"[^\s,;{}\[\]\"]+")
 _OUTSIDE = re.compile(r'["{}\[\]]')
 _INSIDE = re.compile(r'["\\\x00-\x1f]')
-_MAX_STRING = 1 << 20
-"""Characters of a string that is read as a whole."""
+_INSIDE_END = re.compile(r'["\\]')
+MAX_STRING = 1 << 20
+MAX_NAME = 256
+"""Characters of a string that is read as a whole, and of a name."""
 
 
-def read_string(reader: ReplyReader) -> Reading[str]:
-    """Read a string. Raises NotACall if there is none, or if it is too long or not valid."""
+def read_string(reader: ReplyReader, limit: int = MAX_STRING) -> Reading[str]:
+    """Read a string. Raises NotACall if there is none, or if it is not valid or has more than `limit` characters."""
     if not (yield from reader.match('"')):
         raise NotACall
     reader.at -= 1
-    while (found := _STRING.match(reader.text, reader.at)) is None:
-        if reader.ended or len(reader.text) - reader.at > _MAX_STRING:
+    length = 1
+    while True:
+        found = _INSIDE_END.search(reader.text, reader.at + length)
+        length = (found.start() if found else len(reader.text)) - reader.at
+        if length > limit:
             raise NotACall
-        yield
-    reader.at = found.end()
+        if found is not None and found[0] == '"':
+            break
+        if found is not None and found.end() < len(reader.text):  # an escaped character
+            length += 2
+        elif reader.ended:
+            raise NotACall
+        else:
+            yield
+    text = reader.text[reader.at : reader.at + length + 1]
+    reader.at += length + 1
     try:
-        return str(json.loads(found[0], strict=False))
+        return str(json.loads(text, strict=False))
     except ValueError:
         raise NotACall from None
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 from modules.chat.tools.call_format import Frame, split_opening, tags
 from modules.chat.tools.json_format import JsonCalls, arguments_schema, skip_closers
-from modules.chat.tools.json_reading import read_arguments
+from modules.chat.tools.json_reading import MAX_NAME, read_arguments
 from modules.chat.tools.reader import NotACall, Reading, ReplyReader
 from modules.chat.tools.tool import Tool
 from modules.core.answer_grammar import AnswerGrammar
 
-MAX_NAME = 256
 _NUMBER = re.compile(r":\d+$")
 _NAME = re.compile(r"[^\s<>\[\]{}\"'=,]+")
 

@@ -42,8 +42,11 @@ class ToolUse:
 
         Raises what `ChatTemplates.render` raises for a template that cannot be used at all.
         """
-        source = template.for_tools([tool.source for tool in tools])
-        return ToolUse(tuple(tools), templates.probed(source, template, "tools", probe_tools))
+        source = template.for_tools([tool.source for tool in tools] or None)
+        support = templates.probed(source, template, "tools", probe_tools)
+        if not (support.describes and support.calls):  # then the template for conversations without tools is rendered
+            support = templates.probed(template.for_tools(None), template, "tools", probe_tools)
+        return ToolUse(tuple(tools), support)
 
     @property
     def calls(self) -> CallFormat:

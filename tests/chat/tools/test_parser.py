@@ -13,7 +13,7 @@ import pytest
 from modules.chat.tools.parser import ToolCallParser
 from modules.chat.tools.use import ToolUse
 from modules.core.reasoning import KNOWN_MARKERS, ReasoningParser
-from tests.support.tool_replies import STYLES, Reply, replies, use_of
+from tests.support.tool_replies import STYLES, UNUSUAL, Reply, replies, use_of
 
 FORMATS = sorted(STYLES)
 
@@ -86,7 +86,33 @@ def _broken(name: str) -> list[Reply]:
     return found
 
 
-def test_a_parser_is_fast_for_plain_text() -> None:
+def test_unusual_replies_are_read_as_they_are_meant(subtests: pytest.Subtests) -> None:
+    for name, cases in UNUSUAL.items():
+        use = use_of(name)
+        for text, parts, faults in cases:
+            with subtests.test(name, text=ascii(text)):
+                whole = split(use, [text])
+                assert (parts_of(whole[0]), len(whole[1])) == (list(parts), faults)
+                for cuts in (text, *(random_cuts(text, seed) for seed in range(20))):
+                    assert split(use, cuts) == whole
+
+
+def test_arguments_arrive_as_they_are_written() -> None:
+    parser = use_of("qwen-3-coder").parser(ReasoningParser(KNOWN_MARKERS))
+    steps = [
+        ("<tool_call>\n<function=write_", []),
+        ("file>\n", []),
+        ("<parameter=content>\n", [("call", "write_file"), ("arguments", '{"content": "')]),
+        ("a", [("arguments", "a")]),
+        ('"b\n', [("arguments", '\\"b')]),
+        ("c</para", [("arguments", "\\nc")]),
+        ("meter>\n</function>", [("arguments", '"}')]),
+        ("\n</tool_call>", []),
+    ]
+    assert [parser.feed(text) for text, _ in steps] == [pieces for _, pieces in steps]
+
+
+def test_plain_text_is_passed_on_at_once() -> None:
     parser = use_of("qwen-3").parser(ReasoningParser(KNOWN_MARKERS))
     assert isinstance(parser, ToolCallParser)
     assert [*parser.feed("It"), *parser.feed(" is"), *parser.feed(" warm")] == [

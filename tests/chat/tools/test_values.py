@@ -1,0 +1,83 @@
+"""Plain text becomes JSON by the types that a schema allows."""
+
+from __future__ import annotations
+
+import pytest
+
+from modules.chat.tools.tool import Tool
+from modules.chat.tools.values import value_as_json
+
+NUMBERS, TEXT_OR_NULL = {"number"}, {"string", "null"}
+
+
+def test_a_value_becomes_json_of_an_allowed_type(subtests: pytest.Subtests) -> None:
+    for text, types, expected in [
+        ("12", {"integer"}, "12"),
+        (" 12\n", {"integer"}, "12"),
+        ("2.0", {"integer"}, "2.0"),
+        ("2.5", {"integer"}, '"2.5"'),
+        ("12", NUMBERS, "12"),
+        ("1e3", NUMBERS, "1e3"),
+        ("NaN", NUMBERS, '"NaN"'),
+        ("012", {"integer"}, '"012"'),
+        ("true", {"boolean"}, "true"),
+        ("True", {"boolean"}, "true"),
+        ("1", {"boolean"}, '"1"'),
+        ("null", TEXT_OR_NULL, "null"),
+        ("None", TEXT_OR_NULL, "null"),
+        ("nothing", TEXT_OR_NULL, '"nothing"'),
+        ("12", TEXT_OR_NULL, '"12"'),
+        ('"quoted"', TEXT_OR_NULL, '"\\"quoted\\""'),
+        ("[1, {}]", {"array"}, "[1, {}]"),
+        ("['a', None]", {"array"}, '["a", null]'),
+        ("{'a': 'it''s'}", {"object"}, '{"a": "its"}'),
+        ("[1, 2", {"array"}, '"[1, 2"'),
+        ("{1, 2}", {"object"}, '"{1, 2}"'),
+        ("[" * 100_000, {"array"}, '"' + "[" * 100_000 + '"'),
+        ("12", (), "12"),
+        ("Paris", (), '"Paris"'),
+        ('"Paris"', (), '"\\"Paris\\""'),
+        ("", {"integer"}, '""'),
+    ]:
+        with subtests.test(text[:20], types=types):
+            assert value_as_json(text, types) == expected
+
+
+def test_types_are_found_through_references_and_alternatives(subtests: pytest.Subtests) -> None:
+    tool = Tool(
+        "probe",
+        parameters={
+            "properties": {
+                "plain": {"type": "string"},
+                "several": {"type": ["string", "null"]},
+                "values": {"enum": ["a", 1, None]},
+                "one": {"const": True},
+                "reference": {"$ref": "#/$defs/number"},
+                "either": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/number"}]},
+                "unknown in part": {"anyOf": [{"type": "string"}, {}]},
+                "all": {"allOf": [{}, {"type": "array"}]},
+                "object": {"properties": {}},
+                "itself": {"$ref": "#/$defs/itself"},
+                "nowhere": {"$ref": "#/$defs/nowhere"},
+                "anything": True,
+            },
+            "$defs": {"number": {"type": "number"}, "itself": {"$ref": "#/$defs/itself"}},
+        },
+    )
+    for name, types in {
+        "plain": {"string"},
+        "several": {"string", "null"},
+        "values": {"string", "integer", "null"},
+        "one": {"boolean"},
+        "reference": {"number"},
+        "either": {"string", "number"},
+        "unknown in part": set(),
+        "all": {"array"},
+        "object": {"object"},
+        "itself": set(),
+        "nowhere": set(),
+        "anything": set(),
+        "not there": set(),
+    }.items():
+        with subtests.test(name):
+            assert tool.types(name) == types
