@@ -21,7 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from modules.core.errors import InternalError, NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
@@ -29,7 +29,7 @@ from modules.core.prompt import Prompt
 from modules.core.worker_errors import LoadFailed
 from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
-from modules.engines.engine_protocol import BatchingEngine, SerialEngine
+from modules.engines.engine_protocol import BatchingEngine, ImageReader, SerialEngine
 from modules.engines.failure_causes import cause
 from modules.engines.prompt_fitting import fit
 from modules.engines.repetition import with_seed
@@ -323,6 +323,8 @@ def _tokenized(
     """
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     info = engine.info
+    if whole.images:
+        params = {**params, "images": cast(ImageReader, engine).read_images(whole.images)}
     fitted = fit(whole, lambda text: engine.tokenize(text, params), info.context_length, info.vocabulary_size)
     if top is not None:
         params = next_token.ask_for(params, top)

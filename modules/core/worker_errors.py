@@ -41,6 +41,15 @@ class GenerationFailed(WebUIError):
     words: str
 
 
+@dataclass(eq=False)
+class ImageUnreadable(WebUIError):
+    """A picture that cannot be decoded; `words` is the message of the decoder."""
+
+    status = 400
+    template = {"en": "The image is damaged: {words}", "zh": "图片已损坏：{words}"}
+    words: str
+
+
 class Unloaded(WebUIError):
     status = 409
     template = {

@@ -6,10 +6,11 @@ and the worker runs them one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from modules.core.events import Done, Event, Info, Json, Progress, Text
+from modules.core.prompt import Image
 
 Report = Callable[[Progress], None]
 Operations = Mapping[str, Callable[..., Json]]
@@ -61,6 +62,16 @@ class BatchingEngine(Protocol):
 
     def resume(self) -> None:
         """Let steps run to their end again: the requests that interrupted are about to be served."""
+
+
+class ImageReader(Protocol):
+    """What an engine has besides if its `info` says that it reads pictures."""
+
+    def read_images(self, images: Sequence[Image]) -> Any:
+        """Return what will be "images" among the parameters of `tokenize` and `submit`. Called from any thread.
+
+        Marks in the text of the prompt stand for these images. Raises a WebUIError for one that cannot be read.
+        """
 
 
 class SerialEngine(Protocol):

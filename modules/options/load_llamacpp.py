@@ -212,6 +212,19 @@ _IGNORED = (
 LLAMACPP = (
     *_LIBRARY,
     Option(
+        "mmproj",
+        "mmproj",
+        "",
+        {"en": "Vision part (mmproj)", "zh": "视觉部分（mmproj）"},
+        {
+            "en": "File beside the model with which it reads images. It is found by itself; none = text only.",
+            "zh": "模型识别图片所需的文件，须与模型放在同一文件夹，通常会自动找到。填 none 则只用文字。",
+        },
+        pattern=r"none|[^/\\]+\.gguf",
+        example="mmproj-model-f16.gguf",
+        group="advanced",
+    ),
+    Option(
         "parallel",
         "parallel",
         4,

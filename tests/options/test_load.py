@@ -64,12 +64,16 @@ def test_exllamav2_has_the_options_of_exllamav2_hf() -> None:
     assert LOADERS["ExLlamav2"].options == LOADERS["ExLlamav2_HF"].options
 
 
-def test_llamacpp_hf_has_every_option_of_llama_cpp_except_parallel() -> None:
-    assert set(LOADERS["llama.cpp"].options) - set(LOADERS["llamacpp_HF"].options) == {"parallel"}
+OWN = {"parallel", "mmproj"}
+"""The options that only llama.cpp has, and that the original web UI of that time did not have."""
 
 
-def test_only_llama_cpp_has_the_option_parallel() -> None:
-    assert [loader.name for loader in LOADERS.values() if "parallel" in loader.options] == ["llama.cpp"]
+def test_llamacpp_hf_has_every_option_of_llama_cpp_except_two() -> None:
+    assert set(LOADERS["llama.cpp"].options) - set(LOADERS["llamacpp_HF"].options) == OWN
+
+
+def test_only_llama_cpp_has_these_two_options() -> None:
+    assert [loader.name for loader in LOADERS.values() if OWN & set(loader.options)] == ["llama.cpp"]
 
 
 @every_loader
@@ -83,7 +87,7 @@ def test_every_option_belongs_to_a_loader() -> None:
 
 
 def test_every_flag_is_spelled_as_in_the_original_web_ui() -> None:
-    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), "parallel"}
+    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), *OWN}
 
 
 def test_flags_are_unique_even_if_dashes_equal_underscores() -> None:

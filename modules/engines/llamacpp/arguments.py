@@ -24,6 +24,8 @@ ALL_LAYERS = 256
 MAX_CPUS = 512
 """The length of a thread pool's CPU mask, GGML_MAX_N_THREADS."""
 DEFAULT_SINK_SIZE = 5
+NO_PROJECTOR = "none"
+"""The value of `mmproj` that leaves out a vision part which is beside the model."""
 
 Options = Mapping[str, Value]
 
@@ -56,6 +58,10 @@ def arguments(path: Path, options: Options, build: Build) -> dict[str, Json]:
     if not build.repacks:
         calls["llama_model_load_from_file"]["use_extra_bufts"] = False
     calls["llama_init_from_model"] = _context(options, build)
+    if name := projector(options):
+        gpu = build.gpu_offload and gpu_layers(options) != 0
+        threads = calls["llama_init_from_model"]["n_threads_batch"]
+        calls["mtmd_init_from_file"] = {"mmproj_fname": name, "use_gpu": gpu, "n_threads": threads}
     if options["streaming_llm"]:  # not while loading, but whenever old messages have been dropped
         calls["llama_memory_seq_add"] = {"attention_sink_size": int(options["attention_sink_size"])}
     return calls
@@ -110,14 +116,23 @@ def tensor_split(options: Options) -> list[float]:
     return [float(share) for share in str(options["tensor_split"]).split(",")] if options["tensor_split"] else []
 
 
+def projector(options: Options) -> str:
+    """Return the name of the file with the vision part, which is beside the model; "" for none."""
+    name = str(options.get("mmproj", ""))
+    return "" if name.lower() == NO_PROJECTOR else name
+
+
 def slot_count(options: Options) -> int:
     return int(options.get("parallel", 1))
 
 
 def batch_sizes(options: Options, on_gpu: bool) -> tuple[int, int]:
-    """Return n_batch and n_ubatch: the tokens of a step, and those that llama.cpp computes at once."""
+    """Return n_batch and n_ubatch: the tokens of a step, and those that llama.cpp computes at once.
+
+    Some models look at a picture in all directions, so it must be computed at once, as far as n_batch allows.
+    """
     n_batch = max(int(options["n_batch"]), slot_count(options) + 1)  # a token of each request, and one of a prompt
-    return n_batch, min(n_batch, GPU_UBATCH if on_gpu else CPU_UBATCH)
+    return n_batch, n_batch if projector(options) else min(n_batch, GPU_UBATCH if on_gpu else CPU_UBATCH)
 
 
 def cache_type(options: Options) -> int:

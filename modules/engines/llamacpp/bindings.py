@@ -32,7 +32,7 @@ DECODED, CACHE_FULL, ABORTED = 0, 1, 2
 
 
 class Model:
-    """A model with one context. `n_ctx` and `n_batch` count tokens.
+    """A model with one context. `n_ctx`, `n_batch` and `n_ubatch` count tokens; `n_embd` is the size of an embedding.
 
     `calls` are those of `llamacpp.arguments`; `progress` gets the loaded fraction, 0 to 1. Raises LoadFailed with
     llama.cpp's own message, Unsupported for a model that cannot generate text.
@@ -54,6 +54,8 @@ class Model:
         self.memory = native.llama_get_memory(self.context)
         self.n_ctx: int = native.llama_n_ctx_seq(self.context)
         self.n_batch: int = native.llama_n_batch(self.context)
+        self.n_ubatch: int = native.llama_n_ubatch(self.context)
+        self.n_embd: int = native.llama_model_n_embd_inp(self.handle)
         self.n_vocab = self.vocabulary.size
         self.grammars = LlamaGrammars(self.vocabulary, self.log)
         self.seconds_decoding = 0.0
@@ -93,14 +95,19 @@ class Model:
 
         A decode that carries out a shift of positions is never interruptible: llama.cpp would shift once more.
         """
+        status = self.evaluate(lambda: native.llama_decode(self.context, batch.handle), interruptible)
+        if status == DECODED and batch.outputs:
+            self._map_logits(batch.outputs)
+        return status
+
+    def evaluate(self, decode: Callable[[], int], interruptible: bool) -> int:
+        """Call `decode`, which evaluates something in the context, and return its status."""
         self._abort.attach(self.context, interruptible and not self._shift_pending)
         started = time.perf_counter()
-        status = int(native.llama_decode(self.context, batch.handle))
+        status = int(decode())
         self.seconds_decoding += time.perf_counter() - started
         if status == DECODED:
             self._shift_pending = False
-            if batch.outputs:
-                self._map_logits(batch.outputs)
         return status
 
     def interrupt(self) -> None:

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.core.events import Done, Event, Failed, Info, Json, Note, Progress, Result, Text, Waiting
+from modules.core.prompt import Image
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.llamacpp.arguments import arguments
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model, largest
+from modules.engines.llamacpp.image_cells import text_tokens
 from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.lora import LlamaAdapters
-from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, notes
+from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, no_library_note, notes, unusable_projector_note
 from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
 from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Request, Scheduler
 from modules.engines.llamacpp.threadpool import ComputeThreads
@@ -31,6 +34,10 @@ from modules.engines.text_stream import CHARACTER_TOKENS, TextStream, begun_char
 from modules.options.option import Value
 from modules.system import cpu_memory
 
+if TYPE_CHECKING:
+    from modules.engines.llamacpp.vision import ImageTokens, Vision
+
+PromptImages = Sequence["ImageTokens | None"]
 MAX_SAVED_BYTES = 2 << 30
 """Main memory for conversations that are not in the KV cache, at most; on small machines a 16th of the total."""
 
@@ -50,6 +57,7 @@ class LlamaCpp:
         self._cache = KVCache(self.model, slots, attention_sink_size, max_saved_bytes)
         self._scheduler = Scheduler(self.model, self._cache)
         self._warm_up()
+        self._vision, vision_notes = _open_vision(path, self.model, calls)
         self._tokenizer = Tokenizer(self._vocabulary)
         self.questions: Operations = self._tokenizer.questions
         self.operations: Operations = {
@@ -58,14 +66,17 @@ class LlamaCpp:
             "apply_loras": LoraSet(LlamaAdapters(self.model, self._cache.clear)).apply,
             "bind_threads": ComputeThreads(self.model.context, calls).bind,
         }
+        if self._vision is not None:
+            self.operations = {**self.operations, "images": self._vision.describe}
         self.info = Info(
             context_length=self.model.n_ctx,
             special_tokens=self._vocabulary.special_tokens,
             memory=cpu_memory.resident_memory(),
-            notes=(*notes(path, options, build), *self._runtime_notes(bool(options["streaming_llm"]))),
+            notes=(*notes(path, options, build), *self._runtime_notes(bool(options["streaming_llm"])), *vision_notes),
             vocabulary_size=self._vocabulary.size,
             fim=self._vocabulary.fim_tokens,
             slots=slots,
+            images=self._vision is not None,
         )
 
     def _runtime_notes(self, streaming_llm: bool) -> Iterator[Note]:
@@ -82,16 +93,26 @@ class LlamaCpp:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
+    def read_images(self, images: Sequence[Image]) -> PromptImages:
+        assert self._vision is not None
+        return self._vision.read(images)
+
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
-        return self._tokenizer.encode(text)
+        images: PromptImages = params.get("images", ())
+        if not images:
+            return self._tokenizer.encode(text)
+        return self._tokenizer.encode_with_images(text, [image.tokens if image else () for image in images])
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         tokens = array("i", prompt or [self._vocabulary.filler_token])
         if len(tokens) >= self.model.n_ctx:
             raise PromptTooLong(len(tokens), self.model.n_ctx - 1)
-        stream = TextStream(params["stop"], begun_character(map(self._vocabulary.piece, tokens[-CHARACTER_TOKENS:])))
-        sampler = Sampler(self.model, params, tokens)
+        images: PromptImages = params.get("images", ())
+        text = text_tokens(tokens) if images else tokens
+        stream = TextStream(params["stop"], begun_character(map(self._vocabulary.piece, text[-CHARACTER_TOKENS:])))
+        sampler = Sampler(self.model, params, text)
         request = Request(call, tokens, params, sampler, stream, len(tokens), time.monotonic())
+        request.images = {first: chunk for image in images if image for first, chunk in image.chunks.items()}
         texts = params.get("visible", ())
         request.visible = frozenset(token for text in texts for token in self._vocabulary.tokenize(text, False))
         self._scheduler.add(request)
@@ -133,7 +154,10 @@ class LlamaCpp:
         self._cache.save_idle_slots()
         for request in self._scheduler.queue_changes():
             yield request.call, Waiting(request.queue_position)
+        yield from self._evaluate_image()
         self._scheduler.fill(self._batch)
+        if not len(self._batch):  # all that run have come to a picture
+            return
         status = self.model.decode(self._batch)
         if status == DECODED:
             for request in list(self._scheduler.running):
@@ -143,6 +167,27 @@ class LlamaCpp:
         elif status != CACHE_FULL or not self._scheduler.free_cells():
             yield from self._fail_running(status)
         self._batch.clear()
+
+    def _evaluate_image(self) -> Iterator[tuple[int, Event]]:
+        """Evaluate one chunk of a picture for the request that has come to one first."""
+        request = next((request for request in self._scheduler.running if request.next_image), None)
+        if request is None:
+            return
+        chunk, slot = request.next_image, request.slot
+        assert chunk is not None and slot is not None and self._vision is not None
+        try:
+            embeddings = self._vision.encode(chunk)
+        except GenerationFailed as error:  # the other requests go on
+            self._end(request)
+            yield request.call, Failed(error)
+            return
+        status = self._vision.decode(chunk, embeddings, self._cache.position(slot), slot.number)
+        if status == DECODED:
+            self._cache.append_image(slot, chunk.entries, chunk.positions)
+            request.evaluated += chunk.cells
+            yield request.call, _prefill_progress(request)
+        elif not self._cache.drop_unrecorded(slot) or status != CACHE_FULL or not self._scheduler.free_cells():
+            yield from self._fail_running(status)
 
     def _fail_running(self, status: int) -> Iterator[tuple[int, Event]]:
         """Fail all running requests and empty the KV cache, whose state is unknown after an error."""
@@ -162,8 +207,8 @@ class LlamaCpp:
         request.slot.cells.extend(request.tokens[request.evaluated : end])
         request.evaluated = end
         if request.logits_row < 0:
-            done = (end - request.reused_tokens) / max(request.prompt_tokens - request.reused_tokens, 1)
-            yield request.call, Progress("prompt", min(done, 1.0))
+            if request.scheduled:
+                yield request.call, _prefill_progress(request)
             return
         request.first_token_at = request.first_token_at or time.monotonic()
         try:
@@ -201,7 +246,8 @@ class LlamaCpp:
 
     def _next_tokens(self, request: Request, count: int) -> Result:
         """Return the `count` most likely tokens after a prompt, by the model and after the samplers."""
-        chances = first_token_probabilities(self.model, request.params, request.tokens, request.logits_row)
+        text = text_tokens(request.tokens)
+        chances = first_token_probabilities(self.model, request.params, text, request.logits_row)
         likely = [(token, float(chances[token])) for token in largest(chances, count) if chances[token] > 0]
         plain = self.model.token_logprobs(request.logits_row, likely[0][0], count).top
         return next_token.result(plain, likely, self._vocabulary.shown_text)
@@ -223,3 +269,24 @@ class LlamaCpp:
                 stop_string=request.stream.stop_string,
             ),
         )
+
+
+def _prefill_progress(request: Request) -> Progress:
+    done = (request.evaluated - request.reused_tokens) / max(request.prompt_tokens - request.reused_tokens, 1)
+    return Progress("prompt", min(done, 1.0))
+
+
+def _open_vision(path: Path, model: Model, calls: Mapping[str, Json]) -> tuple[Vision | None, tuple[Note, ...]]:
+    """Return the vision part that `calls` load; None, and a note that says why, if it cannot be used."""
+    args = calls.get("mtmd_init_from_file")
+    if args is None:
+        return None, ()
+    try:
+        # The library is missing from builds of llama-cpp-python without mtmd.
+        from modules.engines.llamacpp.vision import NoVision, Vision
+    except (ImportError, OSError, RuntimeError):
+        return None, (no_library_note(),)
+    try:
+        return Vision(path.parent / args["mmproj_fname"], model, args), ()
+    except NoVision as error:
+        return None, (unusable_projector_note(args["mmproj_fname"], str(error)),)

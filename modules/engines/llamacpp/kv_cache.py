@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from modules.core.events import Json
 from modules.engines.llamacpp.bindings import Model
+from modules.engines.llamacpp.image_cells import has_images, positions, whole_chunks
 from modules.engines.token_ids import common_prefix_length
 
 MIN_COPIED_TOKENS = 32
@@ -37,7 +39,8 @@ STEPS_BEFORE_SAVING = 4
 class Slot:
     """One sequence of the context. `cells` are the tokens it holds, at positions 0, 1, …
 
-    The first `shared` of them may belong to other slots as well. `last_use` is a counter: larger means later.
+    Those of pictures are entries of `image_cells`, which may take fewer positions. The first `shared` cells may belong
+    to other slots as well. `last_use` is a counter: larger means later.
     """
 
     number: int
@@ -83,6 +86,7 @@ class KVCache:
         self._attention_sink_size = attention_sink_size if model.can_shift else None
         self._max_saved_bytes = max_saved_bytes
         self._saved: list[SavedPrefix] = []  # the oldest first
+        self._surplus: dict[int, int] = {}  # see `image_cells.positions`
         self._use_counter = itertools.count(1)
         self._steps_since_acquire = 0
 
@@ -96,7 +100,7 @@ class KVCache:
         candidates = [Reuse()]
         sources: list[Slot | SavedPrefix] = [*self.slots, *self._saved]
         for source in sources:
-            prefix = min(common_prefix_length(source.cells, tokens), len(tokens) - 1)
+            prefix = whole_chunks(tokens, min(common_prefix_length(source.cells, tokens), len(tokens) - 1))
             if self._can_provide(source, prefix):
                 candidates.append(Reuse(prefix, source, prefix))
             if isinstance(source, Slot) and not source.busy and self._attention_sink_size is not None:
@@ -112,7 +116,12 @@ class KVCache:
         return length >= MIN_COPIED_TOKENS or _is_continuation(source, length)
 
     def _find_shift(self, slot: Slot, tokens: array[int], prefix: int, attention_sink_size: int) -> Reuse:
-        """Find what `slot` holds of a prompt from which old messages after the first `prefix` tokens were dropped."""
+        """Find what `slot` holds of a prompt from which old messages after the first `prefix` tokens were dropped.
+
+        Pictures are not moved.
+        """
+        if has_images(tokens) or has_images(slot.cells):
+            return Reuse()
         begin, length = _longest_match(slot.cells, prefix, tokens)
         length = min(length, len(tokens) - 1 - prefix)
         target = min(max(prefix, attention_sink_size), begin)
@@ -189,7 +198,7 @@ class KVCache:
         if source is slot:
             return self.truncate(slot, length)
         if source is not None and length:
-            self._model.share_prefix(source.number, slot.number, length)
+            self._model.share_prefix(source.number, slot.number, positions(source.cells, length, self._surplus))
             slot.cells = source.cells[:length]
             slot.shared, source.shared = length, max(source.shared, length)
         return length
@@ -216,7 +225,7 @@ class KVCache:
     def truncate(self, slot: Slot, length: int) -> int:
         """Drop all but the first `length` cells. Return how many are left: 0 for a recurrent state, which is lost."""
         if length < len(slot.cells):
-            if not self._model.truncate(slot.number, length):
+            if not self._model.truncate(slot.number, positions(slot.cells, length, self._surplus)):
                 self._model.truncate(slot.number, 0)
                 length = 0
             del slot.cells[length:]
@@ -232,9 +241,24 @@ class KVCache:
             self.truncate(slot, 0)
             self._model.truncate(slot.number, 0)
             return -1
-        evaluated = self._model.position_range(slot.number)[1] + 1 - len(slot.cells)
+        # The last cell of a picture may have a lower position than the end of the picture.
+        evaluated = max(self._model.position_range(slot.number)[1] + 1 - self.position(slot), 0)
         slot.cells.extend(tokens[:evaluated])
         return evaluated
+
+    def position(self, slot: Slot) -> int:
+        """Return the position of the next token of `slot`."""
+        return positions(slot.cells, len(slot.cells), self._surplus)
+
+    def append_image(self, slot: Slot, entries: Sequence[int], position_count: int) -> None:
+        """Record that a chunk of a picture was evaluated, which takes `position_count` positions."""
+        if len(entries) > position_count:
+            self._surplus[entries[0]] = len(entries) - position_count
+        slot.cells.extend(entries)
+
+    def drop_unrecorded(self, slot: Slot) -> bool:
+        """Drop what an evaluation that failed has left in `slot`. Return False if that is impossible."""
+        return self._model.truncate(slot.number, self.position(slot))
 
     def free_cells(self) -> bool:
         """Evict the idle slot used longest ago. Return False if no idle slot holds any cells."""
@@ -293,10 +317,12 @@ class KVCache:
         )
 
     def describe(self) -> Json:
-        """Return what the slots hold by our account ("cells") and by llama.cpp's ("span"), and the saved lengths."""
+        """Return what the slots hold by our account ("cells", "positions") and by llama.cpp's ("span"), and the saved
+        lengths."""
         slots = [
             {
                 "cells": len(slot.cells),
+                "positions": self.position(slot),
                 "span": self._model.position_range(slot.number),
                 "busy": slot.busy,
                 "shared": slot.shared,

@@ -39,8 +39,8 @@ class NativeLog:
     def __init__(self) -> None:
         self._errors: list[str] = []
         self._stderr = open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115
-        self._callback = native.llama_log_callback(self._receive)
-        native.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self.callback = native.llama_log_callback(self._receive)
+        native.llama_log_set(self.callback, ctypes.c_void_p(0))
 
     def _receive(self, level: int, text: bytes, _user: object) -> None:
         if level == _DEBUG_LEVEL:

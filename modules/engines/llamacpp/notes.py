@@ -87,3 +87,27 @@ def _split(options: Options, build: Build) -> Iterator[Note]:
                 "zh": f"仅使用前 {build.max_devices} 项：llama.cpp 不支持更多设备。",
             },
         )
+
+
+def unusable_projector_note(file: str, reason: str) -> Note:
+    """Return the note that a vision part was not loaded."""
+    return Note(
+        "mmproj",
+        {
+            "en": f"Images are off: {file} cannot be used with this model. {reason}",
+            "zh": f"不支持图片：{file} 无法用于此模型。{reason}",
+        },
+    )
+
+
+def no_library_note() -> Note:
+    """Return the note that the installed library has no mtmd."""
+    return Note(
+        "mmproj",
+        {
+            "en": "Images are off: the installed llama-cpp-python was built without mtmd. "
+            "python server.py --install llama.cpp installs one that has it.",
+            "zh": "不支持图片：所安装的 llama-cpp-python 编译时未包含 mtmd。"
+            "运行 python server.py --install llama.cpp 可重新安装。",
+        },
+    )

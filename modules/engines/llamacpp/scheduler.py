@@ -9,16 +9,21 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from modules.core.events import Json
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import Model
+from modules.engines.llamacpp.image_cells import text_length
 from modules.engines.llamacpp.kv_cache import KVCache, Slot
 from modules.engines.llamacpp.sampler import Sampler
 from modules.engines.repetition import max_cached_tokens
 from modules.engines.text_stream import TextStream
 from modules.engines.token_ids import common_prefix_length
+
+if TYPE_CHECKING:  # mtmd may not be installed
+    from modules.engines.llamacpp.vision import ImageChunk
 
 PREFILL_CHUNK_WHILE_DECODING = 64
 """Prompt tokens in a batch that other requests share: 0.25 s on two slow cores, where 512 take 2.3 s."""
@@ -34,7 +39,8 @@ class Request:
 
     `scheduled` tokens are in the current batch; `logits_row` is where its logits will be, -1 if it asks for none.
     `reused_tokens` counts prompt tokens that were in the cache when it began, -1 before that. `visible` tokens appear
-    in the text even if they are special. Times are monotonic, in seconds.
+    in the text even if they are special. `images` are the chunks of pictures by their first entries among the tokens.
+    Times are monotonic, in seconds.
     """
 
     call: int
@@ -53,6 +59,12 @@ class Request:
     sampled_tokens: int = 0
     first_token_at: float = 0.0
     visible: frozenset[int] = frozenset()
+    images: Mapping[int, ImageChunk] = field(default_factory=dict)
+
+    @property
+    def next_image(self) -> ImageChunk | None:
+        """The chunk of a picture that is to be evaluated next, None if a token is."""
+        return self.images.get(self.tokens[self.evaluated]) if self.images and self.pending else None
 
     @property
     def pending(self) -> int:
@@ -165,22 +177,40 @@ class Scheduler:
     def fill(self, batch: Batch) -> None:
         """Fill `batch`: one token of each decoding request, the rest with prompts in equal parts.
 
-        A prefill that runs alone gets the whole batch. What short prompts leave of their part goes to longer ones.
+        A prefill that runs alone gets the whole batch. What short prompts leave of their part goes to longer ones. A
+        prompt goes up to its next picture, which is evaluated by itself.
         """
         batch.clear()
         decoding = [request for request in self.running if request.pending == 1]
-        in_prefill = [request for request in self.running if request.pending > 1]
+        in_prefill = [request for request in self.running if request.pending > 1 and request.next_image is None]
+        for request in self.running:
+            request.scheduled, request.logits_row = 0, -1
         in_prefill.sort(key=lambda request: request.pending)
         for request in decoding:
             assert request.slot is not None
-            position, sequence = len(request.slot.cells), request.slot.number
+            position, sequence = self._cache.position(request.slot), request.slot.number
             request.scheduled, request.logits_row = 1, batch.add_one(request.tokens[-1], position, sequence)
         room = batch.capacity - len(decoding)
         room = room if len(self.running) == 1 else min(room, PREFILL_CHUNK_WHILE_DECODING)
         for index, request in enumerate(in_prefill):
             count = min(request.pending, room // (len(in_prefill) - index))
-            _schedule_prefill(request, count, batch)
-            room -= count
+            room -= self._schedule_prefill(request, count, batch)
+
+    def _schedule_prefill(self, request: Request, count: int, batch: Batch) -> int:
+        """Add up to `count` tokens of a prompt to the batch; the last one of the prompt asks for logits.
+
+        Return how many they are.
+        """
+        assert request.slot is not None
+        if request.images:
+            count = min(count, text_length(request.tokens, request.evaluated))
+        if not count:
+            return 0
+        tokens = request.tokens[request.evaluated : request.evaluated + count]
+        position, sequence = self._cache.position(request.slot), request.slot.number
+        request.scheduled = count
+        request.logits_row = batch.add(tokens, position, sequence, wants_logits=count == request.pending)
+        return count
 
     def keep_evaluated(self) -> None:
         """After an aborted batch, keep what was evaluated, and leave each request at least one token to evaluate."""
@@ -192,14 +222,3 @@ class Scheduler:
             if not request.pending:
                 request.evaluated -= 1
                 self._cache.truncate(request.slot, len(request.slot.cells) - 1)
-
-
-def _schedule_prefill(request: Request, count: int, batch: Batch) -> None:
-    """Add the next `count` tokens of a prompt to the batch; the last one of the prompt asks for logits."""
-    assert request.slot is not None
-    request.scheduled, request.logits_row = count, -1
-    if not count:
-        return
-    tokens = request.tokens[request.evaluated : request.evaluated + count]
-    position, sequence = len(request.slot.cells), request.slot.number
-    request.logits_row = batch.add(tokens, position, sequence, wants_logits=count == request.pending)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 from modules.core.events import Json
+from modules.core.image_marks import split_at_marks
 from modules.engines.engine_protocol import Operations
 from modules.engines.llamacpp.vocabulary import Vocabulary
 from modules.engines.token_ids import token_pieces
@@ -25,9 +27,23 @@ class Tokenizer:
         return self._tokenize(text, add_special).tolist()
 
     def _tokenize(self, text: str, add_special: bool = True) -> array[int]:
+        return self._vocabulary.tokenize(text, add_special and not self._has_bos(text))
+
+    def _has_bos(self, text: str) -> bool:
         bos = self._vocabulary.special_text(self._vocabulary.bos)
-        has_bos = self._vocabulary.adds_bos and bool(bos) and text.startswith(bos)
-        return self._vocabulary.tokenize(text, add_special and not has_bos)
+        return self._vocabulary.adds_bos and bool(bos) and text.startswith(bos)
+
+    def encode_with_images(self, text: str, images: Sequence[Sequence[int]]) -> list[int]:
+        """Return the tokens of a text in which marks stand for `images`, of which each has tokens of its own.
+
+        The texts between the marks are tokenized one by one, as mtmd does. A text follows the last image, so that there
+        is a token whose logits the first one of the answer is sampled from.
+        """
+        tokens = [self._vocabulary.bos] if self._vocabulary.adds_bos and not self._has_bos(text) else []
+        pieces = split_at_marks(text)
+        for piece in pieces if pieces and isinstance(pieces[-1], str) else [*pieces, "\n"]:
+            tokens.extend(self._vocabulary.tokenize(piece, False) if isinstance(piece, str) else images[piece])
+        return tokens
 
     def count(self, text: str) -> int:
         return len(self._tokenize(text))

@@ -83,7 +83,7 @@ def test_every_field_exists_in_the_structs_of_the_library() -> None:
     for made in all_calls():
         assert set(made[MODEL]) <= model
         assert set(made[CONTEXT]) <= context
-        assert set(made) <= {MODEL, CONTEXT, "llama_numa_init", "llama_memory_seq_add"}
+        assert set(made) <= {MODEL, CONTEXT, "llama_numa_init", "llama_memory_seq_add", "mtmd_init_from_file"}
 
 
 def test_every_value_has_the_type_of_its_field() -> None:
@@ -94,6 +94,13 @@ def test_every_value_has_the_type_of_its_field() -> None:
                 if name not in special:
                     setattr(struct, name, value)  # raises TypeError for another type
                     assert getattr(struct, name) == pytest.approx(value)
+
+
+def test_the_vision_part_is_loaded_unless_the_user_wants_text_only() -> None:
+    assert "mtmd_init_from_file" not in calls() | calls(mmproj="none") | calls(mmproj="")
+    made = calls(mmproj="mmproj-F16.gguf", threads_batch=3)
+    assert made["mtmd_init_from_file"] == {"mmproj_fname": "mmproj-F16.gguf", "use_gpu": False, "n_threads": 3}
+    assert made[CONTEXT]["n_ubatch"] == made[CONTEXT]["n_batch"], "a picture may have to be computed at once"
 
 
 def test_only_streaming_llm_shifts_the_cache_and_keeps_attention_sinks() -> None:
@@ -107,7 +114,7 @@ def test_the_default_sink_size_is_that_of_the_option() -> None:
 
 def test_every_call_exists_in_the_library() -> None:
     for functions in all_calls():
-        assert all(hasattr(llama_cpp, name) for name in functions)
+        assert all(hasattr(llama_cpp, name) or name.startswith("mtmd_") for name in functions)
 
 
 def test_enum_values_are_those_of_the_library() -> None:
