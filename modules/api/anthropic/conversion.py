@@ -269,17 +269,20 @@ def _call(where: str, block: Block) -> Json:
 
 
 def _image(where: str, block: Block) -> Json:
-    """Return a picture as a data: URI. `images` checks what is in it, and refuses one that would have to be fetched."""
+    """Return a picture as a data: URI, whose content `images` checks. Raises Unsupported for one that is elsewhere."""
     source = block.get("source")
     kind = source.get("type") if isinstance(source, dict) else None
-    if kind == "base64":
-        media_type, data = (_required(f"{where}.source", source, name) for name in ("media_type", "data"))
-        url = f"data:{media_type};base64,{data}"
-    elif kind == "url":
-        url = _required(f"{where}.source", source, "url")
-    else:
+    if kind in ("url", "file"):
+        raise Unsupported(
+            {
+                "en": f"{where}.source: pictures are not fetched. Send it as a source of type 'base64'.",
+                "zh": f"{where}.source：不会从别处获取图片。请以 base64 类型的来源直接发送图片。",
+            }
+        )
+    if kind != "base64":
         raise OptionError(f"{where}.source", _quoted(source), _SOURCE)
-    return {"type": "image_url", "image_url": {"url": url}}
+    media_type, data = (_required(f"{where}.source", source, name) for name in ("media_type", "data"))
+    return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
 
 
 def _text_part(text: str) -> Json:

@@ -198,6 +198,9 @@ def test_invalid_requests_are_refused_by_the_path_of_the_fault(subtests: pytest.
 
 
 def test_what_would_have_to_be_fetched_or_read_elsewhere_is_refused(subtests: pytest.Subtests) -> None:
+    for kind in ("url", "file"):
+        with subtests.test(kind=kind), pytest.raises(Unsupported, match=r"messages\[0\].content\[0\].source"):
+            converted(**block(type="image", source={"type": kind, "url": "https://x", "file_id": "f"}))
     for kind in ("url", "base64", "file"):
         with subtests.test(kind=kind), pytest.raises(Unsupported, match="document"):
             converted(**block(type="document", source={"type": kind, "url": "https://x", "data": "x", "file_id": "f"}))
