@@ -12,7 +12,7 @@ from modules.catalog.deletion import KEEP_SECONDS, BinEntry, Deletion, ModelBin,
 from modules.catalog.errors import NotDeletable
 from modules.catalog.record import ModelRecord
 from modules.config.model_settings import ModelSettings
-from modules.core.errors import SettingsError, WebUIError, Words
+from modules.core.errors import SettingsError, Words
 from modules.downloads.manager import DownloadManager
 from modules.downloads.record import ACTIVE_STATES
 from modules.downloads.view import JobView
@@ -80,10 +80,7 @@ class ModelDeletion:
                 self._settings.put_back(model, entry)
 
     def _refuse_loaded(self, deletion: Deletion) -> None:
-        status = self._models.status
-        used = {status.name} if status.state in ("loading", "ready") else set()
-        with contextlib.suppress(WebUIError):
-            used.add(self._models.current.record.name)
+        used = {one.name for one in self._models.residents() if one.state != "failed"}
         if used.intersection(model.name for model in deletion.models):
             raise NotDeletable(deletion.models[0].name, _LOADED)
 

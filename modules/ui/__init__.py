@@ -22,6 +22,7 @@ from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_search, write_head
 from modules.ui.locales import supported
 from modules.ui.login import LoginGuard
+from modules.ui.model import residents
 from modules.ui.model.options_card import LOADER_CSS
 from modules.ui.notebook import routes as notebook_routes
 from modules.ui.page import build
@@ -106,6 +107,7 @@ def attach(server: FastAPI, app: App) -> None:
     character_routes.add_routes(server, app)
     template_route.add_route(server, app)
     model_menu.add_route(server, app)
+    residents.add_routes(server, app)
     session_routes.add_route(server, app)
     for language in LANGUAGES:
         gr.mount_gradio_app(

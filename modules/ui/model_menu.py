@@ -5,12 +5,14 @@ It is drawn by static/model_menu.js, which asks for the models by HTTP when the 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
 from modules.app import App
 from modules.catalog.record import ModelRecord
+from modules.core.errors import ModelNotFound
 from modules.core.events import Json
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates, Values
@@ -44,6 +46,7 @@ class ModelMenu:
         picked = on(self.part.select, self.pick, reads, shown, owner_only=True, queue=False)
         unlimited: Options = {"failed": loading.failed, "trigger_mode": "multiple", "concurrency_limit": None}
         on(picked.then, self.load, {*model.form.components, self._loads}, writes, owner_only=True, **unlimited)
+        on(picked.then, loading.refresh_view, [version], loading.writes, queue=False)  # a resident was chosen
         stopped = on(
             self.part.stop,
             loading.unload_model,
@@ -56,17 +59,30 @@ class ModelMenu:
         on(stopped.then, loading.refresh_view, [version], loading.writes, queue=False)
 
     def pick(self, values: Values, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
-        """Show the model in the Model tab's form. A form that is that model's already keeps what was changed in it."""
+        """Show the model in the Model tab's form, to be loaded; a resident becomes the page's model at once.
+
+        A form that is that model's already keeps what was changed in it.
+        """
         sent = getattr(event, "_data", None)
         name = sent.get("name") if isinstance(sent, dict) else None
         card, app = self._model.card, self._page.app
         names = [record.name for record in app.selectable_models()]
+        is_resident = isinstance(name, str) and self._choose(name)
         if not isinstance(name, str) or name not in names:
             return {self._loads: False}
-        menu = {card.model: gr.update(choices=names, value=name), self._loads: True}
+        menu = {card.model: gr.update(choices=names, value=name), self._loads: not is_resident}
         if self._model.options.is_form_of(name, values):
             return menu
         return {**self._model.picker.show(name), **menu}
+
+    def _choose(self, name: str) -> bool:
+        """Make a model the page's if it is loaded or asleep; return whether it is."""
+        models = self._page.app.models
+        chosen = any(one.name == name and one.state in ("ready", "asleep") for one in models.residents())
+        if chosen:
+            with contextlib.suppress(ModelNotFound):  # it was unloaded just now
+                models.choose(name)
+        return chosen
 
     async def load(self, values: Values) -> AsyncIterator[Updates]:
         """Load the model that was picked, if one was."""

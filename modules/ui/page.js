@@ -49,7 +49,10 @@
     missed = answer ? 0 : missed + 1;
     document.querySelector("#tx-offline").hidden = missed < 2;
     if (answer?.status === 401) location.reload(); // the server has been restarted, and asks for the login again
-    if (answer?.ok && (await answer.text()) !== shown.dataset.digest) document.querySelector("#tx-refresh-page")?.click();
+    if (answer?.ok && (await answer.text()) !== shown.dataset.digest) {
+      document.dispatchEvent(new Event("tx-news"));
+      document.querySelector("#tx-refresh-page")?.click();
+    }
   };
   setInterval(pollDigest, 1000);
   document.addEventListener("visibilitychange", pollDigest);

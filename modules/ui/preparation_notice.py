@@ -46,13 +46,13 @@ class PreparationNotice:
 
 def notice(app: App, language: str, tr: Tr) -> str:
     """Render the state of the preparation, as the notice shows it."""
-    idle = app.models.status.state not in ("ready", "loading")
+    idle = app.models.status.state not in ("ready", "loading", "asleep")
     return preparation(app.preparation.status(), idle, language, tr)
 
 
 def greeting(app: App) -> str:
     """Return the key of the text in an empty conversation: a question, or what has to happen before one."""
-    if app.models.status.state == "ready":
+    if app.models.status.state in ("ready", "asleep"):
         return "hello"
     progress = app.preparation.status()
     return "hello_later" if progress.load and progress.in_progress else "hello_empty"

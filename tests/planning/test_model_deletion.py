@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 
 from modules.app import App
 from modules.catalog.errors import NotDeletable
+from modules.catalog.record import ModelRecord
 from modules.core.errors import ModelNotFound
 from modules.downloads.record import DownloadSpec
-from modules.runtime.status import Status
+from tests.support import echo_plans
 from tests.support.checkpoint_files import put
 from tests.support.downloading import until
 from tests.support.gguf_files import gguf
@@ -67,10 +69,22 @@ def test_an_unknown_model_is_not_deleted(app: App) -> None:
         app.deletion.delete("../a.gguf")
 
 
-@pytest.mark.parametrize("state", ["loading", "ready"])
-def test_a_model_in_use_is_not_deleted(app: App, models: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+def be_in_memory(app: App, state: str) -> None:
+    """Have the model a.gguf in this state, though not as the page's model."""
+    word = "slow" if state == "loading" else "good"
+    record = ModelRecord("a.gguf", Path("/models") / word, "gguf", size=0)
+    plan = dataclasses.replace(echo_plans.plan(), record=record)
+    request = app.models.request("a.gguf", lambda: plan, keep_alive=0 if state == "asleep" else None)
+    if state != "loading":
+        with request.result(timeout=10):
+            pass
+    until(lambda: [one.state for one in app.models.residents()] == [state])
+
+
+@pytest.mark.parametrize("state", ["loading", "ready", "asleep"])
+def test_a_model_in_memory_or_asleep_is_not_deleted(app: App, models: Path, state: str) -> None:
     save(app, "a.gguf", 512)
-    monkeypatch.setattr(app.models, "status", Status(state, name="a.gguf"))  # type: ignore[arg-type]
+    be_in_memory(app, state)
     with pytest.raises(NotDeletable, match="Unload it first"):
         app.deletion.delete("a.gguf")
     assert app.model_settings.get("a.gguf")["n_ctx"] == 512

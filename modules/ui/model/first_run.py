@@ -77,7 +77,7 @@ class FirstRun:
 
     def html(self, picked: object, error: WebUIError | None = None) -> str:
         """Render the card; "" if a model is in use or being loaded."""
-        if self._app.models.status.state in ("ready", "loading"):
+        if self._app.models.status.state in ("ready", "loading", "asleep"):
             return ""
         names = [record.name for record in self._app.selectable_models()]
         if not names:

@@ -29,6 +29,7 @@ def pill(status: Status, tr: Tr) -> str:
         "empty": tr("no_model"),
         "loading": tr("loading") + percent,
         "failed": tr("failed"),
+        "asleep": tr("resident_asleep"),
         "ready": f"{status.loader} · {tr('pill_context').format(count=status.context_length)}",
     }[status.state]
     name = f"{shrinkable_name(status.name)}<b>·</b>" if status.name else ""
@@ -61,6 +62,8 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
         seconds, memory = f"{status.seconds:.1f}", decimal_size(status.memory)
         text = tr("status_ready").format(seconds=seconds, context=status.context_length, memory=memory)
         return info(text) + f'<a class="tx-to-chat" href="#chat">{escape(tr("to_chat"))}</a>'
+    if status.state == "asleep":
+        return info(tr("status_asleep").format(model=status.name))
     if status.freed:
         return info(tr("status_freed").format(memory=decimal_size(status.freed)))
     return info(tr("status_empty"))

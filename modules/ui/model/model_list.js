@@ -2,7 +2,7 @@
 const ROWS = 60; // rows drawn at once; more follow when the end of the list comes into view
 const UNDO_MS = 10000;
 const MAX_LISTINGS = 8; // while a slow disk is read, the list is asked for again, ever more rarely
-const shown = { query: "", rows: ROWS, picked: "", loaded: "", state: "", undo: null, binOpen: false };
+const shown = { query: "", rows: ROWS, picked: "", loaded: "", state: "", residents: new Map(), undo: null, binOpen: false };
 let undoTimer = 0;
 let listings = 0;
 let undoSeen = ""; // the deletion that was offered to be undone last
@@ -59,15 +59,15 @@ const openMenu = (opener, model) => {
   const box = make(
     "div",
     { class: "tx-ml-menu", role: "menu", "aria-label": text("more", { name: model.name }) },
-    isLoaded
-      ? item(text("unload"), () => trigger("unload_model", {}), !list().owner)
+    isLoaded || shown.residents.has(model.name)
+      ? item(text("unload"), () => unload(model.name), !list().owner)
       : item(text("load"), () => trigger("load_model", { name: model.name }), !list().owner || !!model.problem),
     item(text("settings"), () => {
       pick(model.name);
       document.querySelector("#tx-opts")?.scrollIntoView({ block: "start" });
     }),
     item(text("copy_path"), () => copy(model.folder)),
-    item(text("delete"), () => trigger("delete_model", { name: model.name }), !list().owner || isLoaded),
+    item(text("delete"), () => trigger("delete_model", { name: model.name }), !list().owner || isLoaded || shown.residents.has(model.name)),
   );
   opener.setAttribute("aria-expanded", "true");
   opener.closest(".tx-ml-row").append(box);
@@ -114,9 +114,13 @@ const row = (model) => {
   );
   const main = button("", { class: "tx-ml-main" }, () => pick(model.name));
   main.append(make("span", { class: "tx-dot" }), make("span", { class: "tx-ml-text" }, name, meta(model)));
-  const load = button(text("load"), { class: "tx-ml-load" }, () =>
-    model.name === shown.loaded ? trigger("unload_model", {}) : ((shown.picked = model.name), mark(), trigger("load_model", { name: model.name })),
-  );
+  const load = button(text("load"), { class: "tx-ml-load" }, () => {
+    if (model.name === shown.loaded) return unload(model.name);
+    if (isAwaiting(model.name)) return tellHeader({ action: "load", name: model.name });
+    shown.picked = model.name;
+    mark();
+    trigger("load_model", { name: model.name });
+  });
   load.disabled = !list().owner || !!model.problem;
   const more = button(
     "⋯",
@@ -125,16 +129,22 @@ const row = (model) => {
   );
   return make("li", { class: "tx-ml-row", "data-name": model.name }, main, load, more);
 };
+const tellHeader = (detail) => document.dispatchEvent(new CustomEvent("tx-model", { detail })); // see static/model_menu.js
+/** Whether another model than the page's can be used at once, or by waking it. */
+const isAwaiting = (name) => name !== shown.loaded && ["ready", "answering", "asleep"].includes(shown.residents.get(name));
+const unload = (name) => (name === shown.loaded ? trigger("unload_model", {}) : document.dispatchEvent(new CustomEvent("tx-resident-unload", { detail: { name } })));
+
 const mark = () => {
   for (const each of element.querySelectorAll(".tx-ml-row")) {
     const { name } = each.dataset;
     const isLoaded = name === shown.loaded;
-    each.dataset.state = name === shown.loaded || name === shown.loading ? shown.state : "";
+    each.dataset.state = name === shown.loaded || name === shown.loading ? shown.state : (shown.residents.get(name) ?? "").replace("answering", "ready");
     each.querySelector(".tx-ml-main").setAttribute("aria-current", String(name === shown.picked));
     const load = each.querySelector(".tx-ml-load");
-    load.textContent = isLoaded ? text("unload") : text("load");
+    load.textContent = text(isLoaded ? "unload" : isAwaiting(name) ? "use" : "load");
     load.setAttribute("aria-label", `${load.textContent} ${name}`);
-    const label = isLoaded ? text("is_loaded") : "";
+    const state = shown.residents.get(name);
+    const label = isLoaded || state === "ready" || state === "answering" ? text("is_loaded") : state === "asleep" ? text("is_asleep") : "";
     const dot = each.querySelector(".tx-dot");
     dot.title = label;
     if (label) dot.setAttribute("role", "img");
@@ -239,6 +249,10 @@ const readState = () => {
   mark();
 };
 document.addEventListener("tx-model-state", readState);
+document.addEventListener("tx-residents", ({ detail }) => {
+  shown.residents = new Map(detail.filter(({ state }) => state !== "failed").map(({ name, state }) => [name, state]));
+  mark();
+});
 const listAgain = () => {
   element.querySelector(".tx-ml-summary").textContent = list().scanning ? text("scanning") : list().summary ?? "";
   if (!list().scanning) listings = 0;

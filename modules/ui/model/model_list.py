@@ -33,7 +33,7 @@ READ_PICKED = """(model, ...others) => {
 _SCRIPT = (Path(__file__).parent / "model_list.js").read_text(encoding="utf-8")
 _TEXT_KEYS = (
     *("search", "none_found", "label", "more", "settings", "copy_path", "copied", "delete", "undo", "restore"),
-    *("empty_bin", "bin_info", "is_loaded", "scanning"),
+    *("empty_bin", "bin_info", "is_loaded", "is_asleep", "use", "scanning"),
 )
 
 

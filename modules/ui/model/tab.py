@@ -16,6 +16,7 @@ from modules.ui.model.model_card import ModelCard
 from modules.ui.model.model_list import READ_PICKED
 from modules.ui.model.options_card import FILTER, SWITCH_LOADER, OptionsCard
 from modules.ui.model.picker import ModelPicker
+from modules.ui.model.residents import residents_card
 from modules.ui.model.saved_settings import SavedSettings
 from modules.ui.preparation_notice import PreparationNotice
 
@@ -33,6 +34,7 @@ class ModelTab:
         self.first_run = FirstRun(page, "tx-model-first")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
+                residents_card()
                 self.card = ModelCard(page)
                 self.loras = LoraCard(page)
             with gr.Column(scale=7, min_width=320):

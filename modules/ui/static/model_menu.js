@@ -1,7 +1,9 @@
-// The menu behind the model's state in the header: pick a model and load it, unload it, see how far a load is.
+// The menu behind the model's state in the header: choose a model in memory or load another one, unload it, see how far
+// a load is.
 import { get } from "./chat_client.js";
 import { make } from "./dom.js";
 import { announce, placeAt, toast } from "./popups.js";
+import { events as residentEvents, refresh as refreshResidents, residents } from "./residents.js";
 import { register } from "./shortcuts.js";
 import { language, tr } from "./texts.js";
 
@@ -14,18 +16,23 @@ let closed = 0; // when the menu was closed: the click on the state that closes 
 
 // -- the list -----------------------------------------------------------------------------------------------------------
 
-const rowOf = (model) => {
-  const { status } = answer;
-  const inUse = status.name === model.name && status.state !== "empty";
-  const state = inUse ? { ready: tr("model_loaded"), loading: tr("loading"), failed: tr("failed") }[status.state] : model.problem ? tr("model_unusable") : "";
-  const facts = [model.quantization, model.size, state].filter(Boolean).join(" · ");
-  return make(
+const rowOf = (name, facts, attributes) =>
+  make(
     "button",
-    { type: "button", class: "tx-model", "data-name": model.name, disabled: Boolean(model.problem) || !answer.owner, title: model.problem || model.name, "aria-current": inUse && "true" },
-    make("span", { class: "tx-model-name" }, model.name),
+    { type: "button", class: "tx-model", "data-name": name, title: name, ...attributes },
+    make("span", { class: "tx-model-name" }, name),
     make("span", { class: "tx-model-facts" }, facts),
   );
+
+const residentRow = ({ name, state, facts, chosen, error }) =>
+  rowOf(name, error || facts, { "data-state": state, disabled: !answer.owner, "aria-current": chosen && "true" });
+
+const modelRow = ({ name, quantization, size, problem }) => {
+  const facts = [quantization, size, problem && tr("model_unusable")].filter(Boolean).join(" · ");
+  return rowOf(name, facts, { disabled: Boolean(problem) || !answer.owner, title: problem || name });
 };
+
+const group = (title, rows) => (rows.length && title ? [make("p", { class: "tx-model-group" }, title), ...rows] : rows);
 
 const statusOf = ({ status }) => {
   const stop = (text) => make("button", { type: "button", class: "tx-button", click: () => send({ action: "unload" }), disabled: !answer.owner }, text);
@@ -33,6 +40,7 @@ const statusOf = ({ status }) => {
     const bar = make("progress", { max: "1", value: status.progress, "aria-label": tr("loading") });
     return [make("p", {}, `${tr("loading")} ${status.name}`), bar, stop(tr("cancel_load"))];
   }
+  if (status.state === "asleep") return [make("p", {}, make("b", {}, status.name), ` ${tr("model_asleep")}`), stop(tr("resident_remove"))];
   if (status.state === "ready") return [make("p", {}, make("b", {}, status.name), ` ${status.facts}`), stop(tr("unload"))];
   if (status.error) return [make("p", { class: "tx-model-error" }, status.error)];
   return [make("p", {}, tr("no_model"))];
@@ -40,16 +48,22 @@ const statusOf = ({ status }) => {
 
 const draw = () => {
   const wanted = menu.querySelector("input").value.trim().toLowerCase();
-  const found = answer.models.filter(({ name }) => name.toLowerCase().includes(wanted));
+  const isWanted = ({ name }) => name.toLowerCase().includes(wanted);
+  const loaded = residents().filter(isWanted);
+  const others = answer.models.filter((model) => isWanted(model) && residents().every(({ name }) => name !== model.name));
   menu.querySelector(".tx-model-status").replaceChildren(...statusOf(answer));
   const list = menu.querySelector(".tx-models");
   const focused = list.contains(document.activeElement) && document.activeElement.dataset.name;
-  list.replaceChildren(...found.slice(0, 200).map(rowOf));
-  if (!found.length) list.append(make("p", {}, tr(answer.models.length ? "nothing_found" : "no_models_short")));
+  list.replaceChildren(
+    ...group(tr("residents_title"), loaded.map(residentRow)),
+    ...group(loaded.length ? tr("residents_others") : "", others.slice(0, 200).map(modelRow)),
+  );
+  if (!loaded.length && !others.length) list.append(make("p", {}, tr(answer.models.length ? "nothing_found" : "no_models_short")));
   if (focused) list.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
 };
 
 const refresh = async () => {
+  refreshResidents();
   answer = await get("/models/list").catch((error) => {
     toast(error.message);
     return null;
@@ -101,19 +115,20 @@ const open = () => {
   refresh();
 };
 
+residentEvents.addEventListener("residents", () => menu && answer && draw());
 document.addEventListener("click", (event) => event.target.closest("#tx-pill .tx-pill") && open());
 register("Alt+M", tr("key_models"), open);
 
 // -- news: Gradio redraws the state in the header -------------------------------------------------------------------------
 
-const stateOf = () => /tx-(empty|loading|ready|failed)/.exec(pill()?.className ?? "")?.[1] ?? "";
+const stateOf = () => /tx-(empty|loading|ready|asleep|failed)/.exec(pill()?.className ?? "")?.[1] ?? "";
 let lastState = "";
 
 const update = () => {
   const state = stateOf();
   if (state !== lastState) {
     // Only changes are read out, not each percent.
-    if (lastState) announce({ empty: tr("no_model"), loading: tr("loading"), ready: tr("model_is_loaded"), failed: tr("failed") }[state] ?? "");
+    if (lastState) announce({ empty: tr("no_model"), loading: tr("loading"), ready: tr("model_is_loaded"), asleep: tr("model_asleep"), failed: tr("failed") }[state] ?? "");
     lastState = state;
   }
   if (menu) refresh();

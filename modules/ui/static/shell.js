@@ -8,6 +8,7 @@ import "./effect.js";
 import { renameIn } from "./names.js";
 import * as parameters from "./parameter_drawer.js";
 import "./parameters.js";
+import "./residents.js";
 import "./session_card.js";
 import { register } from "./shortcuts.js";
 import * as sidebar from "./sidebar.js";
