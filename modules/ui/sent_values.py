@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+
+class Body(BaseModel):
+    """The JSON body of a request, without keys that are not known."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
 
 def sent_by(event: Any) -> Mapping[str, Any]:
     """Return the data of an event of a component, such as a `gr.EventData`, by key."""

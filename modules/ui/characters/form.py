@@ -12,7 +12,8 @@ from modules.characters.character import Character
 from modules.characters.library import CharacterLibrary
 from modules.characters.lorebook import MAX_ENTRIES, MAX_ORDER, Lorebook, LoreEntry, with_entries
 from modules.core.events import Json
-from modules.ui.chat.bodies import Body, Id
+from modules.ui.chat.bodies import Id
+from modules.ui.sent_values import Body
 
 MAX_TEXT = MAX_JSON_BYTES
 MAX_NAME = 200

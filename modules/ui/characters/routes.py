@@ -20,8 +20,9 @@ from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Persona, Personas
 from modules.core.events import Json
 from modules.ui.characters.form import CharacterForm, Name, Text, form_of
-from modules.ui.chat.bodies import Body, Id, Nothing
+from modules.ui.chat.bodies import Id, Nothing
 from modules.ui.handlers import ErrorRoute, download, language_of
+from modules.ui.sent_values import Body
 
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from modules.core.errors import OptionError, Words
 from modules.core.events import Json
-from modules.ui.sent_values import text_in
+from modules.ui.sent_values import Body, text_in
 
 MAX_TEXT = 2_000_000
 MAX_TEMPLATE_KWARGS = 20
@@ -16,12 +16,6 @@ MAX_KWARG_CHARACTERS, MAX_KWARG_NUMBER = 1000, 10**15
 
 Id = Annotated[str, Field(max_length=300)]
 Rev = Annotated[int | None, Field(ge=0)]
-
-
-class Body(BaseModel):
-    """The JSON body of a request, without keys that are not known."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class Nothing(Body):

@@ -25,12 +25,13 @@ from modules.conversations.exporters.export import export as export_conversation
 from modules.conversations.importers.detect import import_file
 from modules.core.errors import LANGUAGES
 from modules.core.events import Json
-from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Nothing, Rev, checked_template_kwargs
+from modules.ui.chat.bodies import MAX_TEXT, Id, Nothing, Rev, checked_template_kwargs
 from modules.ui.chat.event_stream import EventStream
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.setup_routes import Mode, Name, add_setup_routes
 from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import ErrorRoute, Page, download, language_of
+from modules.ui.sent_values import Body
 from modules.ui.server_events import stream_response
 
 MAX_TITLE = 1000

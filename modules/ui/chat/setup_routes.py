@@ -12,8 +12,9 @@ from modules.app import App
 from modules.chat.errors import NothingToAnswer
 from modules.conversations.conversation import Conversation
 from modules.core.events import Json
-from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Rev
+from modules.ui.chat.bodies import MAX_TEXT, Id, Rev
 from modules.ui.chat.visitors import Visitors
+from modules.ui.sent_values import Body
 
 Mode = Literal["instruct", "chat-instruct", "chat"]
 Name = Annotated[str, Field(max_length=300)]

@@ -16,10 +16,10 @@ from starlette.requests import Request
 from modules.app import App
 from modules.core.events import Json
 from modules.runtime.resident import Resident
-from modules.ui.chat.bodies import Body
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import ErrorRoute, language_of
 from modules.ui.locales import translator
+from modules.ui.sent_values import Body
 from modules.ui.widgets.messages import decimal_size
 from modules.ui.widgets.option_form import Component
 

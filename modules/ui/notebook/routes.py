@@ -18,12 +18,13 @@ from modules.core.events import Json
 from modules.notebook.errors import TokenChanged
 from modules.notebook.notebook import Notebook
 from modules.notebook.store import MAX_LENGTH, NotebookStore
-from modules.ui.chat.bodies import Body, Nothing
+from modules.ui.chat.bodies import Nothing
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import ErrorRoute, Page, language_of
 from modules.ui.notebook.event_stream import NotebookStream
 from modules.ui.notebook.view import candidates_json, notebook_json
+from modules.ui.sent_values import Body
 from modules.ui.server_events import stream_response
 
 MAX_RENDERED = 200_000
