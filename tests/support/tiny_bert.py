@@ -97,7 +97,9 @@ def _write(folder: Path, ranks: bool) -> None:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **names}
+    _write_json(folder / "tokenizer_config.json", settings)
 
 
 def write_pipeline(folder: Path, pooling: Mapping[str, Any], width: int = HIDDEN) -> None:

@@ -22,10 +22,10 @@ from modules.engines.llamacpp import library
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import DECODED, ModelParams
 from modules.engines.llamacpp.embedding_arguments import (
-    PACKED_TOKENS,
     embedding_arguments,
     embedding_notes,
     longest_text,
+    packed_tokens,
     splits_texts,
 )
 from modules.engines.llamacpp.library import installed_build
@@ -52,6 +52,7 @@ class LlamaEmbedding(EmbeddingEngine):
         self._header = header
         calls = embedding_arguments(path, options, build, header)
         self._context = _Context(path, calls, whole_percents(report), splits_texts(header))
+        self._packed = packed_tokens(header)
         self._vocabulary = self._context.vocabulary
         self.questions: Operations = Tokenizer(self._vocabulary).questions
         self._is_ranking = gguf_task(header) == RANK
@@ -89,7 +90,7 @@ class LlamaEmbedding(EmbeddingEngine):
     def compute(self, texts: Sequence[Encoded]) -> NDArray[np.float32]:
         """Return vectors [texts, dimensions], or the chance that each document is relevant [texts, 1]."""
         results = np.empty((len(texts), self._width), np.float32)
-        for group in packed(texts, _total_tokens, self._context.packed_tokens, self._context.max_texts):
+        for group in packed(texts, _total_tokens, self._packed, self._context.max_texts):
             results[group] = self._context.evaluate([texts[index].tokens for index in group], self._width)
         # Of two labels llama.cpp gives their chances, that of the first one being relevant.
         return sigmoid(results) if self._is_ranking and self._width == 1 else results
@@ -121,7 +122,6 @@ class _Context:
         self.width = int(native.llama_model_n_embd_out(self._model))
         self.labels = int(native.llama_model_n_cls_out(self._model))
         self.max_texts = int(args["n_seq_max"])
-        self.packed_tokens = min(PACKED_TOKENS, int(args["n_batch"]))
         self._batch = Batch(int(args["n_batch"]))
         self._memory = native.llama_get_memory(self.handle)
 

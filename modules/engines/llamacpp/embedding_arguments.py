@@ -16,7 +16,10 @@ LONGEST_TEXT = 8192
 """Tokens of a text at most, whatever the model states: attention over a text takes memory by the square of its length
 where llama.cpp has no flash attention for it."""
 PACKED_TOKENS = 512
-"""Tokens of several texts that are computed together. More is slower: each text attends to the tokens of all."""
+"""Tokens of several texts that are computed together at most. More is slower: each text attends to those of all."""
+_PACKED_LOGITS = 1 << 25
+"""Logits of a step at most, unless a single text has more. llama.cpp clears room for the logits of every token, though
+an embedding model has none: 1 MB a token with the 250,000 tokens of XLM-R."""
 MAX_TEXTS = 32
 """Texts that are computed together at most."""
 
@@ -40,11 +43,10 @@ def embedding_header(path: Path) -> GgufHeader | None:
 def embedding_arguments(path: Path, options: Options, build: Build, header: GgufHeader) -> dict[str, Json]:
     """Return the calls that load `path`, as `arguments` does for models that generate text."""
     calls = arguments(path, options, build)
-    tokens = longest_text(header, options)
-    batch = PACKED_TOKENS if splits_texts(header) else max(tokens, PACKED_TOKENS)
+    batch = step_tokens(header, options)
     context = {name: value for name, value in calls["llama_init_from_model"].items() if name not in _UNUSED}
     calls["llama_init_from_model"] = context | {
-        "n_ctx": max(tokens, batch),
+        "n_ctx": max(longest_text(header, options), batch),
         "n_batch": batch,
         "n_ubatch": batch,
         "n_seq_max": MAX_TEXTS,
@@ -71,6 +73,27 @@ def pooling_type(header: GgufHeader) -> int:
 def splits_texts(header: GgufHeader) -> bool:
     """Whether a long text may be computed in pieces: where each token sees those before it, and the last one counts."""
     return pooling_type(header) == POOLING_LAST and not is_encoder(header)
+
+
+def packed_tokens(header: GgufHeader) -> int:
+    """Return how many tokens of several texts are computed together."""
+    return max(min(PACKED_TOKENS, _PACKED_LOGITS // max(vocabulary_size(header), 1)), 1)
+
+
+def step_tokens(header: GgufHeader, options: Options) -> int:
+    """Return the tokens that one step computes at most."""
+    packed = packed_tokens(header)
+    return packed if splits_texts(header) else max(longest_text(header, options), packed)
+
+
+def logit_bytes(header: GgufHeader, options: Options) -> int:
+    """Return the bytes of the logits that llama.cpp makes room for."""
+    return 4 * vocabulary_size(header) * step_tokens(header, options)
+
+
+def vocabulary_size(header: GgufHeader) -> int:
+    count = header.numbers.get("tokenizer.ggml.tokens", 0)
+    return count if isinstance(count, int) else 0
 
 
 def longest_text(header: GgufHeader, options: Options) -> int:

@@ -28,7 +28,9 @@ from modules.engines.llamacpp.arguments import (
     slot_count,
     tensor_split,
 )
+from modules.engines.llamacpp.embedding_arguments import logit_bytes, longest_text, step_tokens
 from modules.engines.memory import CUDA_CONTEXT_BYTES, MIN_CONTEXT, Estimate, Options, fits
+from modules.formats.embedding import gguf_task
 from modules.formats.gguf_header import GgufHeader
 
 PAD = 256
@@ -77,13 +79,14 @@ def placed(header: GgufHeader, options: Options, gpus: Sequence[int] = ()) -> tu
     """
     context = _context(header, options if gpus else {**options, "cpu": True})
     devices = _layer_devices(header, options, gpus)
+    logits = logit_bytes(header, options) if gguf_task(header) else 0
     cache_devices = [0] * (len(devices) - 1) if options["no_offload_kqv"] else devices[:-1]
     return tuple(
         Estimate(
             weights=_weight_bytes(header, devices, device),
             cache=_cache_bytes(header, context, cache_devices, device),
             compute=_compute_bytes(header, context, devices, device),
-            other=CUDA_CONTEXT_BYTES * (device in devices) if device else _other_bytes(header, context),
+            other=CUDA_CONTEXT_BYTES * (device in devices) if device else _other_bytes(header, context) + logits,
         )
         for device in range(1 + len(gpus))
     )
@@ -144,10 +147,14 @@ def _fitting_layers(header: GgufHeader, options: Options, free: Sequence[int]) -
 def _context(header: GgufHeader, options: Options) -> _Context:
     length = int(options["n_ctx"]) or header.context_length
     offloaded = gpu_layers(options) != 0
+    ubatch = batch_sizes(options, offloaded)[1]
+    if gguf_task(header):
+        ubatch = step_tokens(header, options)
+        length = max(longest_text(header, options), ubatch)
     return _Context(
         cells=-(-length // PAD) * PAD,
         caches=2 if options.get("cfg_cache") else 1,
-        ubatch=min(batch_sizes(options, offloaded)[1], length),
+        ubatch=min(ubatch, length),
         slots=slot_count(options),
         cache_type=cache_type(options),
         flash=flash_attention(options),
