@@ -19,6 +19,7 @@ from modules.api.routes import (
     anthropic,
     downloads,
     embeddings,
+    infill,
     inspection,
     loras,
     models,
@@ -47,6 +48,7 @@ def mount_api(server: FastAPI, app: App) -> None:
     server.include_router(server_info.health_routes(app))
     root = FastAPI(openapi_url=None)
     root.include_router(server_info.root_routes(state))
+    root.include_router(infill.routes(state))
     root.include_router(embeddings.root_routes(state))
     errors.register_handlers(root)
     guarded_root = _guarded(root, app)

@@ -9,6 +9,7 @@ from typing import Any
 from modules.api.images import read_image
 from modules.api.messages import Message, Part
 from modules.api.schemas import ChatRequest, CompletionRequest
+from modules.chat.gap_prompt import gap_prompt
 from modules.chat.images import image_part, mark_images
 from modules.chat.prompt import ChatPrompt, text_prompt
 from modules.chat.prompt import chat_prompt as prompt_of_chat
@@ -18,6 +19,7 @@ from modules.chat.tools.use import ToolUse
 from modules.core.answer_grammar import AnswerGrammar
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
+from modules.core.fill_in_middle import FimTokens
 from modules.core.prompt import Prompt
 from modules.core.reasoning import ReasoningMarkers
 from modules.runtime.loaded_model import LoadedModel
@@ -116,8 +118,27 @@ def _part(where: str, part: Part, files: dict[str, bytes]) -> dict[str, str]:
 
 
 def plain_prompts(model: LoadedModel, request: CompletionRequest, params: Mapping[str, Json]) -> list[Prompt]:
-    """Return the prompts of a completion. Token numbers become text, which asks the worker."""
-    return [text_prompt(prompt, params) for prompt in _prompts(model, request)]
+    """Return the prompts of a completion. Token numbers become text, which asks the worker.
+
+    Raises Unsupported for a suffix if the model cannot fill the gap before it.
+    """
+    prompts = _prompts(model, request)
+    if not request.suffix:
+        return [text_prompt(prompt, params) for prompt in prompts]
+    fim = fim_tokens(model, "suffix")
+    return [gap_prompt(model, fim, prompt, request.suffix, params) for prompt in prompts]
+
+
+def fim_tokens(model: LoadedModel, field: str) -> FimTokens:
+    """Return the tokens around a gap. Raises Unsupported, which names `field`, if the model has none."""
+    if model.info.fim is None:
+        raise Unsupported(
+            {
+                "en": f"{field} is not supported: {model.record.name} was not trained to fill in the middle of a text.",
+                "zh": f"不支持 {field}：{model.record.name} 未经填充文本中间部分的训练。",
+            }
+        )
+    return model.info.fim
 
 
 def echoed_prompts(model: LoadedModel, prompts: Sequence[Prompt]) -> list[str]:
@@ -138,6 +159,13 @@ def _prompts(model: LoadedModel, request: CompletionRequest) -> list[str]:
             {
                 "en": "echo together with logprobs is not supported: there are none for the prompt.",
                 "zh": "不支持同时使用 echo 和 logprobs：提示词没有对数概率。",
+            }
+        )
+    if request.echo and request.suffix:
+        raise Unsupported(
+            {
+                "en": "echo together with suffix is not supported.",
+                "zh": "不支持同时使用 echo 和 suffix。",
             }
         )
     prompt = request.prompt

@@ -79,7 +79,7 @@ class ResponseBuilder:
     def _remarks(self, ends: Mapping[int, Done]) -> dict[str, Json]:
         """Return what the body or the last chunk says beside OpenAI's fields."""
         ignored = [*self._ignored, *self.faults]
-        timings = {"timings": _timings(ends[0])} if len(ends) == 1 else {}
+        timings = {"timings": timings_of(ends[0])} if len(ends) == 1 else {}
         return {**({"ignored": shortened(ignored)} if ignored else {}), **timings}
 
     def _usage(self, ends: Mapping[int, Done]) -> Json:
@@ -133,7 +133,7 @@ class ResponseBuilder:
         return sse_event({**body, "usage": usage} if self._usage_chunk else body)
 
 
-def _timings(end: Done) -> Json:
+def timings_of(end: Done) -> Json:
     """Return the times of an answer in llama-server's format."""
     read = end.prompt_tokens - end.cached_tokens
     return {

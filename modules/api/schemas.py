@@ -88,6 +88,7 @@ class CompletionRequest(GenerationRequest):
         Field(union_mode="left_to_right"),
         Expected("a text, a list of texts or a list of token numbers", "文本、文本列表或词符编号列表"),
     ]
+    suffix: Annotated[Text, Expected("a text", "文本")] = ""
     logprobs: Annotated[int | None, Field(ge=0, le=20), _CANDIDATES] = None
     echo: Flag = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from modules.chat.gap_prompt import MARKERS, tokens_around
 from modules.chat.prompt import room
 from modules.core.events import Json
 from modules.core.fill_in_middle import FimTokens
@@ -14,9 +15,6 @@ from modules.runtime.loaded_model import LoadedModel
 
 NEXT_TOKENS = 50
 """Most likely next tokens that are shown."""
-AFTER_SHARE = 4
-"""The text after a gap gets at least one of so many parts of the prompt, if all of the text is too long."""
-_MARKERS = 3
 
 
 def prompt_of(model: LoadedModel, beginning: Beginning, params: Mapping[str, Json]) -> Prompt:
@@ -39,21 +37,17 @@ def _fim_of(model: LoadedModel, beginning: Beginning) -> FimTokens | None:
     return model.info.fim if beginning.passage.fills else None
 
 
-def _before(model: LoadedModel, beginning: Beginning, limit: int, add_special: bool = True) -> list[int]:
+def _before(model: LoadedModel, beginning: Beginning, limit: int) -> list[int]:
     """Return the tokens of the text before the passage, without most of those that are too far away."""
     text = beginning.before[: beginning.passage.start]
-    ids: list[int] = model.ask("encode", text=text[-LONGEST_TOKEN * limit :], add_special=add_special)
+    ids: list[int] = model.ask("encode", text=text[-LONGEST_TOKEN * limit :])
     return ids
 
 
 def _around(model: LoadedModel, beginning: Beginning, limit: int) -> tuple[list[int], list[int], list[int]]:
     """Return the tokens before and after a gap for which there is room, and those that every prompt begins with."""
-    bos: list[int] = model.ask("encode", text="")
-    before = _before(model, beginning, limit, add_special=False)
-    after: list[int] = model.ask("encode", text=beginning.after[: LONGEST_TOKEN * limit], add_special=False)
-    space = max(limit - len(bos) - _MARKERS - len(beginning.passage.tokens), 0)
-    after = after[: max(space - len(before), space // AFTER_SHARE)]
-    return before[max(len(before) + len(after) - space, 0) :], after, bos
+    before = beginning.before[: beginning.passage.start]
+    return tokens_around(model, before, beginning.after, limit, len(beginning.passage.tokens))
 
 
 def fit_of(model: LoadedModel, beginning: Beginning, params: Mapping[str, Json]) -> dict[str, Json]:
@@ -63,7 +57,7 @@ def fit_of(model: LoadedModel, beginning: Beginning, params: Mapping[str, Json])
     limit, passage, fim = room(model, params), beginning.passage, _fim_of(model, beginning)
     tokens = int(model.ask("count", text=beginning.before[: passage.start])) + len(passage.tokens)
     if fim is not None:
-        tokens += int(model.ask("count", text=beginning.after)) + _MARKERS
+        tokens += int(model.ask("count", text=beginning.after)) + MARKERS
     begins = 0
     if tokens > limit:
         if fim is not None:
