@@ -301,6 +301,11 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
         ('{"name": "now", "arguments": {}}', (_NOW,), 0),
         ('```json\n{"name": "now", "arguments": {}}\n```', (_NOW,), 0),
         ('{"name": "now"}', (("text", '{"name": "now"}'),), 0),
+        (
+            '<think>x\n<tool_call>{"name": "other", "arguments": {}}</tool_call>',
+            (("reasoning", 'x\n<tool_call>{"name": "other", "arguments": {}}</tool_call>'),),
+            0,
+        ),
         ("<tool_call>\nnow()\n</tool_call>", (("text", "<tool_call>\nnow()\n</tool_call>"),), 1),
         ('<tool_call>\n{"name": ""}\n</tool_call>', (("text", '<tool_call>\n{"name": ""}\n</tool_call>'),), 1),
         (
