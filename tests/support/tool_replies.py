@@ -290,6 +290,8 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
         ('<tool_call>{"type": "function", "function": {"name": "now", "arguments": {}}}</tool_call>', (_NOW,), 0),
         ('<tool_call>\n{"name": "now", "arguments": {}\n</tool_call>', (_NOW,), 0),
         ('<tool_call>\n{"name": "now", "arguments": {}}}\n</tool_call>', (_NOW,), 0),
+        ('<tool_call>\n{"name": "now", "arguments": {}, }\n</tool_call>', (_NOW,), 0),
+        ('<tool_call>\n{"name": "now", "arguments": {}, "id": 7}\n</tool_call>', (_NOW,), 0),
         (
             '<tool_call>\n{"name": "now", "arguments": {}}\n{"name": "now", "arguments": {}}\n</tool_call>',
             (_NOW, _NOW),
@@ -373,6 +375,7 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
             (("call", "write_file", {"content": "End with </parameter> and\n</function>."}),),
             0,
         ),
+        ("<tool_call>\n<function=get_weather>\n<parameter=ci", (("call", "get_weather", "{"),), 0),
         ("<tool_call>\n<function=now>\nsoon", (("text", "<tool_call>\n<function=now>\nsoon"),), 1),
     ],
     "glm-4": [("<tool_call>now</tool_call>", (_NOW,), 0), ("<tool_call>now\n</tool_call>\n", (_NOW,), 0)],

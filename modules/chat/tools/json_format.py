@@ -138,10 +138,9 @@ def read_object(
 
 def _end_of_member(reader: ReplyReader, begun: bool) -> Reading[bool]:
     """Return whether the object ends here. A call that has begun ends with anything else than a comma."""
-    found = yield from reader.match(",", "}")
-    if begun and found == "," and not (yield from reader.ahead(('"',))):
-        reader.at -= 1
+    if begun and not (yield from reader.ahead(('"', "}"), skipped=" \t\r\n,")):
         return True
+    found = yield from reader.match(",", "}")
     if not found and not begun:
         raise NotACall
-    return found != ","
+    return found != "," or (begun and bool((yield from reader.match("}"))))

@@ -43,9 +43,9 @@ class CallScanner:
         return self.reader.faults
 
     def feed(self, text: str) -> list[Piece]:
-        if self._plain and not self._special.search(text):  # most tokens of most replies
-            self._last = text[-1:]
-            return [(TEXT, text)] if text else []
+        if self._plain and text and not self._special.search(text):  # most tokens of most replies
+            self._last, self.reader.has_text = text[-1:], True
+            return [(TEXT, text)]
         self.reader.append(text)
         return self._go_on()
 

@@ -111,14 +111,13 @@ class XmlCalls:
         if not found:
             raise NotACall
         reader.begin_call(name)
-        empty = True
+        separator = "{"
         while (yield from reader.match(self.key_open)):
-            key, types = yield from self._read_key(reader, reader.tools.get(name))
-            reader.write(f"{'{' if empty else ', '}{json.dumps(key, ensure_ascii=False)}: ")
-            empty = False
-            if not (yield from self._read_value(reader, types)):
+            reader.write(separator)
+            separator = ", "
+            if not (yield from self._read_argument(reader, reader.tools.get(name))):
                 return
-        reader.write("{}" if empty else "}")
+        reader.write("{}" if separator == "{" else "}")
         reader.end_call()
         yield from skip_closers(reader, self.closers)
 
@@ -131,6 +130,19 @@ class XmlCalls:
         raw, found = yield from reader.until(("\n", self.key_open, *self.closers), MAX_NAME)
         reader.at -= len(found)
         return call_name(raw)
+
+    def _read_argument(self, reader: ReplyReader, tool: Tool | None) -> Reading[bool]:
+        """Read the key and the value of an argument, and return whether the reply has all of it."""
+        try:
+            key, types = yield from self._read_key(reader, tool)
+        except NotACall:
+            if reader.ended:
+                reader.at = len(reader.text)
+            else:
+                reader.add_fault()
+            return False
+        reader.write(f"{json.dumps(key, ensure_ascii=False)}: ")
+        return (yield from self._read_value(reader, types))
 
     def _read_key(self, reader: ReplyReader, tool: Tool | None) -> Reading[tuple[str, frozenset[str]]]:
         """Return an argument's name and the types that it may have."""

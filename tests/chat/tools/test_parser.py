@@ -75,14 +75,13 @@ def test_the_pieces_do_not_depend_on_how_a_reply_is_cut(name: str, subtests: pyt
 
 
 def _broken(name: str) -> list[Reply]:
-    """Return replies that were cut or changed anywhere; what they are worth is not said."""
+    """Return replies that begin like one and end like another; what they are worth is not said."""
     rng, found = random.Random(3), []
-    texts = [reply.text for reply in replies(name) if reply.text]
-    for number in range(30):
-        text = rng.choice(texts)
-        start = rng.randrange(len(text))
-        end = min(len(text), start + rng.randrange(1, 12))
-        found.append(Reply(f"broken {number}", text[:start] + rng.choice(texts)[: rng.randrange(9)] + text[end:], ()))
+    texts = [reply.text for reply in replies(name)] + [text for text, _, _ in UNUSUAL.get(name, ())]
+    for number in range(40):
+        first, last = rng.choice(texts), rng.choice(texts)
+        text = first[: rng.randrange(len(first) + 1)] + last[rng.randrange(len(last) + 1) :]
+        found.append(Reply(f"broken {number}", text, ()))
     return found
 
 
