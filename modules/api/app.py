@@ -25,6 +25,7 @@ from modules.api.routes import (
     models,
     openai,
     openai_responses,
+    router,
     server_info,
 )
 from modules.api.state import ApiState
@@ -50,6 +51,7 @@ def mount_api(server: FastAPI, app: App) -> None:
     root.include_router(server_info.root_routes(state))
     root.include_router(infill.routes(state))
     root.include_router(embeddings.root_routes(state))
+    root.include_router(router.routes(app))
     errors.register_handlers(root)
     guarded_root = _guarded(root, app)
     for path in (*sorted(ROOT_PATHS), *(f"{start}/{{rest:path}}" for start in FOREIGN_PATHS)):

@@ -10,9 +10,10 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modules.api.errors import error_response
+from modules.api.errors import OwnersKeyNeeded, error_response
+from modules.app import App
 from modules.config.credentials import ApiKey, Credentials
-from modules.core.errors import Words
+from modules.core.errors import OwnerOnly, Words
 from modules.system.guess_limiter import GuessLimiter
 
 _NO_KEY: Words = {
@@ -31,6 +32,27 @@ _TOO_MANY: Words = {
 
 KEY = "text_studio.api_key"
 """Key of a request's scope: the `ApiKey` that it was sent with; for a login, one without a secret."""
+
+
+def require_owner(app: App, scope: Scope) -> None:
+    """Refuse a request that may only use the models that are loaded.
+
+    Raises OwnersKeyNeeded for a key without that role, and OwnerOnly with --multi-user if there are no keys.
+    """
+    key: ApiKey | None = scope.get(KEY)
+    if key is not None and not key.is_owner:
+        raise OwnersKeyNeeded(key.name)
+    if not app.credentials.keys:
+        app.refuse_guests()
+
+
+def is_owner(app: App, scope: Scope) -> bool:
+    """Whether `require_owner` lets a request pass."""
+    try:
+        require_owner(app, scope)
+    except (OwnersKeyNeeded, OwnerOnly):
+        return False
+    return True
 
 
 class AuthMiddleware:

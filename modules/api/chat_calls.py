@@ -84,7 +84,7 @@ async def begin_chat(
 
     Raises what `use_model` and `prepare_chat` raise, and the refusal of the model.
     """
-    use = await use_model(state.app, request, body.model)
+    use = await use_model(state.app, request, body.model, body.kept_seconds)
     with use.released_on_error():
         call = await prepare_chat(state, use.model, body)
         calls = [GenerationCall(call.prompt.prompt, parameters.seeded(call.params, index)) for index in range(body.n)]

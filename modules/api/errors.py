@@ -111,9 +111,10 @@ def register_handlers(api: FastAPI) -> None:
 async def _answer_known(request: Request, error: Exception) -> Response:
     assert isinstance(error, WebUIError)
     language = language_of(request.headers)
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
     if speaks_anthropic(request.scope):
-        return json_response(anthropic_error(error.say(language), error.status), error.status)
-    return json_response(error_body(error, language), error.status)
+        return json_response(anthropic_error(error.say(language), error.status), error.status, headers)
+    return json_response(error_body(error, language), error.status, headers)
 
 
 async def _answer_unreadable_body(request: Request, error: Exception) -> Response:

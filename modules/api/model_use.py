@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
+from urllib.parse import quote
 
 from starlette.requests import Request
 
+from modules.api.auth import is_owner, require_owner
 from modules.app import App
+from modules.core.errors import ModelNotFound
+from modules.planning.load_request import LoadRequest
+from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.waiting import MakePlan, release_when_granted
+
+SUBSTITUTED = "X-Model-Substituted"
+"""Header of an answer by another model than the one that was asked for, whose name it has, percent-encoded."""
+_MAX_NAME = 200
 
 
 def _do_nothing() -> None:
@@ -44,5 +56,46 @@ class ModelUse:
 
 
 async def use_model(app: App, request: Request, name: str = "", keep_alive: float | None = None) -> ModelUse:
-    """Return the model that answers a request for `name`. Raises what `ModelManager.current` raises."""
-    return ModelUse(app.models.current)
+    """Return the model that answers a request for `name`; without a name, the current one.
+
+    A model that is not in memory is loaded with its saved settings if the client may load models. For a name that no
+    model has, the current one answers, and a header says so; with `--strict-model`, it is refused. `keep_alive` is how
+    many seconds the model stays in memory after its last answer. Raises ModelNotFound, OwnerOnly or OwnersKeyNeeded,
+    what `Planner.plan` and `LoadService.prepare` raise, and what `ModelManager.request` and its future raise.
+    """
+    may_load = is_owner(app, request.scope)
+    found = await _find(app, name) if name else ""
+    if name and not found and app.flags.on("strict_model"):
+        raise ModelNotFound(name)
+    headers = {SUBSTITUTED: quote(name[:_MAX_NAME], safe="/:.,+ ")} if name and not found else {}
+    if found and not may_load and not any(resident.name == found for resident in app.models.residents()):
+        require_owner(app, request.scope)
+    make_plan = partial(plan_on_demand, app, found) if found and may_load else None
+    return ModelUse(*await _lease(app, found, make_plan, keep_alive if may_load else None, headers))
+
+
+def plan_on_demand(app: App, name: str) -> LoadPlan:
+    """Decide how a model is loaded for a request: with its saved settings."""
+    return app.loading.prepare(app.planner.plan(LoadRequest(app.record(name))))
+
+
+async def _find(app: App, name: str) -> str:
+    """Return the whole name of a model: of a resident, or of one on disk; "" if there is none of that name."""
+    if any(resident.name == name for resident in app.models.residents()):
+        return name
+    try:
+        return (await asyncio.to_thread(app.record, name)).name
+    except ModelNotFound:
+        return ""
+
+
+async def _lease(
+    app: App, name: str, make_plan: MakePlan | None, keep_alive: float | None, headers: Mapping[str, str]
+) -> tuple[LoadedModel, Mapping[str, str], Callable[[], None]]:
+    pending = app.models.request(name, make_plan, keep_alive)
+    try:
+        lease = await asyncio.wrap_future(pending)
+    except asyncio.CancelledError:  # the client has left
+        release_when_granted(pending)
+        raise
+    return lease.model, headers, lease.release

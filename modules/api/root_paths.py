@@ -7,6 +7,7 @@ ROOT_PATHS = frozenset(
         *("/health", "/metrics", "/props", "/slots"),
         "/rerank",
         *("/tokenize", "/detokenize", "/apply-template", "/infill"),
+        *("/models", "/models/load", "/models/unload", "/models/sse"),
     }
 )
 """Endpoints of llama-server at the root."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from modules.api import request_fields
+from modules.api.keep_alive import KeepAlive
 from modules.api.messages import Message
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
 from modules.api.response_format import RESPONSE_FORMAT, check_format, schema_of
@@ -57,10 +58,17 @@ class GenerationRequest(RequestBody):
     response_format: Annotated[dict[str, Any], AfterValidator(check_format), RESPONSE_FORMAT] = Field(
         default_factory=dict
     )
+    keep_alive: KeepAlive = None
+    ttl: KeepAlive = None
 
     @classmethod
     def canonical(cls, raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         return request_fields.canonical(without_nulls(raw))
+
+    @property
+    def kept_seconds(self) -> float | None:
+        """How long the model stays in memory after the answer; None for the server's own rules."""
+        return self.ttl if self.keep_alive is None else self.keep_alive
 
     @property
     def ignored(self) -> list[str]:

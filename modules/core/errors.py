@@ -66,9 +66,13 @@ def both(text: str) -> Words:
 
 @dataclass(eq=False)
 class WebUIError(Exception):
-    """Base of all errors that users see. The fields of a subclass are its facts; `status` is the HTTP status."""
+    """Base of all errors that users see. The fields of a subclass are its facts; `status` is the HTTP status.
+
+    `retry_after` are seconds after which the same request may succeed; 0 if that is not known.
+    """
 
     status: ClassVar[int] = 500
+    retry_after: ClassVar[int] = 0
     template: ClassVar[Words] = both("")
 
     def __str__(self) -> str:

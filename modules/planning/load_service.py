@@ -42,12 +42,16 @@ class LoadService:
         Raises CodeChanged if code would run that the user has not agreed to, LoaderUnavailable, and the problem of a
         model that cannot be loaded.
         """
-        if plan.runs_remote_code:
-            self._consent.check(plan.record)
         try:
-            return self._models.begin(self._loras.resolve(plan), number)
+            return self._models.begin(self.prepare(plan), number)
         except LoaderUnavailable as error:
             raise installation_in_progress(plan.loader, plan.record.format, self._overlays) or error from None
+
+    def prepare(self, plan: LoadPlan) -> LoadPlan:
+        """Return the plan with its LoRAs resolved. Raises CodeChanged if code would run that was not agreed to."""
+        if plan.runs_remote_code:
+            self._consent.check(plan.record)
+        return self._loras.resolve(plan)
 
     def notes(self, model: LoadedModel) -> tuple[Note, ...]:
         """Return the notes on the load of `model`: the engine's, then those on its chat template or its task."""

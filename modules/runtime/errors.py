@@ -16,6 +16,7 @@ class InsufficientMemory(WebUIError):
     """A model for which no idle model can make room. `needed` are bytes, 0 if unknown; `holders` names with bytes."""
 
     status: ClassVar[int] = 503
+    retry_after: ClassVar[int] = 60
     template = {
         "en": "There is not enough memory for {model}{need}: {held}. Unload or unpin a model, or choose a smaller one.",
         "zh": "内存不足，无法加载 {model}{need}：{held}。请卸载模型或取消固定，或换用更小的模型。",

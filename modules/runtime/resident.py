@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from modules.catalog.record import ModelRecord
 from modules.core.errors import WebUIError
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
@@ -20,12 +21,13 @@ class Resident:
     Of one that is asleep the process is gone, its settings are kept. `memory` are bytes of main memory. `generations`
     counts those under way. `on_demand` models were loaded by a request. `is_chosen` is the model of the page.
     `sleeps_in` are seconds until it goes to sleep unless it is used; None if it does not. `progress` is that of its
-    load, from 0 to 1.
+    load, from 0 to 1. `context_length` and `images` are as in `Info`, of a model that is loaded.
     """
 
     name: str
     loader: str
     state: State
+    record: ModelRecord
     memory: int = 0
     generations: int = 0
     pinned: bool = False
@@ -34,6 +36,8 @@ class Resident:
     sleeps_in: float | None = None
     progress: float = 0.0
     error: WebUIError | None = None
+    context_length: int = 0
+    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Entry:
         """Keep what is needed to load the model again as it is."""
         if self.model is not None:
             self.plan = self.model.plan
-        self.state, self.model, self.error = "asleep", None, None
+        self.state, self.model, self.error, self.keep_alive = "asleep", None, None, None
 
     def fail(self, error: WebUIError) -> None:
         self.state, self.model, self.error = "failed", None, error
@@ -105,15 +109,18 @@ class Entry:
         model = self.model if self.state == "ready" else None
         sleeps_at = None if model is None or model.is_busy else self.sleeps_at(limits)
         return Resident(
-            self.name,
-            self.plan.loader.name,
-            self.state,
-            model.memory if model is not None else 0,
-            model.generations if model is not None else 0,
-            self.is_pinned,
-            self.on_demand,
-            is_chosen,
-            None if sleeps_at is None else max(sleeps_at - now, 0.0),
-            self.progress if self.state == "loading" else 0.0,
-            self.error,
+            name=self.name,
+            loader=self.plan.loader.name,
+            state=self.state,
+            record=self.plan.record,
+            memory=model.memory if model is not None else 0,
+            generations=model.generations if model is not None else 0,
+            pinned=self.is_pinned,
+            on_demand=self.on_demand,
+            is_chosen=is_chosen,
+            sleeps_in=None if sleeps_at is None else max(sleeps_at - now, 0.0),
+            progress=self.progress if self.state == "loading" else 0.0,
+            error=self.error,
+            context_length=model.info.context_length if model is not None else 0,
+            images=model.info.images if model is not None else False,
         )

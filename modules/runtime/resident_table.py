@@ -98,7 +98,7 @@ class ResidentTable:
         ]
 
     def publish(self, freed: int | None = None) -> None:
-        """Show what has changed: the version of `status` grows. `freed` are bytes that unloading the page's model freed."""
+        """Show what has changed. `freed` are the bytes that unloading the page's model has freed."""
         entry = self._entries.get(self.chosen)
         self._freed = 0 if entry is not None else self._freed if freed is None else freed
         self.status = status_of(entry, next(self._versions), self._freed)

@@ -87,6 +87,11 @@ def release_when_granted(lease: Future[Lease]) -> None:
         lease.add_done_callback(_release)
 
 
+def release_early(lease: Future[Lease]) -> None:
+    """Let a model be loaded without using it."""
+    lease.add_done_callback(_release)
+
+
 def _release(lease: Future[Lease]) -> None:
     if not lease.cancelled() and lease.exception() is None:
         lease.result().release()

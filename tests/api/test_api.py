@@ -18,12 +18,13 @@ import pytest
 from modules.api.completion_responses import TextOffsets
 from modules.core.events import Logprob, Text, TokenLogprobs
 from modules.runtime.loaded_model import LoadedModel
-from tests.support.serving import Server, smollm2_server
+from tests.support.serving import CONTEXT, Server, smollm2_server
 
 QUESTION = [{"role": "user", "content": "Name the capital of France in one English sentence."}]
 GREEDY = {"model": "gpt-3.5-turbo", "temperature": 0}
 STORY = {"prompt": "Count: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16", "temperature": 0, "max_tokens": 1900}
 """A prompt whose answer takes many seconds."""
+LISTED = {"loaded": True, "status": {"value": "loaded"}, "context_length": CONTEXT, "input_modalities": ["text"]}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def server(models_folder: Path) -> Iterator[Server]:
 def test_models_are_listed_and_the_loaded_one_is_marked(server: Server) -> None:
     (model,) = server.openai.models.list().data
     assert model.id == "SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert (model.object, model.model_extra) == ("model", {"loaded": True})
+    assert (model.object, model.model_extra) == ("model", LISTED)
     assert server.openai.models.retrieve(model.id) == model
 
 

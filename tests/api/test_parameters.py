@@ -215,7 +215,7 @@ def test_a_request_cannot_enlarge_the_context() -> None:
 # -- unknown ---------------------------------------------------------------------------------------------------------
 
 FOREIGN = (
-    *("opts", "id", "name", "foo", "session", "models", "mode", "samplers", "keep_alive", "ttl", "options", "system"),
+    *("opts", "id", "name", "foo", "session", "models", "mode", "samplers", "options", "system"),
     *("provider", "route", "transforms", "timings_per_token", "n_keep", "think", "thinking", "include_reasoning"),
     *("stop_token_ids", "prompt_logprobs", "truncate_prompt_tokens", "watermark", "template", "messages", "character"),
 )

@@ -10,13 +10,12 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from modules.api.auth import KEY
-from modules.api.errors import OwnersKeyNeeded, json_response, language_of
+from modules.api.auth import require_owner
+from modules.api.errors import json_response, language_of
 from modules.api.internal_schemas import ModelLoadRequest, TextRequest, TokensRequest
 from modules.api.model_use import use_model
 from modules.api.state import ApiState
 from modules.app import App
-from modules.config.credentials import ApiKey
 from modules.core.errors import ModelLoading, NoModelLoaded, OptionError
 from modules.core.events import Json, Note
 from modules.core.worker_errors import WorkerDied
@@ -80,17 +79,10 @@ async def _ask(state: ApiState, request: Request, operation: str, **args: Json) 
 
 
 def owners_only(app: App) -> Any:
-    """Return a dependency of routes that are the owner's alone.
-
-    It raises OwnersKeyNeeded for a key without that role, and OwnerOnly with --multi-user if there are no keys.
-    """
+    """Return a dependency of routes that are the owner's alone: see `require_owner`."""
 
     def check(request: Request) -> None:
-        key: ApiKey | None = request.scope.get(KEY)
-        if key is not None and not key.is_owner:
-            raise OwnersKeyNeeded(key.name)
-        if not app.credentials.keys:
-            app.refuse_guests()
+        require_owner(app, request.scope)
 
     return Depends(check)
 

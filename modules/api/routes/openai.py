@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -19,17 +18,12 @@ from modules.api.completion_responses import CompletionResponseBuilder
 from modules.api.error_shapes import speaks_anthropic
 from modules.api.errors import json_response
 from modules.api.generations import GenerationCall
+from modules.api.model_list import describe_model, list_models
 from modules.api.model_use import use_model
 from modules.api.prompts import echoed_prompts, plain_prompts
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.state import ApiState
 from modules.app import App
-from modules.catalog.background_scan import LIST_SECONDS
-from modules.catalog.record import ModelRecord
-from modules.core.errors import ModelLoading, NoModelLoaded
-from modules.core.events import Json
-from modules.core.worker_errors import WorkerDied
-from modules.runtime.loaded_model import LoadedModel
 
 
 def routes(state: ApiState) -> APIRouter:
@@ -44,38 +38,16 @@ def routes(state: ApiState) -> APIRouter:
 
 def _add_model_routes(router: APIRouter, app: App) -> None:
     @router.get("/models")
-    def list_models(request: Request) -> Response:
-        loaded = _current_model(app)
-        records = app.catalog.models(LIST_SECONDS)
-        if loaded is not None and loaded.record.name not in [record.name for record in records]:
-            records.insert(0, loaded.record)  # loaded by its path, from outside the folder of models
-        models = [_model_object(record, loaded) for record in records]
+    def list_all(request: Request) -> Response:
+        models = list_models(app)
         if speaks_anthropic(request.scope):
             return json_response(models_page(models, request.query_params))
         return json_response({"object": "list", "data": models})
 
     @router.get("/models/{name:path}")
     def get_model(name: str, request: Request) -> Response:
-        loaded = _current_model(app)
-        is_loaded = loaded is not None and loaded.record.name == name
-        model = _model_object(loaded.record if loaded and is_loaded else app.record(name), loaded)
+        model = describe_model(app, name)
         return json_response(model_info(model) if speaks_anthropic(request.scope) else model)
-
-
-def _current_model(app: App) -> LoadedModel | None:
-    try:
-        return app.models.current
-    except (ModelLoading, NoModelLoaded, WorkerDied):
-        return None
-
-
-def _model_object(record: ModelRecord, loaded: LoadedModel | None) -> Json:
-    """Return OpenAI's object, with `loaded` added: whether this model answers. `created` is the file's time."""
-    created = 0
-    with contextlib.suppress(OSError):  # it may just have been deleted
-        created = int(record.path.stat().st_mtime)
-    is_loaded = loaded is not None and loaded.record.name == record.name
-    return {"id": record.name, "object": "model", "created": created, "owned_by": "local", "loaded": is_loaded}
 
 
 # -- completions -----------------------------------------------------------------------------------------------------
@@ -97,7 +69,7 @@ def _add_generation_routes(router: APIRouter, state: ApiState) -> None:
 
 
 async def _begin_completion(state: ApiState, request: Request, body: CompletionRequest) -> Answers:
-    use = await use_model(state.app, request, body.model)
+    use = await use_model(state.app, request, body.model, body.kept_seconds)
     with use.released_on_error():
         model, strict = use.model, state.app.flags.on("strict_api")
         params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)

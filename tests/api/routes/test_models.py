@@ -21,6 +21,7 @@ from tests.support.serving import Server, server_of
 
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LOAD = {"model_name": NAME, "args": {"n_ctx": 1024}}
+LISTED = {"loaded": True, "status": {"value": "loaded"}, "context_length": 1024, "input_modalities": ["text"]}
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_model_is_loaded_with_the_requested_options_and_unloaded(server: Serve
         "lora_names": [],
         "loader": "llama.cpp",
     }
-    assert server.openai.models.list().data[0].model_extra == {"loaded": True}
+    assert server.openai.models.list().data[0].model_extra == LISTED
     assert server.post("/internal/model/unload", None).json()["freed"] > 50_000_000
     assert server.http.get("/internal/model/info").json() == {"model_name": "None", "lora_names": [], "loader": None}
 
@@ -167,10 +168,12 @@ def test_models_are_listed_and_described_while_one_loads(make_app: Callable[...,
         with server_of(app) as server:
             while app.models.status.state != "loading":
                 time.sleep(0.01)
-            assert server.http.get("/models").json() == {"object": "list", "data": []}
+            (listed,) = server.http.get("/models").json()["data"]
+            assert (listed["id"], listed["loaded"], listed["status"]) == ("slow", False, {"value": "loading"})
             info = server.http.get("/internal/model/info").json()
             assert info == {"model_name": "None", "lora_names": [], "loader": None, "loading": "slow"}
-            assert server.http.get("/models/slow").status_code == 404
+            assert server.http.get("/models/slow").json() == listed
+            assert server.http.get("/models/slower").status_code == 404
     finally:
         app.models.unload()
     assert isinstance(loading.exception(5), LoadCancelled)
