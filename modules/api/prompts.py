@@ -49,7 +49,8 @@ def chat_prompt(
         raise OptionError("continue_", True, expected)
     files: dict[str, bytes] = {}
     sent: Sequence[dict[str, Any]] = [_message(index, one, files) for index, one in enumerate(request.messages)]
-    messages, images = mark_images(use.messages(sent) if use else sent, files)
+    marked, images = mark_images(sent, files)
+    messages = use.messages(marked) if use else marked
     # A request that sets a truncation length wants the oldest messages dropped.
     drop = bool(params["truncation_length"])
     one_token = {**params, "max_new_tokens": 1}

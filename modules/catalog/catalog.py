@@ -14,6 +14,7 @@ from pathlib import Path
 
 from modules.catalog.background_scan import FIND_SECONDS, BackgroundScan
 from modules.catalog.duplicates import find_duplicates
+from modules.catalog.projectors import MARK
 from modules.catalog.record import ModelRecord, natural_key, short_names
 from modules.catalog.record_reader import RecordReader
 from modules.catalog.scan_cache import ScanCache
@@ -101,7 +102,9 @@ class Catalog:
         folder = resolve_subfolder(self.folder, parents)
         if folder is None:
             return None
-        _, files = list_folder(folder, lambda entry: last in (entry, first_part(Path(entry)).name))
+        _, files = list_folder(
+            folder, lambda entry: last in (entry, first_part(Path(entry)).name) or MARK in entry.lower()
+        )
         records = list(self._reader.file_records(folder, files))
         if subfolder := resolve_subfolder(self.folder, [*parents, last]):
             records += self._reader.folder_records(subfolder, list_folder(subfolder)[1])

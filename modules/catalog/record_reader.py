@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from modules.catalog.duplicates import read_sample
+from modules.catalog.projectors import MARK, is_projector, with_projector
 from modules.catalog.record import ModelRecord
 from modules.catalog.scan_cache import FileReader, ScanCache
 from modules.catalog.unsupported import (
@@ -68,8 +69,11 @@ class RecordReader:
         return itertools.chain(self.file_records(folder, files), self.folder_records(folder, files))
 
     def file_records(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
-        for first, parts in group_parts(files, {".gguf"}).items():
-            yield self._gguf_record(first, parts)
+        groups = group_parts(files, {".gguf"})
+        projectors = self._projectors(groups)
+        for first, parts in groups.items():
+            if first.name not in projectors or len(projectors) == len(groups):  # else it belongs to one of the models
+                yield with_projector(self._gguf_record(first, parts), projectors, shared=folder == self._top)
         if folder == self._top:
             for first, parts in group_parts(files, FORMATS).items():
                 yield self._loose_record(first, parts)
@@ -86,6 +90,18 @@ class RecordReader:
         """Return a hash of parts of the file; "" if it cannot be read."""
         sample = self._cache.get(path, status, _SAMPLE)
         return sample if isinstance(sample, str) else ""
+
+    def _projectors(self, groups: Mapping[Path, Files]) -> dict[str, GgufHeader]:
+        """Return the headers of the vision parts among GGUF files, by the names of the files."""
+        named = {
+            first: parts[first] for first, parts in groups.items() if MARK in first.name.lower() and first in parts
+        }
+        headers = {path: self._cache.get(path, status, _HEADER) for path, status in named.items()}
+        return {
+            path.name: header
+            for path, header in headers.items()
+            if isinstance(header, GgufHeader) and is_projector(path, header)
+        }
 
     def _gguf_record(self, first: Path, parts: Files) -> ModelRecord:
         results = [self._cache.get(part, status, _HEADER) for part, status in parts.items()]

@@ -17,9 +17,9 @@ from modules.formats.gguf_header import GgufHeader
 from modules.loaders.quantization_methods import missing_for_method
 
 _PROJECTOR: Words = {
-    "en": "this is the vision or audio part of another model (mmproj). Load that model; "
-    "images and sound are not supported.",
-    "zh": "这是另一个模型的视觉或音频部分（mmproj）。请加载那个模型；不支持图像和声音。",
+    "en": "this is the vision or audio part of another model (mmproj). Put it beside that model, which can then read "
+    "images.",
+    "zh": "这是另一个模型的视觉或音频部分（mmproj）。请将其放到该模型所在的文件夹，该模型即可识别图片。",
 }
 _ADAPTER: Words = {
     "en": "this is a LoRA, not a model. Move it into the folder loras/.",

@@ -248,6 +248,28 @@ def test_the_weights_have_the_size_of_the_file_and_the_total_is_the_sum(make: Ma
     assert estimated.total == sum(parts(estimated))
 
 
+# The width, the side of a picture in pixels, further metadata, and MiB of the compute buffer that mtmd logs.
+VISION_BUFFERS = [
+    (1152, 896, {}, 121.25),
+    (1280, 560, {"vision.spatial_merge_size": 2}, 267.08),
+    (1024, 336, {}, 17.05),
+]
+
+
+def test_the_vision_part_takes_its_size_and_a_buffer_as_large_as_mtmd_logs(
+    make: Make, subtests: pytest.Subtests
+) -> None:
+    for width, side, further, mebibytes in VISION_BUFFERS:
+        with subtests.test(width=width):
+            numbers = {"vision.embedding_length": width, "vision.image_size": side, "vision.patch_size": 14, **further}
+            vision = dataclasses.replace(make("clip"), numbers=numbers, size=10**8)
+            header = dataclasses.replace(make(), projectors={"mmproj.gguf": vision})
+            without, beside = (estimate(header, options(mmproj=name)) for name in ("none", "mmproj.gguf"))
+            buffer = (beside.other - without.other - 10**8) / 2**20
+            assert mebibytes <= buffer <= 1.25 * mebibytes
+            assert estimate(header, options(mmproj="absent.gguf")).other == without.other
+
+
 def test_the_vocabulary_and_the_logits_of_each_request_take_memory(smollm2: Path) -> None:
     header = read_header(smollm2)
     single, eight = (estimate(header, options(n_ctx=512, parallel=count)) for count in (1, 8))
