@@ -26,12 +26,12 @@ from typing import Any, BinaryIO, cast
 from modules.core.errors import InternalError, NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
 from modules.core.prompt import Prompt
-from modules.core.worker_errors import LoadFailed
+from modules.core.worker_errors import LoadFailed, TextTooLong
 from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, ImageReader, SerialEngine
 from modules.engines.failure_causes import cause
-from modules.engines.prompt_fitting import fit
+from modules.engines.prompt_fitting import LONGEST_TOKEN, fit
 from modules.engines.repetition import with_seed
 from modules.options.option import Value
 from modules.system import child_process
@@ -171,6 +171,8 @@ class Worker:
             if operation == "next":
                 args = {"top": next_token.DEFAULT_CANDIDATES} | args
             serve = partial(self._tokenize, engine, call, args)
+        elif engine is not None and operation == "measure":
+            serve = partial(self._reply, call, operation, args, lambda: _measured(engine, **args))
         else:
             serve, large = partial(self._queue, call, operation, args), False
         self._large.put(serve) if large else serve()
@@ -331,6 +333,16 @@ def _tokenized(
     params = with_seed(params)
     facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
     return {"prompt": fitted.tokens, "params": params, "facts": facts}
+
+
+def _measured(engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json]) -> int:
+    """Return how many tokens the whole of a prompt has, images included. Raises TextTooLong."""
+    whole, context = Prompt.from_json(prompt), engine.info.context_length
+    if len(whole.text) > LONGEST_TOKEN * context:
+        raise TextTooLong(len(whole.text), context)
+    if whole.images:
+        params = {**params, "images": cast(ImageReader, engine).read_images(whole.images)}
+    return len(engine.tokenize(whole.text, params))
 
 
 def _engine_loader(module: str) -> EngineLoader[Any]:

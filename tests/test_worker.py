@@ -65,6 +65,13 @@ def test_the_end_of_a_generation_tells_how_its_prompt_was_shortened(echo: Worker
     assert done == Done("stop", prompt_tokens=2, completion_tokens=2, shortened=1)
 
 
+def test_a_prompt_is_measured_whole_even_if_it_does_not_fit(echo: WorkerProcess) -> None:
+    prompt = Prompt("one two three", 2, shorter=(Replacement(0, 4, ""),))
+    assert result_of(echo, "measure", prompt=prompt.to_json(), params={}) == 3
+    with pytest.raises(TextTooLong):
+        list(echo.events("measure", prompt=Prompt("x" * 256 * 65).to_json(), params={}))
+
+
 def test_a_prompt_of_token_ids_is_continued_as_it_is(echo: WorkerProcess) -> None:
     generate(echo, "one two three").remaining()
     prompt = Prompt("ignored", tokens=(2, 0, 0))

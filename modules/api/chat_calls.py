@@ -41,6 +41,10 @@ class ChatCall:
     use: ToolUse | None = None
     parallel: bool = True
 
+    async def count_tokens(self) -> int:
+        """Return how many tokens the prompt has. Raises TextTooLong."""
+        return await self.model.measure(self.prompt.prompt, self.params)
+
     def parsers(self, count: int, *, raw: bool = False) -> list[ReplyParser]:
         """Return a parser for each of `count` answers. With `raw` their thoughts are text."""
         return [self._parser(raw) for _ in range(count)]

@@ -165,6 +165,13 @@ class LoadedModel:
             raise event.error
         return event.value if isinstance(event, Result) else None
 
+    async def measure(self, prompt: Prompt, params: Mapping[str, Json]) -> int:
+        """Return how many tokens the whole of a prompt has, images included, even if they are too many.
+
+        Raises TextTooLong for a text that is not tokenized, as it could not fit whatever its tokens are.
+        """
+        return int(await self.ask_async("measure", **_arguments(prompt, params)))
+
     def generate(self, prompt: Prompt, params: Mapping[str, Json]) -> Iterator[Event]:
         """Yield text as it is generated, then Done. Closing the iterator stops the generation.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -14,7 +12,7 @@ from modules.api.anthropic.conversion import convert
 from modules.api.anthropic.message_format import ANTHROPIC, MessageFormat
 from modules.api.anthropic.schemas import CountTokensRequest, MessagesRequest
 from modules.api.auth import KEY
-from modules.api.chat_calls import ChatCall, prepare_chat
+from modules.api.chat_calls import prepare_chat
 from modules.api.errors import json_response
 from modules.api.generations import GenerationCall
 from modules.api.ignored_fields import ignored_header
@@ -34,7 +32,7 @@ def routes(state: ApiState) -> APIRouter:
         converted = convert(body)
         with await use_model(state.app, request, body.model) as model:
             call = await prepare_chat(state, model, converted.chat)
-            count = await _count(call)
+            count = await call.count_tokens()
         return json_response({"input_tokens": count}, headers=ignored_header(converted.report(call.ignored)))
 
     return router
@@ -50,12 +48,8 @@ async def _begin(state: ApiState, request: Request, body: MessagesRequest) -> An
             call.parsers(1)[0],
             body.stop_sequences,
             converted.report(call.ignored),
-            await _count(call) if body.stream else 0,
+            await call.count_tokens() if body.stream else 0,
             hides_thought=body.thinking is not None and body.thinking.display == "omitted",
         )
         calls = [GenerationCall(call.prompt.prompt, parameters.seeded(call.params, 0))]
         return await begin(use, calls, builder, request.scope.get(KEY), state.running)
-
-
-async def _count(call: ChatCall) -> int:
-    return int(await asyncio.to_thread(call.model.ask, "count", text=call.prompt.prompt.text))

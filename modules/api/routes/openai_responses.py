@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -47,7 +45,7 @@ def routes(state: ApiState) -> APIRouter:
                 call = await prepare_chat(state, model, conversion.chat)
             except WebUIError as error:
                 raise conversion.respelled(error) from None
-            count = await asyncio.to_thread(model.ask, "count", text=call.prompt.prompt.text)
+            count = await call.count_tokens()
         ignored = [*map(conversion.path, call.ignored), *conversion.ignored]
         headers = {**use.headers, **ignored_header(ignored)}
         return json_response({"object": "response.input_tokens", "input_tokens": count}, headers=headers)
