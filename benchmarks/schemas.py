@@ -1,14 +1,18 @@
-"""Answers under random JSON schemas: whether each validates, and what the schema costs in decode speed.
+"""Answers under random JSON schemas: whether each validates, and what a schema costs in decode speed.
 
     .venv/bin/python benchmarks/schemas.py [--schemas 200] [--seeds 5] [--loader llama.cpp] [--model MODEL]
 
 It needs the package jsonschema, which the tests do not: `.venv/bin/pip install jsonschema`. An answer that meets the
 limit of tokens is no whole JSON, and counts as cut.
+
+Speeds are those of streamed answers, without the first token, to one client. Answers without a schema and under the
+same one alternate, and with llama.cpp those of llama-server under that schema, if it has been built (README.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import random
@@ -20,15 +24,21 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from figures import session, table, verdict
-from program import MODEL, Program
+from peers import PROGRAMS, LlamaServer, ask
+from program import MODEL, Program, explain
 
 TOKENS = 400
 CLIENTS = 4
 MIN_RATIO = 0.85
+MIN_SERVER_RATIO = 1.0
 SPEED_ROUNDS = 7
+SPEED_TOKENS = 257
+CONTEXT = 2048
+PROMPT = "An example of the data as JSON:\n"
 PEOPLE = {
     "type": "array",
     "minItems": 40,
@@ -96,24 +106,22 @@ def _leaf(rng: random.Random) -> Schema:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-def complete(program: Program, **fields: Any) -> tuple[str, str, float]:
-    """Return the text of a completion, why it ended, and its tokens per second."""
-    body = {"prompt": "An example of the data as JSON:\n", "max_tokens": TOKENS, "temperature": 1, **fields}
+def complete(program: Program, **fields: Any) -> tuple[str, str]:
+    """Return the text of a completion and why it ended."""
+    body = {"prompt": PROMPT, "max_tokens": TOKENS, "temperature": 1, **fields}
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{program.url}/v1/completions", json.dumps(body).encode(), headers)
-    began = time.perf_counter()
     try:
-        answer = json.load(urllib.request.urlopen(request))
+        (choice,) = json.load(urllib.request.urlopen(request))["choices"]
     except urllib.error.HTTPError as error:
-        return error.read().decode(), "refused", 0.0
-    (choice,) = answer["choices"]
-    return choice["text"], choice["finish_reason"], answer["usage"]["completion_tokens"] / (time.perf_counter() - began)
+        return error.read().decode(), "refused"
+    return choice["text"], choice["finish_reason"]
 
 
 def outcome(program: Program, schema: Schema, seed: int) -> str:
     """Ask for JSON of that schema; return "valid", "cut", or what is wrong."""
     jsonschema = importlib.import_module("jsonschema")
-    text, reason, _ = complete(program, json_schema=schema, seed=seed)
+    text, reason = complete(program, json_schema=schema, seed=seed)
     if reason == "length":
         return "cut"
     try:
@@ -137,32 +145,65 @@ def main() -> None:
         sys.exit("This benchmark needs jsonschema: .venv/bin/pip install jsonschema")
     rng = random.Random(1)
     schemas = [random_schema(rng) for _ in range(args.schemas)]
-    with (
-        session(f"JSON schemas: {args.loader}"),
-        Program("--api", "--model", args.model, "--loader", args.loader) as program,
-    ):
+    with session(f"JSON schemas: {args.loader}"), contextlib.ExitStack() as stack:
+        flags = ("--api", "--nowebui", "--model", args.model, "--loader", args.loader)
+        program = stack.enter_context(Program(*flags))
         while json.loads(program.wait_for("/v1/internal/model/info"))["model_name"] in (None, "None"):
             time.sleep(0.1)
-        ratios = speed_ratios(program)
+        speeds = measure_speeds(program.port, _llama_server(stack, args))
         with ThreadPoolExecutor(CLIENTS) as pool:
             jobs = [pool.submit(outcome, program, schema, seed) for schema in schemas for seed in range(args.seeds)]
             outcomes = Counter(job.result() for job in jobs)
     table(["outcome", "answers"], sorted(outcomes.items()))
     wrong = outcomes["invalid"] + outcomes["refused"]
     verdict("Answers that do not validate", f"{wrong} of {len(jobs)}", "0 at most", not wrong)
-    ratio = statistics.median(ratios)
-    verdict("Decode speed under a schema", f"{ratio:.2f} of without", f"{MIN_RATIO} at least", ratio >= MIN_RATIO)
+    report_speeds(speeds)
 
 
-def speed_ratios(program: Program) -> list[float]:
-    """Return the decode speed under a schema relative to that without one, of pairs of answers."""
-    ratios = []
-    for seed in range(SPEED_ROUNDS + 1):
-        *_, free = complete(program, seed=seed, ban_eos_token=True)
-        *_, bound = complete(program, seed=seed, json_schema=PEOPLE)
-        if seed:  # the first one warms up
-            ratios.append(bound / free)
-    return ratios
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+OURS, OURS_BOUND, THEIRS_BOUND = "ours", "ours under a schema", "llama-server under it"
+
+
+def _llama_server(stack: contextlib.ExitStack, args: argparse.Namespace) -> int:
+    """Start llama-server with the same file and threads; return its port, 0 if there is none to compare with."""
+    program = PROGRAMS / "llama-server"
+    if args.loader != "llama.cpp" or not program.is_file():
+        print("llama-server is not compared: it has not been built, or the loader is another one.")
+        return 0
+    return stack.enter_context(LlamaServer(program, explain(Path(args.model)), 1, CONTEXT)).port
+
+
+def measure_speeds(ours: int, theirs: int) -> dict[str, list[float]]:
+    """Return the tokens per second of each side in each round. The first round, which is left out, warms up."""
+    sides: dict[str, tuple[int, Schema]] = {
+        OURS: (ours, {"ignore_eos": True}),
+        OURS_BOUND: (ours, {"json_schema": PEOPLE}),
+        **({THEIRS_BOUND: (theirs, {"json_schema": PEOPLE})} if theirs else {}),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(SPEED_ROUNDS + 1):
+        for name, (port, fields) in sides.items():
+            body = {"prompt": PROMPT, "max_tokens": SPEED_TOKENS, "temperature": 0, **fields}
+            answer = ask(port, "/v1/completions", body)
+            if answer.tokens != SPEED_TOKENS:
+                sys.exit(f"An answer ended after {answer.tokens} tokens, so that speeds cannot be compared.")
+            rates[name].append(answer.rate)
+    return {name: measured[1:] for name, measured in rates.items()}
+
+
+def report_speeds(rates: dict[str, list[float]]) -> None:
+    table(["tokens/s", "median", "lowest", "highest"], [(name, *_spread(all_)) for name, all_ in rates.items()])
+    for other, limit in ((OURS, MIN_RATIO), (THEIRS_BOUND, MIN_SERVER_RATIO)):
+        if other in rates:
+            ratios = [bound / rate for bound, rate in zip(rates[OURS_BOUND], rates[other], strict=True)]
+            middle, low, high = _spread(ratios)
+            measured = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+            verdict(f"Speed under a schema, relative to {other}", measured, f"{limit} at least", middle >= limit)
+
+
+def _spread(values: list[float]) -> tuple[float, float, float]:
+    return statistics.median(values), min(values), max(values)
 
 
 if __name__ == "__main__":
