@@ -178,6 +178,8 @@ def test_pages_of_allowed_origins_may_call_the_api_alone() -> None:
     app = FastAPI()
 
     @app.get("/v1/models")
+    @app.get("/props")
+    @app.get("/models/list")
     @app.get("/chat/list")
     def answer() -> str:
         return "answer"
@@ -185,7 +187,9 @@ def test_pages_of_allowed_origins_may_call_the_api_alone() -> None:
     http = TestClient(HostGuard(app, LOOPBACK, frozenset({"https://app.example"})), base_url="http://localhost")
     friend = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
     assert http.get("/v1/models", headers=friend).status_code == 200
-    assert http.get("/chat/list", headers=friend).status_code == 403
+    assert http.get("/props", headers=friend).status_code == 200
+    for page in ("/chat/list", "/models/list"):
+        assert http.get(page, headers=friend).status_code == 403
     for origin in ("https://app.example.evil", "http://app.example", "https://app.example:8443", "null"):
         assert http.get("/v1/models", headers={**friend, "Origin": origin}).status_code == 403
 

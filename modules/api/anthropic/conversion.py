@@ -21,7 +21,7 @@ _NO_EFFECT = frozenset({"speed", "inference_geo"})
 """Fields that by their meaning do not change the answer, beside those of `request_fields`."""
 _FIELDS_OF_TOOLS = frozenset({"type", "name", "description", "input_schema", "strict"})
 _NO_EFFECT_IN_TOOLS = frozenset({"cache_control", "eager_input_streaming"})
-_PASSED_ON = frozenset({"chat_template_kwargs", "enable_thinking", "reasoning_effort"})
+_PASSED_ON = frozenset({"chat_template_kwargs", "enable_thinking", "reasoning_effort", "keep_alive", "ttl"})
 
 SPELLED: Mapping[str, str] = {
     "enable_thinking": "thinking",

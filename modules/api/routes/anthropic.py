@@ -30,17 +30,19 @@ def routes(state: ApiState) -> APIRouter:
     @router.post("/count_tokens")
     async def count_tokens(body: CountTokensRequest, request: Request) -> Response:
         converted = convert(body)
-        with await use_model(state.app, request, body.model) as model:
+        use = await use_model(state.app, request, body.model, converted.chat.kept_seconds)
+        with use as model:
             call = await prepare_chat(state, model, converted.chat)
             count = await call.count_tokens()
-        return json_response({"input_tokens": count}, headers=ignored_header(converted.report(call.ignored)))
+        headers = {**use.headers, **ignored_header(converted.report(call.ignored))}
+        return json_response({"input_tokens": count}, headers=headers)
 
     return router
 
 
 async def _begin(state: ApiState, request: Request, body: MessagesRequest) -> Answers:
     converted = convert(body)
-    use = await use_model(state.app, request, body.model)
+    use = await use_model(state.app, request, body.model, converted.chat.kept_seconds)
     with use.released_on_error():
         call = await prepare_chat(state, use.model, converted.chat)
         builder = MessageFormat(

@@ -28,7 +28,7 @@ def routes(state: ApiState) -> APIRouter:
 
 
 async def _begin(state: ApiState, request: Request, body: InfillRequest) -> Answers:
-    use = await use_model(state.app, request, body.model)
+    use = await use_model(state.app, request, body.model, body.kept_seconds)
     with use.released_on_error():
         params, ignored = parameters.resolve(
             body, use.model, state.defaults_of(use.model), state.app.flags.on("strict_api")

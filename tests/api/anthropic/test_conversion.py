@@ -145,6 +145,11 @@ def test_generation_parameters_are_passed_on_by_anthropics_and_our_names() -> No
     assert found.report(["enable_thinking", "mcp_servers"]) == ["n", "logprobs", "thinking", "mcp_servers"]
 
 
+def test_how_long_the_model_stays_is_passed_on() -> None:
+    assert converted(keep_alive="5m").chat.kept_seconds == 300
+    assert converted(ttl=7).chat.kept_seconds == 7
+
+
 def block(**fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [fields]}]}
 
