@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from modules.catalog.record import ModelRecord
 from modules.chat.errors import NoDefaultTemplate, TemplateRefused, TemplateStopped
 from modules.chat.features import RenderAll, TemplateFeatures, probe, with_known_markers
+from modules.chat.image_parts import marked_in, probe_images
 from modules.chat.mending import mend
 from modules.chat.message import Message
 from modules.chat.renderer import LimitExceeded, Renderer
@@ -153,13 +154,28 @@ class ChatTemplates:
 
         def rendered(shown: Sequence[Message], prompt: bool) -> str:
             variables = {"messages": _with_aliases(mend(shown, features)), "add_generation_prompt": prompt}
-            return self._render(source, common, variables, template.model)
+            with_images = self._render_images(source, template, common, variables)
+            return self._render(source, common, variables, template.model) if with_images is None else with_images
 
         if continue_last and ends_in_thought(messages[-1]):
             return _continued_thought(messages, rendered(messages[:-1], True), features)
         if continue_last:
             return _continued(messages, rendered, template.model)
         return rendered(messages, generation_prompt)
+
+    def _render_images(
+        self, source: str, template: ModelTemplate, common: Mapping[str, Json], variables: Mapping[str, Json]
+    ) -> str | None:
+        """Return the prompt with the marks of pictures where the template puts these, None if it takes no pictures."""
+        messages = variables["messages"]
+        numbers = marked_in(messages)
+        form = self.probed(source, template, "images", probe_images) if numbers else None
+        if form is None:
+            return None
+        with contextlib.suppress(TemplateRefused):
+            parts = {**variables, "messages": form.with_parts(messages)}
+            return form.with_marks(self._render(source, common, parts, template.model), numbers)
+        return None
 
     def of(self, record: ModelRecord, info: Info | None = None) -> ModelTemplate:
         """Return the template that conversations with a model use, given what its engine says if it is loaded."""

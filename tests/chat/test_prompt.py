@@ -16,20 +16,22 @@ import pytest
 
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
-from modules.chat.errors import TemplateRefused
+from modules.chat.errors import ImageLeftOut, ImagesUnsupported, TemplateRefused
 from modules.chat.message import Message
 from modules.chat.prompt import (
     MOST_CANDIDATES,
     ChatPrompt,
+    PromptForm,
     chat_prompt,
     instruct_form,
     prompt_text,
     room,
     text_prompt,
 )
-from modules.chat.templates import ChatTemplates
+from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.core.events import Done, Text
-from modules.core.prompt import Prompt
+from modules.core.image_marks import mark, marked_numbers
+from modules.core.prompt import Image, Prompt
 from modules.core.worker_errors import PromptTooLong
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
@@ -398,3 +400,42 @@ def test_shorter_prompts_are_offered_if_normalization_could_make_the_text_too_lo
     short = prompt_of(model, conversation("a", "yes", "bye"), params(), drop_oldest=True)
     assert len(short.text.encode()) < 60 and short.shorter == ()
     assert prompt_of(model, messages, params(), drop_oldest=True).shorter
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seeing(model: LoadedModel) -> Iterator[LoadedModel]:
+    """The model of the echo engine, as if it read pictures: no prompt is sent to it."""
+    info, model.info = model.info, dataclasses.replace(model.info, images=True)
+    yield model
+    model.info = info
+
+
+ALBUM: list[Message] = [
+    {"role": "user", "content": f"first {mark(0)}"},
+    {"role": "assistant", "content": "yes"},
+    {"role": "user", "content": f"second {mark(1)}"},
+]
+PICTURES = (Image("a", b"1"), Image("b", b"2"))
+
+
+def test_pictures_are_sent_with_the_prompt_that_marks_them(seeing: LoadedModel) -> None:
+    prompt = chat_prompt(TEMPLATES, seeing, ALBUM, params(), images=PICTURES).prompt
+    assert prompt.images == PICTURES
+    assert len(prompt.shorter) == 1, "only the worker knows how many tokens a picture has"
+    assert marked_numbers(prompt.shorter[0].apply(prompt.text)) == [1]
+    later = chat_prompt(TEMPLATES, seeing, ALBUM, params(), images=PICTURES, dropped_until=2).prompt
+    assert later.images == (Image("a", b""), PICTURES[1]), "a dropped picture is not sent"
+
+
+def test_a_model_that_reads_text_refuses_pictures_by_name(model: LoadedModel) -> None:
+    with pytest.raises(ImagesUnsupported, match=r"^echo cannot read images"):
+        chat_prompt(TEMPLATES, model, ALBUM, params(), images=PICTURES)
+
+
+def test_a_template_that_loses_a_picture_is_refused(seeing: LoadedModel) -> None:
+    lossy = PromptForm(lambda messages, _: str(messages[-1]["content"]), ModelTemplate("echo", PLAIN))
+    with pytest.raises(ImageLeftOut):
+        chat_prompt(TEMPLATES, seeing, ALBUM, params(), images=PICTURES, form=lossy)
