@@ -18,14 +18,14 @@ import threading
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from modules.core.errors import InternalError, NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
-from modules.core.prompt import Prompt
+from modules.core.prompt import Image, Prompt
 from modules.core.worker_errors import LoadFailed, TextTooLong
 from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
@@ -94,8 +94,13 @@ class SerialAdapter:
         self.info = engine.info
         self.questions, self.operations = engine.questions, engine.operations
         self.tokenize, self._generate = engine.tokenize, engine.generate
+        self._images = cast(ImageReader, engine)
         self._calls: OrderedDict[int, Generator[Text | Progress, None, Done]] = OrderedDict()
         self._to_announce: list[int] = []  # calls whose queue position has not been sent
+
+    def read_images(self, images: Sequence[Image]) -> Json:
+        """Have the engine read pictures, if its `info` says that it does."""
+        return self._images.read_images(images)
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         if next_token.candidate_count(params):

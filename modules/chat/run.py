@@ -14,6 +14,7 @@ from functools import partial
 from modules.chat.errors import NothingToAnswer
 from modules.chat.modes import ConversationPrompts, Parser, PromptOptions, ReplyPrompt
 from modules.chat.participants import CHAT
+from modules.chat.pictures import refuse_pictures
 from modules.chat.prompt import room
 from modules.chat.receipt import receipt
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
@@ -24,6 +25,7 @@ from modules.core.events import Done, Event, Failed, Json, Progress, Text, Waiti
 from modules.core.pieces import REASONING, Piece
 from modules.core.product import LOG_FILE
 from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_source import ModelSource, wait_for_lease
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +58,9 @@ class ReplyRequest:
 
 @dataclass(frozen=True)
 class RunState:
-    """An answer as far as it is written. `phase` is one of "preparing", "waiting" (at `position` in the queue),
-    "reading" (the prompt, up to `progress` of it, from 0 to 1), "thinking", "writing" and "ended".
+    """An answer as far as it is written. `phase` is one of "preparing", "waking" (the model was asleep), "waiting" (at
+    `position` in the queue), "reading" (the prompt, up to `progress` of it, from 0 to 1), "thinking", "writing" and
+    "ended".
 
     `tokens` were decoded in `seconds` since the first of them. `rev` is that of the conversation's last save. A draft
     of the user's next message has the `message` "".
@@ -86,13 +89,14 @@ class Run:
         conversation: Conversation,
         answer: ChatMessage,
         request: ReplyRequest,
-        model: LoadedModel,
+        model: ModelSource,
         prompts: ConversationPrompts,
         notify: Callable[[ConversationStore, str], None],
     ) -> None:
         self.key = (store, conversation.id)
         self._store, self._id, self._request = store, conversation.id, request
-        self._model, self._prompts, self._notify = model, prompts, notify
+        self._source, self._prompts, self._notify = model, prompts, notify
+        self._model: LoadedModel
         self._seed = int(request.params.get("seed", -1))
         if self._seed < 0:  # drawn here, so that it is known of a stopped answer as well
             self._seed = secrets.randbelow(2**31)
@@ -127,7 +131,11 @@ class Run:
         error: WebUIError | None = InternalError(LOG_FILE)
         how_made: Json = None
         try:
-            how_made = self._generate()
+            lease = wait_for_lease(self._source, self._stopped, partial(self._update, phase="waking"))
+            if lease is not None:
+                with lease as self._model:
+                    refuse_pictures(self._model, self._request.attachments)
+                    how_made = self._generate()
             error = None
         except WebUIError as known:
             error = known
@@ -282,7 +290,7 @@ class Draft(Run):
         store: ConversationStore,
         conversation: Conversation,
         request: ReplyRequest,
-        model: LoadedModel,
+        model: ModelSource,
         prompts: ConversationPrompts,
         notify: Callable[[ConversationStore, str], None],
     ) -> None:

@@ -11,7 +11,7 @@ from modules.chat.run import IMPERSONATE, Draft, ReplyRequest, Run, RunState, pl
 from modules.conversations.conversation import Conversation
 from modules.conversations.store import ConversationStore
 from modules.core.recent import Recent
-from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_source import ModelSource
 from modules.runtime.run_table import RunTable
 
 REMEMBERED_RUNS = 100
@@ -32,7 +32,7 @@ class Runs(RunTable[ConversationStore, Run]):
         store: ConversationStore,
         id: str,
         request: ReplyRequest,
-        model: LoadedModel,
+        model: ModelSource,
         new: Conversation | None = None,
     ) -> RunState:
         """Add the messages that `request` asks for, and begin to write the answer.
@@ -55,7 +55,7 @@ class Runs(RunTable[ConversationStore, Run]):
                 self._starting.discard((store, id))
             self._notify(store, id)
 
-    def _run(self, store: ConversationStore, id: str, request: ReplyRequest, model: LoadedModel) -> Run:
+    def _run(self, store: ConversationStore, id: str, request: ReplyRequest, model: ModelSource) -> Run:
         if request.action == IMPERSONATE:
             return Draft(store, store.read(id), request, model, self._prompts, self._notify)
         conversation, answer = store.change(id, request.seen, lambda tree: (tree, place_answer(tree, request)))

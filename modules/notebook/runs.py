@@ -172,7 +172,8 @@ class _Run:
         error: WebUIError | None = InternalError(LOG_FILE)
         reason = ""
         try:
-            reason = self._generate(prompt_of(self._model, self._beginning, self._params))
+            with self._model.lease():
+                reason = self._generate(prompt_of(self._model, self._beginning, self._params))
             error = None
         except WebUIError as known:
             error = known

@@ -1050,6 +1050,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "置于对话之前的指令；留空则使用模板的默认值。",
         "Instructions placed before the conversation. Leave empty to use the template's default.",
     ),
+    "waking": ("正在唤醒模型……", "Waking the model…"),
     "waiting": ("排队中，第 {position} 位", "Queued (position {position})"),
     "reading": ("正在处理提示词 {percent}%", "Processing the prompt: {percent}%"),
     "cut": ("已达到“最多新词符数”，可继续生成", "stopped at the token limit; Continue goes on"),

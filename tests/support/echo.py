@@ -16,12 +16,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from modules.core.errors import Unsupported, both
 from modules.core.events import Done, Info, Json, Note, Progress, Text
+from modules.core.prompt import Image
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import Report
 from modules.engines.time_limit import time_limit
@@ -92,6 +93,10 @@ class Echo:
         for word in words:
             self._words.setdefault(word, len(self._words))
         return [self._words[word] for word in words]
+
+    def read_images(self, images: Sequence[Image]) -> list[str]:
+        """Return the ids of pictures, which are not looked at."""
+        return [image.id for image in images]
 
     def generate(self, prompt: list[int], params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
         """Generate the words of `prompt`, except for these commands:

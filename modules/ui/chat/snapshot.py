@@ -140,6 +140,8 @@ class ConversationView:
     def _progress(self, state: RunState) -> str:
         """Return the line below an answer that is being written."""
         tr = self._page.tr
+        if state.phase == "waking":
+            return tr("waking")
         if state.phase == "waiting":
             return tr("waiting").format(position=state.position)
         if state.phase == "reading":

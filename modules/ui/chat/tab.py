@@ -17,7 +17,9 @@ from modules.conversations.store import ConversationStore
 from modules.core.errors import NoModelLoaded, OptionError, WebUIError, Words
 from modules.core.events import Json
 from modules.core.worker_errors import WorkerDied
+from modules.loaders.registry import Loader, find_loader
 from modules.runtime.loaded_model import GENERATE, LoadedModel
+from modules.runtime.model_source import page_model
 from modules.ui.chat.bodies import MAX_TEXT, checked_template_kwargs
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_import import gradio
@@ -98,15 +100,17 @@ class ChatTab:
         return {self.bridge: json.dumps(answer)}
 
     def _start(self, store: ConversationStore, sent: Mapping[str, Json], values: Values) -> str:
-        model = self._app.models.current
-        model.require(GENERATE)
-        id = text_in(sent.get("conversation"))
-        request = self._request(store, id, sent, values, model)
+        model, id = page_model(self._app.models), text_in(sent.get("conversation"))
+        loader = model.loader if isinstance(model, LoadedModel) else find_loader(self._app.models.status.loader)
+        request = self._request(store, id, sent, values, loader)
+        if isinstance(model, LoadedModel):  # else the run checks this when it has woken the model
+            model.require(GENERATE)
+            refuse_pictures(model, request.attachments)
         new = None if id else self._app.setup.new(*(_text_or_none(sent, key) for key in NEW_KEYS))
         return self._app.runs.start(store, id, request, model, new).conversation
 
     def _request(
-        self, store: ConversationStore, id: str, sent: Mapping[str, Json], values: Values, model: LoadedModel
+        self, store: ConversationStore, id: str, sent: Mapping[str, Json], values: Values, loader: Loader
     ) -> ReplyRequest:
         """Return what the script asks for. Whatever a hand-made request sent is checked here or by the run."""
         action, message, seen = text_in(sent.get("action")), text_in(sent.get("message")), sent.get("rev")
@@ -117,20 +121,18 @@ class ChatTab:
         for key in TEXTS:
             if len(text := text_in(sent.get(key))) > MAX_TEXT:
                 raise OptionError(key, f"{text[:20]}…", _TEXT)
-        params = self._parameters.params(values, model.loader)
+        params = self._parameters.params(values, loader)
         template_kwargs = checked_template_kwargs(sent.get("template_kwargs"))
         if action == "again":
             action, slip = "regenerate", store.read(id).message(message).receipt
             params = {**params, **parameters_again(slip)}
             template_kwargs = template_kwargs_again(slip)
-        attachments = self._visitors.uploads.find(_hashes(sent.get("attachments")))
-        refuse_pictures(model, attachments)
         return ReplyRequest(
             action,
             params,
             text=text_in(sent.get("text")),
             message=message,
-            attachments=attachments,
+            attachments=self._visitors.uploads.find(_hashes(sent.get("attachments"))),
             start_with=text_in(sent.get("start_with")),
             seen=seen if isinstance(seen, int) else None,
             template_kwargs=template_kwargs,

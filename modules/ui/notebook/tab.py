@@ -18,6 +18,7 @@ from modules.notebook.prompts import fit_of, next_tokens
 from modules.notebook.runs import Begin
 from modules.notebook.store import NotebookStore
 from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_source import awake_model
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
@@ -70,7 +71,7 @@ class NotebookTab:
         if action not in ACTIONS:
             expected = {"en": f"one of {', '.join(ACTIONS)}", "zh": f"{'、'.join(ACTIONS)} 之一"}
             raise OptionError("action", action[:80], expected)
-        model = self._app.models.current
+        model = awake_model(self._app.models)
         params = self._parameters.params(values, model.loader)
         begin = _begin(action, sent, model.info.fim is not None and sent.get("fills") is True)
         if action in ("next", "count"):

@@ -13,11 +13,13 @@ import pytest
 
 from modules.app import App
 from modules.core.image_marks import mark
+from modules.loaders.registry import LOADERS
 from modules.ui.chat.snapshot import facts_line
 from modules.ui.chat.tab import ChatTab
 from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import Page
 from modules.ui.parameters.tab import ParametersTab
+from tests.conftest import ECHO
 from tests.support import echo_plans
 from tests.support.dialogues import write_character
 from tests.support.echo_plans import wait_until
@@ -146,3 +148,12 @@ def test_a_new_picture_is_refused_by_the_name_of_a_model_that_reads_text(
 ) -> None:
     answer = ask(action="send", text="apple", attachments=[{"sha256": upload("red.png", picture())}])
     assert "good cannot read images" in answer["error"] and app.conversations.list() == []
+
+
+def test_a_message_wakes_the_model_that_is_asleep(app: App, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOADERS, ECHO.name, ECHO)
+    with app.models.request(keep_alive=0).result(timeout=10):
+        pass
+    wait_until(lambda: app.models.status.state == "asleep")
+    id = ask(action="send", text="apple")["id"]
+    assert "apple" in app.conversations.read(id).path()[-1].content
