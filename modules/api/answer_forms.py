@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.api.schemas import ChatRequest
+from modules.chat.prompt import ChatPrompt
+from modules.chat.templates import ChatTemplates
 from modules.chat.tools.tool import Tool
 from modules.chat.tools.use import ToolUse
 from modules.core.answer_grammar import LENIENT, AnswerGrammar
 from modules.core.events import Json
+from modules.core.reasoning import ReasoningMarkers
 
 
 @dataclass(frozen=True)
@@ -22,27 +25,57 @@ class AnswerForm:
     ignored: tuple[str, ...] = ()
 
 
-def answer_form(request: ChatRequest, use: ToolUse | None) -> AnswerForm:
+@dataclass(frozen=True)
+class Thought:
+    """The thought that an answer begins with: a model without `markers` has none, and `inside` it must end it."""
+
+    markers: ReasoningMarkers | None = None
+    inside: bool = False
+
+    @staticmethod
+    def of(templates: ChatTemplates, prompt: ChatPrompt) -> Thought:
+        """Return that of the answer to a prompt."""
+        if prompt.inside:
+            return Thought(prompt.markers[0], inside=True)
+        own = templates.features(prompt.template).markers if prompt.template else None
+        ended = own is not None and prompt.prompt.text.rstrip().endswith(own.close)
+        return Thought() if prompt.begun or ended else Thought(own)
+
+    def before(self, answer: AnswerGrammar) -> AnswerGrammar:
+        """Return the grammar of `answer` after the thought."""
+        if self.markers is None:
+            return answer
+        rest = [["until", self.markers.close], ["space"]]
+        return ["all", *(rest if self.inside else [["maybe", ["all", ["text", self.markers.open], *rest]]]), answer]
+
+    def with_header(self, answer: AnswerGrammar) -> AnswerGrammar:
+        """Return the grammar of `answer` after one of the headers that the model may write before it."""
+        headers = [["text", header] for header in self.markers.headers] if self.markers else []
+        return ["all", ["maybe", ["any", *headers]], ["space"], answer] if headers else answer
+
+
+def answer_form(request: ChatRequest, use: ToolUse | None, thought: Thought) -> AnswerForm:
     """Return the form of the answers to a request whose tools are used by `use`, None without tools.
 
     Calls are enforced if one is required. Without a schema for the other answers, an answer that may have calls is any
     text up to the tag that begins a call: as in OpenAI's API, arguments are enforced for strict tools alone.
     """
-    schema = None if request.schema is None else ["json", request.schema]
+    schema = None if request.schema is None else thought.with_header(["json", request.schema])
     if use is None or not request.functions:
-        return AnswerForm(schema)
+        return AnswerForm(None if schema is None else thought.before(schema))
     tools = [_enforced(tool) for tool in use.tools if tool.name in request.choice.names]
     calls = use.grammar(tools, request.parallel_tool_calls)
     if request.choice.mode == "required":
-        return AnswerForm(calls, "tools")
+        return AnswerForm(thought.before(calls), "tools")
     if schema is not None:
-        return AnswerForm(["any", calls, schema], "tools")
+        return AnswerForm(thought.before(["any", calls, schema]), "tools")
     strict = [index for index, tool in enumerate(request.tools) if tool.function and tool.function.strict]
     if not strict and request.parallel_tool_calls:
         return AnswerForm()
     begun = text_then(calls, use.calls.openers)
-    unenforced = () if begun else tuple(f"tools[{index}].function.strict" for index in strict)
-    return AnswerForm(begun, "tools", unenforced)
+    if begun is None:
+        return AnswerForm(ignored=tuple(f"tools[{index}].function.strict" for index in strict))
+    return AnswerForm(thought.before(begun), "tools")
 
 
 def _enforced(tool: Tool) -> Tool:

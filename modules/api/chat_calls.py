@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from modules.api import parameters
-from modules.api.answer_forms import answer_form
+from modules.api.answer_forms import Thought, answer_form
 from modules.api.answers import AnswerFormat, Answers, begin
 from modules.api.auth import KEY
 from modules.api.generations import GenerationCall
 from modules.api.model_use import use_model
-from modules.api.prompts import after_thought, chat_prompt, tool_use
+from modules.api.prompts import chat_prompt, tool_use
 from modules.api.schemas import ChatRequest
 from modules.api.single_call import SingleCallParser
 from modules.api.state import ApiState
@@ -72,11 +72,11 @@ def _prepare(
 ) -> ChatCall:
     use = tool_use(templates, model, body)
     prompt = chat_prompt(templates, model, body, params, use)
-    form = answer_form(body, use)
+    form = answer_form(body, use, Thought.of(templates, prompt))
     params.pop("answer_grammar", None)
     if form.grammar is not None:
         parameters.require_grammar(body, model, params, form.field)
-        params["answer_grammar"] = after_thought(templates, prompt, form.grammar)
+        params["answer_grammar"] = form.grammar
         params["grammar_field"] = form.field
     return ChatCall(model, prompt, params, (*ignored, *form.ignored), use, body.parallel_tool_calls)
 

@@ -16,12 +16,10 @@ from modules.chat.prompt import chat_prompt as prompt_of_chat
 from modules.chat.templates import ChatTemplates
 from modules.chat.tools.tool import Tool
 from modules.chat.tools.use import ToolUse
-from modules.core.answer_grammar import AnswerGrammar
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
 from modules.core.fill_in_middle import FimTokens
 from modules.core.prompt import Prompt
-from modules.core.reasoning import ReasoningMarkers
 from modules.runtime.loaded_model import LoadedModel
 
 
@@ -71,22 +69,6 @@ def chat_prompt(
     prompt = chat.prompt
     shown = dataclasses.replace(prompt, stop=(*prompt.stop, *use.stop), visible=(*prompt.visible, *use.visible))
     return dataclasses.replace(chat, prompt=shown)
-
-
-def after_thought(templates: ChatTemplates, prompt: ChatPrompt, answer: AnswerGrammar) -> AnswerGrammar:
-    """Return the grammar of `answer` after the thought that the model may begin with, or must end."""
-    if prompt.inside:
-        return ["all", *_thought(prompt.markers[0]), answer]
-    own = templates.features(prompt.template).markers if prompt.template else None
-    if own is None or prompt.begun or prompt.prompt.text.rstrip().endswith(own.close):
-        return answer
-    return ["all", ["maybe", ["all", ["text", own.open], *_thought(own)]], answer]
-
-
-def _thought(markers: ReasoningMarkers) -> list[AnswerGrammar]:
-    """Return the rest of a thought, its end, and what stands before the answer."""
-    headers = [["text", header] for header in markers.headers]
-    return [["until", markers.close], ["space"], *([["maybe", ["any", *headers]], ["space"]] if headers else [])]
 
 
 def _message(index: int, message: Message, files: dict[str, bytes]) -> dict[str, Any]:

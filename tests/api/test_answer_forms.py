@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from modules.api.answer_forms import answer_form, text_then
+from modules.api.answer_forms import Thought, answer_form, text_then
 from modules.api.schemas import ChatRequest
+from modules.chat.prompt import ChatPrompt
+from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.chat.tools.generic import GENERIC_CALLS
 from modules.chat.tools.probing import ToolSupport
 from modules.chat.tools.tool import Tool
 from modules.chat.tools.use import ToolUse
+from modules.core.prompt import Prompt
+from modules.core.reasoning import ReasoningMarkers
 from tests.support.token_grammars import matches
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="llguidance is not installed")
@@ -39,7 +43,7 @@ def use_of(request: ChatRequest) -> ToolUse:
 
 
 def allowed(request: ChatRequest, *texts: str) -> list[bool]:
-    form = answer_form(request, use_of(request))
+    form = answer_form(request, use_of(request), Thought())
     return [form.grammar is None or matches(form.grammar, text) for text in texts]
 
 
@@ -47,7 +51,7 @@ def test_a_schema_alone_is_the_form_of_the_answer() -> None:
     request = ChatRequest.model_validate(
         {"messages": [{"role": "user", "content": "Hi"}], "response_format": {"type": "json_object"}}
     )
-    form = answer_form(request, None)
+    form = answer_form(request, None, Thought())
     assert (form.grammar, form.field) == (["json", {"type": "object"}], "response_format")
 
 
@@ -77,7 +81,7 @@ def test_without_parallel_calls_an_answer_ends_after_the_first() -> None:
 
 def test_the_arguments_of_strict_tools_follow_their_schema_without_being_required() -> None:
     assert allowed(request_of(strict=True), "Hello", A, ODD, f"Hi {A}\n{B}") == [True, True, False, True]
-    assert answer_form(request_of(strict=True), use_of(request_of(strict=True))).ignored == ()
+    assert answer_form(request_of(strict=True), use_of(request_of(strict=True)), Thought()).ignored == ()
 
 
 def test_an_answer_is_calls_or_json_if_both_are_asked_for() -> None:
@@ -88,6 +92,49 @@ def test_an_answer_is_calls_or_json_if_both_are_asked_for() -> None:
 def test_what_llguidance_lacks_is_done_without_for_tools_that_are_not_strict() -> None:
     twice = B.replace("{}", '{"tags": [1, 1]}')
     assert allowed(request_of(tool_choice="required"), twice) == [True]
+
+
+# -- thoughts ----------------------------------------------------------------------------------------------------------
+
+TEMPLATES = ChatTemplates()
+THINKS = (
+    "{% for m in messages %}{{ m.role }}: "
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ m.content }}\n{% endfor %}"
+)
+TAGS = ReasoningMarkers("<think>", "</think>")
+FINAL = "<|channel|>final<|message|>"
+CHANNELS = ReasoningMarkers("<|channel|>analysis<|message|>", "<|message|>", (FINAL,))
+ANSWER = ["json", {"type": "object"}]
+
+
+def thought_of(text: str, source: str = THINKS, *, inside: bool = False) -> Thought:
+    prompt = ChatPrompt(Prompt(text), (), (TAGS,), inside=inside, template=ModelTemplate("model", source))
+    return Thought.of(TEMPLATES, prompt)
+
+
+def test_a_thought_may_precede_the_form_of_an_answer() -> None:
+    rest = [["until", "</think>"], ["space"]]
+    assert thought_of("user: Hi").before(ANSWER) == ["all", ["maybe", ["all", ["text", "<think>"], *rest]], ANSWER]
+    assert thought_of("user: Hi<think>", inside=True).before(ANSWER) == ["all", *rest, ANSWER]
+
+
+def test_a_model_that_has_no_thoughts_or_has_just_ended_one_gives_its_answer() -> None:
+    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    assert thought_of("user: Hi", plain).before(ANSWER) == ANSWER
+    assert thought_of("user: Hi<think>\n\n</think>\n").before(ANSWER) == ANSWER
+
+
+def test_a_header_may_precede_json_but_no_call(subtests: pytest.Subtests) -> None:
+    thought = "<|channel|>analysis<|message|>Hm<|message|>"
+    texts = [before + header + '{"y": 1}' for before in ("", thought) for header in ("", FINAL)]
+    calls = [f"{before}{B}" for before in (thought, f"{thought}{FINAL}")]
+    schema = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+    for request in (request_of(response_format=schema), request_of(response_format=schema, tool_choice="none")):
+        with subtests.test(choice=request.choice.mode):
+            form = answer_form(request, use_of(request), Thought(CHANNELS))
+            assert all(matches(form.grammar, text) for text in texts)
+            assert [matches(form.grammar, text) for text in calls] == [request.choice.mode == "auto", False]
 
 
 # -- text before calls -------------------------------------------------------------------------------------------------
