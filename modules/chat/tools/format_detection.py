@@ -35,7 +35,7 @@ _TAG_AHEAD = re.compile(r"\s*(<[^<>]+>|\[[A-Z_]+\])")
 _STRING_END = re.compile(r'^(<\|"\|>|")')  # Gemma 4 has special tokens for quotes
 _BRACKETS = re.compile(r"[\s}\]`]*")
 # Such as "</tool_call>", "[/X]", "<|END_ACTION|>", "<|tools_suffix|>" and Gemma 4's "<tool_call|>".
-_CLOSING = re.compile(r"[\s}\]`]*(</[^<>]+>|\[/[A-Z_]+\]|<[^<>]*(?:end|END|suffix)[^<>]*>|<[^<>|]+\|>)")
+_CLOSING = re.compile(r"[\s}\]`]*(<\|?/[^<>]+>|\[/[A-Z_]+\]|<[^<>]*(?:end|END|suffix)[^<>]*>|<[^<>|]+\|>)")
 
 
 _LLAMA_TAG = "<|python_tag|>"
@@ -93,6 +93,8 @@ def detect(sample: Sample, source: str) -> CallFormat | None:
     """Return the format of the calls, None if it is not known. `source` is that of the template."""
     one, two = (_NUMBERED.sub(r'\1"0"', _ID_MEMBER.sub("", text)) for text in (sample.one, sample.two))
     sample = dataclasses.replace(sample, one=one.partition(RESULT)[0], two=two.partition(RESULT)[0])
+    if NAME not in sample.one:
+        return None
     if f"to=functions.{NAME}" in sample.one and "<|message|>" in sample.one:
         return HarmonyCalls()
     formats = (_json_calls(sample, source), _gemma_calls(sample), _marked_calls(sample), _xml_calls(sample))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from modules.chat.errors import TemplateRefused
 from modules.chat.message import Message
-from modules.chat.templates import ChatTemplates, ModelTemplate
+from modules.chat.templates import REASONING_NAMES, ChatTemplates, ModelTemplate, reasoning_of
 from modules.chat.tools.call_format import CallFormat
 from modules.chat.tools.generic import (
     GENERIC_CALLS,
@@ -19,13 +21,14 @@ from modules.chat.tools.generic import (
     with_instructions,
 )
 from modules.chat.tools.parser import ToolCallParser
-from modules.chat.tools.probing import ToolSupport, probe_tools
+from modules.chat.tools.probing import NAMED_ID, ToolSupport, probe_tools
 from modules.chat.tools.tool import Tool
 from modules.core.answer_grammar import AnswerGrammar
 from modules.core.events import Json
 from modules.core.pieces import ReplyParser
 from modules.core.reasoning import ReasoningParser
 
+_QUESTION: Sequence[Message] = [{"role": "user", "content": "?"}]
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -42,10 +45,13 @@ class ToolUse:
 
         Raises what `ChatTemplates.render` raises for a template that cannot be used at all.
         """
-        source = template.for_tools([tool.source for tool in tools] or None)
+        described = {"tools": [tool.source for tool in tools]} if tools else {}
+        source = template.for_tools(described.get("tools"))
         support = templates.probed(source, template, "tools", probe_tools)
-        if not (support.describes and support.calls):  # then the template for conversations without tools is rendered
+        if not (support.describes and support.calls and _takes(templates, template, described)):
+            # The template for conversations without tools is rendered then.
             support = templates.probed(template.for_tools(None), template, "tools", probe_tools)
+            support = dataclasses.replace(support, describes=False)
         return ToolUse(tuple(tools), support)
 
     @property
@@ -56,7 +62,7 @@ class ToolUse:
     @property
     def template_kwargs(self) -> Mapping[str, Json]:
         """Variables of the template by which it describes the tools."""
-        return {"tools": [tool.source for tool in self.tools]} if self._described else {}
+        return {"tools": [tool.source for tool in self.tools]} if self.tools and self.support.describes else {}
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -74,14 +80,18 @@ class ToolUse:
         if self.support.calls and not self.support.calls.frame.parallel:
             changed = _one_call_each(changed)
         if self.support.short_ids:
-            changed = [_with_short_ids(message) for message in changed]
+            changed = _with_ids(changed, lambda old, name, number: _short_id(old))
+        elif self.support.named_ids:
+            changed = _with_ids(changed, lambda old, name, number: NAMED_ID.format(number, name=name))
+        if self.support.thought_or_text:
+            changed = [_with_thought_or_text(message) for message in changed]
         if self.support.no_text:
             changed = [part for message in changed for part in _without_text(message)]
         if self.support.calls is None:
             changed = [calls_as_text(message, GENERIC_CALLS) for message in changed]
         if self.support.calls is None or not self.support.results:
             changed = [result_as_text(message) if message["role"] == "tool" else message for message in changed]
-        if self.tools and not self._described:
+        if self.tools and not self.support.describes:
             changed = with_instructions(changed, instructions(self.tools, self.calls))
         return changed
 
@@ -93,10 +103,14 @@ class ToolUse:
         """Return the grammar of a call of one of `tools`, or with `parallel` of one or more of them."""
         return self.calls.grammar(tools, parallel)
 
-    @property
-    def _described(self) -> bool:
-        """Whether the template describes the tools, in the format of the calls that are read."""
-        return self.support.describes and self.support.calls is not None
+
+def _takes(templates: ChatTemplates, template: ModelTemplate, described: Mapping[str, Json]) -> bool:
+    """Return whether a template can describe these tools: some take only simple schemas."""
+    try:
+        templates.render(template, _QUESTION, template_kwargs=described)
+    except TemplateRefused:
+        return False
+    return True
 
 
 def _with_names(messages: Sequence[Message]) -> list[Message]:
@@ -146,16 +160,34 @@ def _without_text(message: Message) -> list[Message]:
     return [*([text] if message.get("content") else []), {**message, "content": None}]
 
 
-def _with_short_ids(message: Message) -> Message:
-    """Return the message with ids of nine letters and digits."""
-    changed = dict(message)
-    if "tool_call_id" in message:
-        changed["tool_call_id"] = _short_id(message["tool_call_id"])
-    if message.get("tool_calls"):
-        changed["tool_calls"] = [{**call, "id": _short_id(call.get("id"))} for call in message["tool_calls"]]
+def _with_thought_or_text(message: Message) -> Message:
+    """Return a message with calls with its text at the end of its thought, if it has both."""
+    thought, text = reasoning_of(message), message.get("content")
+    if not (functions(message) and thought and isinstance(text, str) and text):
+        return message
+    rest = {name: value for name, value in message.items() if name not in REASONING_NAMES}
+    return {**rest, "content": "", "reasoning_content": f"{thought}\n\n{text}"}
+
+
+def _with_ids(messages: Sequence[Message], new_id: Callable[[str, str, int], str]) -> list[Message]:
+    """Return the messages with the ids that `new_id` returns for the old one, the tool's name and the call's number."""
+    ids: dict[str, str] = {}
+    changed: list[Message] = []
+    number = 0
+    for message in messages:
+        calls = []
+        for call in message.get("tool_calls") or ():
+            old = str(call.get("id"))
+            ids[old] = new_id(old, str(call.get("function", {}).get("name", "")), number)
+            calls.append({**call, "id": ids[old]})
+            number += 1
+        own: dict[str, Json] = {"tool_calls": calls} if calls else {}
+        if "tool_call_id" in message:
+            old = str(message["tool_call_id"])
+            own["tool_call_id"] = ids.get(old) or new_id(old, str(message.get("name", "")), number)
+        changed.append({**message, **own})
     return changed
 
 
-def _short_id(long: Json) -> str:
-    text = str(long)
-    return text if _SHORT_ID.fullmatch(text) else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
+def _short_id(long: str) -> str:
+    return long if _SHORT_ID.fullmatch(long) else hashlib.sha256(long.encode("utf-8", "replace")).hexdigest()[:9]

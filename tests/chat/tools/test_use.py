@@ -8,6 +8,7 @@ from modules.chat.tools.use import ToolUse
 from modules.core.paths import ROOT
 from modules.core.reasoning import ReasoningParser
 from tests.support.template_table import CHATML
+from tests.support.tool_replies import source_of
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 FOLDER = ROOT / "tests" / "support" / "family_templates"
@@ -82,3 +83,53 @@ def test_a_call_that_a_format_writes_is_read_from_a_reply() -> None:
         ("call", "get_weather"),
         ("arguments", "{}"),
     ]
+
+
+def test_the_template_for_tools_is_taken_if_there_are_tools() -> None:
+    templates = ChatTemplates()
+    named = {"default": CHATML, "tool_use": (FOLDER / "qwen-3.jinja").read_text(encoding="utf-8")}
+    template = ModelTemplate("model", CHATML, named, TOKENS)
+    assert ToolUse.of(templates, template, [WEATHER]).support.describes
+    assert ToolUse.of(templates, template, []).support.calls is None
+
+
+def test_tools_that_a_template_refuses_are_described_in_the_system_message() -> None:
+    picky = "{% for t in tools or [] %}{% for _, p in t.function.parameters.properties.items() %}"
+    picky += "{{ '' if p.type else raise_exception('no type') }}{% endfor %}{% endfor %}"
+    untyped = {"name": "find", "parameters": {"type": "object", "properties": {"what": {}}}}
+    find = Tool("find", "Find it.", untyped["parameters"], source={"type": "function", "function": untyped})
+    source = picky + (FOLDER / "qwen-3.jinja").read_text(encoding="utf-8")
+    use, templates, template = use_of(source, (WEATHER, find))
+    assert use.template_kwargs == {} and use.support.calls is not None
+    text = templates.render(template, use.messages(CONVERSATION), template_kwargs=use.template_kwargs)
+    assert "Find it." in text and "22 degrees" in text
+    assert use_of(source)[0].template_kwargs
+
+
+def test_a_call_keeps_its_thought_or_its_text_where_a_template_takes_one_of_them() -> None:
+    source = (FOLDER / "gpt-oss.jinja").read_text(encoding="utf-8")
+    condition = "{%- if 'tool_calls' in message %}"
+    refusal = "{%- if message.content and message.thinking %}{{- raise_exception('both') }}{%- endif %}"
+    source = source.replace(condition, condition + refusal)
+    use, templates, template = use_of(source)
+    calling = {"role": "assistant", "content": "I look.", "reasoning_content": "Where?", "tool_calls": [call(21)]}
+    text = templates.render(
+        template, use.messages([QUESTION, calling, result(21)]), template_kwargs=use.template_kwargs
+    )
+    assert "Where?\n\nI look.<|end|>" in text
+
+
+def test_text_and_calls_become_two_messages_where_a_call_has_no_text() -> None:
+    source = source_of("deepseek-r1-no-text")
+    use, templates, template = use_of(source)
+    calling = {"role": "assistant", "content": "I look.", "tool_calls": [call(21), call(22)]}
+    text = templates.render(template, use.messages([QUESTION, calling, result(21), result(22)]))
+    assert "I look.<｜end▁of▁sentence｜><｜Assistant｜><｜tool▁calls▁begin｜>" in text
+    assert text.count("get_weather") == 3 and "22 degrees" in text  # one of them is in the description
+
+
+def test_ids_are_names_where_a_template_writes_no_others() -> None:
+    use, templates, template = use_of(source_of("kimi-k2-ids"))
+    text = templates.render(template, use.messages(CONVERSATION), template_kwargs=use.template_kwargs)
+    assert "<|tool_call_begin|>functions.get_weather:1<|tool_call_argument_begin|>" in text
+    assert "## Return of functions.get_weather:1\n22 degrees" in text
