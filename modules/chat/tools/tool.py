@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from modules.core.events import Json
 
 _TYPE_OF = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+_SIMPLE_TYPES = ("string", "number", "integer", "boolean", "array", "object")
 _MAX_REFERENCES = 8
 
 
@@ -38,6 +39,21 @@ class Tool:
         return (
             frozenset(name for name in required if isinstance(name, str)) if isinstance(required, list) else frozenset()
         )
+
+    @property
+    def simple_source(self) -> Mapping[str, Json]:
+        """The tool with schemas that are no more than types and descriptions, which all templates can write."""
+        simple = {name: self._simple(name) for name in self.properties}
+        parameters = {"type": "object", "properties": simple, "required": sorted(self.required)}
+        function = {"name": self.name, "description": self.description, "parameters": parameters}
+        return {"type": "function", "function": function}
+
+    def _simple(self, argument: str) -> Json:
+        schema = self.properties[argument]
+        known = schema if isinstance(schema, dict) else {}
+        kind = next((name for name in _SIMPLE_TYPES if name in self.types(argument)), "string")
+        inner = {"array": {"items": {"type": "string"}}, "object": {"additionalProperties": {"type": "string"}}}
+        return {"type": kind, "description": str(known.get("description", "")), **inner.get(kind, {})}
 
     def types(self, argument: str) -> frozenset[str]:
         """Return the JSON types that an argument may have; an empty set if they are not known."""

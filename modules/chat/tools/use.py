@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +33,14 @@ _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 @dataclass(frozen=True)
 class ToolUse:
-    """How a model gets tools and calls them: by its template as far as that can, otherwise by text."""
+    """How a model gets tools and calls them: by its template as far as that can, otherwise by text.
+
+    `described` are the tools as the template describes them, empty if it does not.
+    """
 
     tools: tuple[Tool, ...]
     support: ToolSupport
+    described: tuple[Mapping[str, Json], ...] = ()
 
     @staticmethod
     def of(templates: ChatTemplates, template: ModelTemplate, tools: Sequence[Tool]) -> ToolUse:
@@ -45,14 +48,14 @@ class ToolUse:
 
         Raises what `ChatTemplates.render` raises for a template that cannot be used at all.
         """
-        described = {"tools": [tool.source for tool in tools]} if tools else {}
-        source = template.for_tools(described.get("tools"))
-        support = templates.probed(source, template, "tools", probe_tools)
-        if not (support.describes and support.calls and _takes(templates, template, described)):
-            # The template for conversations without tools is rendered then.
-            support = templates.probed(template.for_tools(None), template, "tools", probe_tools)
-            support = dataclasses.replace(support, describes=False)
-        return ToolUse(tuple(tools), support)
+        if tools:
+            support = templates.probed(template.for_tools(()), template, "tools", probe_tools)
+            forms = [[tool.source for tool in tools], [tool.simple_source for tool in tools]]
+            for sources in forms if support.describes and support.calls else ():
+                if _takes(templates, template, sources):
+                    return ToolUse(tuple(tools), support, tuple(sources))
+        # The template for conversations without tools is rendered then.
+        return ToolUse(tuple(tools), templates.probed(template.for_tools(None), template, "tools", probe_tools))
 
     @property
     def calls(self) -> CallFormat:
@@ -62,7 +65,7 @@ class ToolUse:
     @property
     def template_kwargs(self) -> Mapping[str, Json]:
         """Variables of the template by which it describes the tools."""
-        return {"tools": [tool.source for tool in self.tools]} if self.tools and self.support.describes else {}
+        return {"tools": list(self.described)} if self.described else {}
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -91,7 +94,7 @@ class ToolUse:
             changed = [calls_as_text(message, GENERIC_CALLS) for message in changed]
         if self.support.calls is None or not self.support.results:
             changed = [result_as_text(message) if message["role"] == "tool" else message for message in changed]
-        if self.tools and not self.support.describes:
+        if self.tools and not self.described:
             changed = with_instructions(changed, instructions(self.tools, self.calls))
         return changed
 
@@ -104,10 +107,10 @@ class ToolUse:
         return self.calls.grammar(tools, parallel)
 
 
-def _takes(templates: ChatTemplates, template: ModelTemplate, described: Mapping[str, Json]) -> bool:
+def _takes(templates: ChatTemplates, template: ModelTemplate, sources: Sequence[Json]) -> bool:
     """Return whether a template can describe these tools: some take only simple schemas."""
     try:
-        templates.render(template, _QUESTION, template_kwargs=described)
+        templates.render(template, _QUESTION, template_kwargs={"tools": list(sources)})
     except TemplateRefused:
         return False
     return True

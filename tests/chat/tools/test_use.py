@@ -93,17 +93,34 @@ def test_the_template_for_tools_is_taken_if_there_are_tools() -> None:
     assert ToolUse.of(templates, template, []).support.calls is None
 
 
+def refusing(condition: str) -> str:
+    """Return a template that refuses tools that have an argument for which the condition holds."""
+    refusal = (
+        "{% for t in tools or [] %}{% for name, p in t.function.parameters.properties.items() %}{% if CONDITION %}"
+    )
+    refusal += "{{ raise_exception('not this one') }}{% endif %}{% endfor %}{% endfor %}"
+    return refusal.replace("CONDITION", condition) + source_of("qwen-3")
+
+
+FIND = {"name": "find", "parameters": {"type": "object", "properties": {"what": {}, "all": {"anyOf": []}}}}
+FINDING = Tool("find", "Find it.", FIND["parameters"], source={"type": "function", "function": FIND})
+
+
+def test_a_template_that_refuses_schemas_gets_simple_ones() -> None:
+    use, templates, template = use_of(refusing("not p.type"), (WEATHER, FINDING))
+    weather, find = use.template_kwargs["tools"]
+    assert weather["function"]["parameters"]["required"] == ["city"]
+    assert find["function"]["parameters"]["properties"]["what"] == {"type": "string", "description": ""}
+    text = templates.render(template, use.messages(CONVERSATION), template_kwargs=use.template_kwargs)
+    assert "Find it." in text and "22 degrees" in text
+    assert use_of(refusing("not p.type"))[0].template_kwargs == {"tools": [WEATHER.source]}
+
+
 def test_tools_that_a_template_refuses_are_described_in_the_system_message() -> None:
-    picky = "{% for t in tools or [] %}{% for _, p in t.function.parameters.properties.items() %}"
-    picky += "{{ '' if p.type else raise_exception('no type') }}{% endfor %}{% endfor %}"
-    untyped = {"name": "find", "parameters": {"type": "object", "properties": {"what": {}}}}
-    find = Tool("find", "Find it.", untyped["parameters"], source={"type": "function", "function": untyped})
-    source = picky + (FOLDER / "qwen-3.jinja").read_text(encoding="utf-8")
-    use, templates, template = use_of(source, (WEATHER, find))
+    use, templates, template = use_of(refusing("name == 'what'"), (WEATHER, FINDING))
     assert use.template_kwargs == {} and use.support.calls is not None
     text = templates.render(template, use.messages(CONVERSATION), template_kwargs=use.template_kwargs)
     assert "Find it." in text and "22 degrees" in text
-    assert use_of(source)[0].template_kwargs
 
 
 def test_a_call_keeps_its_thought_or_its_text_where_a_template_takes_one_of_them() -> None:
