@@ -54,7 +54,9 @@ def mount_api(server: FastAPI, app: App) -> None:
     root.include_router(router.routes(app))
     errors.register_handlers(root)
     guarded_root = _guarded(root, app)
-    for path in (*sorted(ROOT_PATHS), *(f"{start}/{{rest:path}}" for start in FOREIGN_PATHS)):
+    below = [f"{start}/{{rest:path}}" for start in FOREIGN_PATHS]
+    everything = ["/{rest:path}"] if app.flags.on("nowebui") else []
+    for path in (*sorted(ROOT_PATHS), *FOREIGN_PATHS, *below, *everything):
         server.router.routes.append(Route(path, guarded_root))  # of all methods: `root` refuses wrong ones
 
 

@@ -12,8 +12,8 @@ ROOT_PATHS = frozenset(
 )
 """Endpoints of llama-server at the root."""
 
-FOREIGN_PATHS = ("/api",)
-"""Where clients look for Ollama and LM Studio: answered 404 in the format of the API."""
+FOREIGN_PATHS = ("/api", "/completion", "/embedding", "/lora-adapters")
+"""Where clients look for Ollama, LM Studio and more of llama-server: answered 404 in the format of the API."""
 
 
 def is_api_path(path: str) -> bool:

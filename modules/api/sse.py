@@ -89,13 +89,14 @@ async def discard(beginning: asyncio.Task[Answers]) -> None:
 
 
 async def _events(beginning: asyncio.Task[Answers], style: StreamStyle, language: str) -> AsyncIterator[bytes]:
+    buffered = b""
     try:
         answers = await beginning
         builder, generations = answers.builder, answers.generations
         for number in range(answers.count):
             if opening := builder.sse_opening(number):
                 yield opening
-        buffered, running = b"", answers.count
+        running = answers.count
         async for number, reply in generations:
             if isinstance(reply, Text):
                 buffered += builder.sse_text(number, reply)
@@ -108,4 +109,4 @@ async def _events(beginning: asyncio.Task[Answers], style: StreamStyle, language
         if closing := builder.sse_closing(generations.finished):
             yield closing
     except WebUIError as error:  # the status was sent long ago
-        yield style.error(error, language)
+        yield buffered + style.error(error, language)

@@ -1,8 +1,9 @@
 """A test engine that answers what its prompt tells it to, one character a token.
 
 The answer is what stands between the last "SAY[" of the prompt and the "]YAS" after it; without these, "nothing". Each
-bell character (\\a) in it is half a second of silence. It ends at a stop string and at `max_new_tokens`, like those of
-real engines. A model that is named like a file of tests/support/family_templates has that chat template.
+bell character (\\a) in it is half a second of silence; at a form feed (\\f) it fails. It ends at a stop string and at
+`max_new_tokens`, like those of real engines. A model that is named like a file of tests/support/family_templates has
+that chat template.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class Say:
             if character == "\a":
                 time.sleep(PAUSE_SECONDS)
                 continue
+            if character == "\f":
+                raise RuntimeError("the engine broke")
             count += 1
             if text := stream.feed(character.encode()):
                 yield text

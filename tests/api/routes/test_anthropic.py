@@ -135,6 +135,13 @@ def test_errors_have_anthropics_format(server: Server, subtests: pytest.Subtests
     assert refusal(server.http.get("/nothing", headers={"anthropic-version": "2023-06-01"})) == missing
 
 
+def test_an_error_in_the_middle_of_a_stream_is_an_event(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    found = events(server.post("/messages", asked("one\ftwo", stream=True)))
+    assert [event["type"] for event in found][:2] == ["message_start", "content_block_start"]
+    assert (found[-1]["type"], found[-1]["error"]["type"]) == ("error", "api_error")
+    assert refusal(server.post("/messages", asked("one\ftwo"))) == (500, "api_error")
+
+
 def test_models_are_listed_for_anthropics_clients(server: Server) -> None:
     version = {"anthropic-version": "2023-06-01"}
     (model,) = server.http.get("/models", headers=version).json()["data"]

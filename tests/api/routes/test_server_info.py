@@ -121,6 +121,15 @@ def test_all_but_the_health_needs_the_key(make_app: Callable[..., App]) -> None:
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
+def test_what_does_not_exist_is_answered_in_the_format_of_the_api(make_app: Callable[..., App]) -> None:
+    for flag, paths in (("--api", ("/completion", "/api/tags")), ("--nowebui", ("/", "/nothing/at/all"))):
+        with api_of(make_app(flag)) as address:
+            for path in paths:
+                unknown = httpx.post(f"{address}{path}", json={})
+                assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found"), path
+            assert httpx.get(f"{address}/health").status_code == 200
+
+
 def test_the_page_leaves_the_endpoints_at_the_root_to_the_api(app: App) -> None:
     for route in root_routes(ApiState(app)).routes:
         assert is_api_path(getattr(route, "path")), route  # noqa: B009
