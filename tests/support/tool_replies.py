@@ -150,6 +150,7 @@ STYLES: Mapping[str, Style] = {
         ("[THINK]", "[/THINK]"),
     ),
     "nemotron-nano": Style(_listed("<TOOLCALL>", "</TOOLCALL>"), ("<TOOLCALL>", "</TOOLCALL>")),
+    "granite-3": Style(_listed("<|tool_call|>", ""), ("<|tool_call|>", "<|end_of_text|>")),
     "qwen-3-coder": Style(lambda calls: "\n".join(map(_QWEN, calls))),
     "deepseek-r1": Style(_r1, ("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>")),
     "deepseek-r1-no-text": Style(_r1, ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")),

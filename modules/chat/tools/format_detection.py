@@ -42,6 +42,10 @@ _LLAMA_TAG = "<|python_tag|>"
 """Before some calls of Llama 3, but not in the calls that its templates write."""
 
 
+GRANITE_CALLS = JsonCalls(Frame("<|tool_call|>[", '{"name": ', "}", ", ", "]"), ', "arguments": ')
+"""The templates of Granite 3 describe this format, and leave calls out of the conversation."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What a template writes after a question: one call and its result, two calls and theirs ("" if it refuses them).
@@ -99,6 +103,11 @@ def detect(sample: Sample, source: str) -> CallFormat | None:
         return HarmonyCalls()
     formats = (_json_calls(sample, source), _gemma_calls(sample), _marked_calls(sample), _xml_calls(sample))
     return next((found for found in formats if found is not None), None)
+
+
+def described_calls(source: str) -> CallFormat | None:
+    """Return the format that a template tells the model to use, if it writes no calls itself. None if not known."""
+    return GRANITE_CALLS if "<|tool_call|>" in source else None
 
 
 def _json_calls(sample: Sample, source: str) -> CallFormat | None:

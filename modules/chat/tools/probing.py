@@ -12,7 +12,7 @@ from modules.chat.mending import mend
 from modules.chat.message import Message
 from modules.chat.renderer import Rendering
 from modules.chat.tools.call_format import CallFormat
-from modules.chat.tools.format_detection import ARGUMENTS, NAME, RESULT, SAID, Sample, detect
+from modules.chat.tools.format_detection import ARGUMENTS, NAME, RESULT, SAID, Sample, described_calls, detect
 
 _QUESTION, _THOUGHT = "probequestion", "probethought"
 _DESCRIPTION = "probedescription"
@@ -41,7 +41,8 @@ _PROBE_TOOL = {
 class ToolSupport:
     """What a template does with tools by itself: whether it describes them, writes calls, and writes results.
 
-    `calls` is the format of its calls, None if it has none that is known. With `short_ids`, the ids of calls must have
+    `calls` is the format of its calls, None if it has none that is known. With `calls_as_text`, it describes the format
+    only, and calls of the conversation must be in the text. With `short_ids`, the ids of calls must have
     nine letters or digits; with `named_ids`, they are the names with a number. With `no_text`, a message with calls
     must have no text, not even an empty one; with `thought_or_text`, not both. `result_tag` comes where a result would
     begin, which the model should not write.
@@ -50,6 +51,7 @@ class ToolSupport:
     describes: bool = False
     calls: CallFormat | None = None
     results: bool = False
+    calls_as_text: bool = False
     short_ids: bool = False
     named_ids: bool = False
     no_text: bool = False
@@ -72,7 +74,9 @@ def probe_tools(render: RenderAll, features: TemplateFeatures, source: str) -> T
         if calls is not None:
             break
     else:
-        return ToolSupport(describes=describes, results=rendered["silent"].shows(RESULT))
+        known = described_calls(source) if describes else None
+        results = rendered["silent"].shows(RESULT)
+        return ToolSupport(describes=describes, calls=known, results=results, calls_as_text=known is not None)
     return ToolSupport(
         describes=describes,
         calls=calls,

@@ -90,8 +90,8 @@ class ToolUse:
             changed = [_with_thought_or_text(message) for message in changed]
         if self.support.no_text:
             changed = [part for message in changed for part in _without_text(message)]
-        if self.support.calls is None:
-            changed = [calls_as_text(message, GENERIC_CALLS) for message in changed]
+        if self.support.calls is None or self.support.calls_as_text:
+            changed = [calls_as_text(message, self.calls) for message in changed]
         if self.support.calls is None or not self.support.results:
             changed = [result_as_text(message) if message["role"] == "tool" else message for message in changed]
         if self.tools and not self.described:

@@ -21,6 +21,7 @@ KINDS = {
     "mistral-v3": "JsonCalls",
     "mistral-v7": "MarkedCalls",
     "nemotron-nano": "JsonCalls",
+    "granite-3": "JsonCalls",
     "qwen-3-coder": "XmlCalls",
     "deepseek-r1": "MarkedCalls",
     "deepseek-r1-no-text": "MarkedCalls",

@@ -150,3 +150,10 @@ def test_ids_are_names_where_a_template_writes_no_others() -> None:
     text = templates.render(template, use.messages(CONVERSATION), template_kwargs=use.template_kwargs)
     assert "<|tool_call_begin|>functions.get_weather:1<|tool_call_argument_begin|>" in text
     assert "## Return of functions.get_weather:1\n22 degrees" in text
+
+
+def test_calls_that_a_template_only_describes_are_in_the_text() -> None:
+    use, templates, template = use_of(source_of("granite-3"))
+    text = templates.render(template, use.messages(CONVERSATION), template_kwargs=use.template_kwargs)
+    assert '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name"' in text
+    assert "<|start_of_role|>tool<|end_of_role|>22 degrees" in text and "available_tools" in text
