@@ -121,8 +121,7 @@ class LlamacppHfCreator:
             raise Unsupported(
                 {"en": f"{record.name} is not a GGUF file.", "zh": f"{record.name} 不是 GGUF 文件。"},
             )
-        status = self._models.status
-        if status.name == record.name and status.state in ("loading", "ready"):
+        if any(one.name == record.name and one.state in ("loading", "ready") for one in self._models.residents()):
             raise ModelInUse(record.name)
         folder = self._folder(record)
         if os.path.lexists(folder) and not _is_leftover(folder):

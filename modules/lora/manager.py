@@ -87,9 +87,9 @@ class LoraManager:
         return self._pool.submit(self._apply, weights)
 
     def _apply(self, weights: Weights) -> tuple[AppliedLora, ...]:
-        model = self._models.current
-        self._models.apply_loras(model, self._adapters(model.loader, model.record, weights))
-        return model.loras
+        with self._models.current.lease() as model:
+            self._models.apply_loras(model, self._adapters(model.loader, model.record, weights))
+            return model.loras
 
     def applied_to(self, record: ModelRecord) -> dict[str, float] | None:
         """Return the weights of the LoRAs applied to that model, by name.

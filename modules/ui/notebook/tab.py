@@ -71,7 +71,8 @@ class NotebookTab:
         if action not in ACTIONS:
             expected = {"en": f"one of {', '.join(ACTIONS)}", "zh": f"{'、'.join(ACTIONS)} 之一"}
             raise OptionError("action", action[:80], expected)
-        model = awake_model(self._app.models)
+        models = self._app.models
+        model = models.current if action == "count" else awake_model(models)  # typing wakes no model
         params = self._parameters.params(values, model.loader)
         begin = _begin(action, sent, model.info.fim is not None and sent.get("fills") is True)
         if action in ("next", "count"):

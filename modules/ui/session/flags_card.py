@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -196,10 +195,7 @@ class FlagsCard:
 
 def answers(app: App) -> int:
     """Return how many answers are being written, on the page or by the API."""
-    generations = 0
-    with contextlib.suppress(WebUIError):  # no model is loaded
-        generations = app.models.current.generations
-    return max(app.runs.count(), generations)
+    return max(app.runs.count(), sum(resident.generations for resident in app.models.residents()))
 
 
 def _typed(event: Any) -> Typed:
