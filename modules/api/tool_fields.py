@@ -35,7 +35,7 @@ TOOLS = Expected(
 
 def _check_parameters(schema: dict[str, Any]) -> dict[str, Any]:
     """Return `schema` with the type that all parameters have. Raises ValueError for another one."""
-    if schema.get("type", "object") != "object" or len(json.dumps(schema, ensure_ascii=False)) > MAX_SCHEMA:
+    if schema.get("type", "object") != "object" or len(json.dumps(schema, ensure_ascii=False).encode()) > MAX_SCHEMA:
         raise ValueError
     return {"type": "object", **schema}
 

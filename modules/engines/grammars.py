@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +26,10 @@ _REMEMBERED_GRAMMARS = 8
 """A client sends the same grammar with every request."""
 _SHOWN_REASON = 300  # characters of a message
 COMPILE_SECONDS = 5.0
-"""llguidance has limits of its own, which the largest grammars of a request reach within half a second."""
+MAX_TREE = 1_000_000
+"""Characters of the JSON of an `AnswerGrammar`, for which llguidance takes half a second; it has limits of its own."""
+_MAX_EXAMINED = 300_000
+"""Characters of a tree whose schemas are compiled one by one to find the one that cannot be: that takes longer."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,21 @@ class Grammars:
     def _compile(self, request: GrammarRequest) -> Any:
         with time_limit(COMPILE_SECONDS):
             if not request.is_tree:
-                return self._matcher(request, request.text, "gbnf")
+                return self._matcher(request, "gbnf", lambda: request.text)
+            if len(request.text) > MAX_TREE:
+                raise refusal(request, f"more than {MAX_TREE} characters in all")
             tree = json.loads(request.text)
             try:
-                return self._matcher(request, lark_grammar(tree, self._tokenizer), "lark")
+                return self._matcher(request, "lark", lambda: lark_grammar(tree, self._tokenizer))
             except OptionError:
-                for schema in schemas_of(tree):  # name the one that is to blame
+                for schema in schemas_of(tree) if len(request.text) <= _MAX_EXAMINED else ():
                     part = dataclasses.replace(request, text=json.dumps(schema, ensure_ascii=False))
-                    self._matcher(part, lark_grammar(["json", schema], self._tokenizer), "lark")
+                    self._matcher(part, "lark", partial(lark_grammar, ["json", schema], self._tokenizer))
                 raise
 
-    def _matcher(self, request: GrammarRequest, text: str, syntax: str) -> Any:
+    def _matcher(self, request: GrammarRequest, syntax: str, write: Callable[[], str]) -> Any:
         try:
-            grammar = self._llguidance.grammar_from(syntax, text)
+            grammar = self._llguidance.grammar_from(syntax, write())
         except (ValueError, KeyError, IndexError, AssertionError) as error:
             raise refusal(request, str(error)) from error
         matcher = self._llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
+import pydantic
 import pytest
 
 from modules.app import App
@@ -81,6 +82,24 @@ def test_arguments_are_streamed_while_they_are_written(server: Server) -> None:
     assert len(calls) > 5
 
 
+class Weather(pydantic.BaseModel):
+    place: str
+
+
+def test_the_openai_package_parses_whole_and_streamed_calls(server: Server) -> None:
+    tool = openai.pydantic_function_tool(Weather, name="weather")
+    fields: dict[str, Any] = {**ask(f"Well. {ROME}"), "tools": [tool]}
+    (call,) = server.openai.chat.completions.parse(**fields).choices[0].message.tool_calls or ()
+    assert call.function.parsed_arguments == Weather(place="Rome")
+    with server.openai.chat.completions.stream(**fields) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_completion().choices[0]
+    (call,) = final.message.tool_calls or ()
+    assert (call.function.parsed_arguments, final.finish_reason) == (Weather(place="Rome"), "tool_calls")
+    assert kinds.count("tool_calls.function.arguments.done") == 1
+    assert final.message.content == "Well."
+
+
 def test_without_a_choice_of_tools_none_is_shown(server: Server) -> None:
     question = {"messages": [{"role": "user", "content": "Hi"}], "tools": [WEATHER, NOW]}
     assert '"name": "weather"' in prompt_of(server, **question)
@@ -143,3 +162,25 @@ def test_a_template_without_tools_gets_them_in_the_system_message(make_app: Call
         assert json.dumps(WEATHER["function"]["name"]) in prompt_of(server, **ask("Hi"))  # type: ignore[index]
         (choice,) = server.openai.chat.completions.create(**ask(ROME)).choices
         assert names_of(choice) == [("weather", '{"place": "Rome"}')]
+
+
+def test_no_tool_is_an_internal_error(server: Server, subtests: pytest.Subtests) -> None:
+    odd: list[Any] = [None, True, -1, 1.5, "", "x", "\ud800", [], [1], {}, {"a": 1}, {"\ud800": []}]
+    for value in odd:
+        for tool in (
+            value,
+            {"type": value},
+            {"type": "function", "function": value},
+            {"type": "function", "function": {"name": value}},
+            {"type": "function", "function": {"name": "f", "description": value}},
+            {"type": "function", "function": {"name": "f", "parameters": value}},
+            {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": value}}}},
+            {"type": "function", "function": {"name": "f", "parameters": {"required": value, "type": value}}},
+            {"type": "function", "function": {"name": "f", "strict": value, "more": value}},
+        ):
+            with subtests.test(tool=ascii(tool)):
+                assert server.post("/chat/completions", ask("Hi", tools=[tool])).status_code in (200, 400)
+        message = {"role": "assistant", "tool_calls": value, "tool_call_id": value, "function_call": value}
+        with subtests.test(message=ascii(message)):
+            body = ask("Hi", tool_choice="auto", messages=[{"role": "user", "content": "Hi"}, message])
+            assert server.post("/chat/completions", body).status_code in (200, 400)

@@ -48,6 +48,7 @@ def test_a_tool_that_cannot_be_is_refused_by_name(subtests: pytest.Subtests) -> 
         ("no function", [{"type": "function"}], r"tools\[0\]\.function"),
         ("same names", [function("a"), function("a")], r"tools\[1\]\.function\.name"),
         ("no object", [function("a", parameters={"type": "string"})], r'schema of the type "object"'),
+        ("half a character", [function("a", parameters={"properties": {"\ud800": {}}})], "a JSON schema"),
         ("too long", [function("a", parameters={"title": "x" * MAX_SCHEMA})], "at most 64000 bytes"),
     ]
     for title, tools, words in cases:

@@ -95,3 +95,9 @@ def test_the_parameters_of_a_generation_say_what_its_grammar_is() -> None:
     assert GrammarRequest.of({"grammar_string": "", "answer_grammar": tree}) == request_of(tree)
     request = GrammarRequest.of({"grammar_string": "", "answer_grammar": tree, "grammar_field": "tools"})
     assert request is not None and request.field == "tools"
+
+
+def test_schemas_that_are_too_large_together_are_refused() -> None:
+    tools = [["json", {"title": str(number) + "x" * 60_000}] for number in range(17)]
+    with pytest.raises(OptionError, match=r"tools: .*1000000 characters"):
+        grammars().compile(GrammarRequest(json.dumps(["any", *tools]), is_tree=True, field="tools"))
