@@ -88,7 +88,7 @@ def test_steps_are_counted_and_an_interrupted_build_resumes(
         "another path would change the compiler's command lines, so that nothing is reused"
     )
     assert first["niceness"] >= llama_cpp_build.NICENESS
-    assert "LLAVA_BUILD=OFF" in first["defines"]
+    assert "LLAVA_BUILD=ON" in first["defines"]
 
 
 def test_another_clone_reuses_the_wheel_unless_settings_differ(

@@ -7,11 +7,13 @@ at each other in both directions. The answers are meaningless, but depend on eve
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modules.core.paths import ROOT
 from tests.support.gguf_files import ARRAY, I32, As, Tensor, array, gguf
 from tests.support.hf_folder import read_metadata
 from tests.support.made_once import CACHE, made_once, version
@@ -22,6 +24,11 @@ WIDTH, DEPTH, PATCH = 16, 2, 14  # of the vision part
 IMAGE_SIZE = {"llama": 56, "qwen2vl": 56, "gemma3": 112}
 PROJECTOR = {"llama": "mlp", "qwen2vl": "qwen2vl_merger", "gemma3": "gemma3"}
 _SEED = 7
+
+HAS_MTMD = any(
+    any((Path(folder) / "llama_cpp" / "lib").glob("*mtmd*")) for folder in (ROOT / "overlays" / "llamacpp", *sys.path)
+)
+"""Whether the installed llama-cpp-python was built with mtmd."""
 
 Shapes = dict[str, tuple[int, ...]]
 

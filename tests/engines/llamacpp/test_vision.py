@@ -27,12 +27,9 @@ from tests.conftest import LLAMA, load
 from tests.support.answers import Answer, Crowd, answer, ask, forget
 from tests.support.llama_requests import OPTIONS, assert_same_answer, chat, describe_cache
 from tests.support.pictures import picture
-from tests.support.tiny_vision import KINDS, projector, tiny_vision
+from tests.support.tiny_vision import HAS_MTMD, KINDS, projector, tiny_vision
 from tests.support.worker_pool import WorkerPool
 
-HAS_MTMD = any((Path(path) / "llama_cpp" / "lib").glob("*mtmd*") for path in sys.path if path) or any(
-    (ROOT / "overlays" / "llamacpp" / "llama_cpp" / "lib").glob("*mtmd*")
-)
 pytestmark = pytest.mark.skipif(not HAS_MTMD, reason="llama-cpp-python was built without mtmd")
 
 N_CTX, N_BATCH, TOKENS = 512, 64, 8
