@@ -49,7 +49,7 @@ Item = str | list[int]
 class TaskRequest(RequestBody):
     """A request that generates no text. Fields that are unknown altogether are reported."""
 
-    model: Annotated[str, _MODEL] = ""
+    model: Annotated[Text, _MODEL] = ""
 
     def ignored(self, strict: bool) -> list[str]:
         """Return the fields that the answer does without. Raises UnknownOption for a misspelled one.

@@ -49,7 +49,7 @@ _BIAS = Expected('an object such as {"50256": -100}', '形如 {"50256": -100} �
 class GenerationRequest(RequestBody):
     """The common fields of completions and chat completions."""
 
-    model: Annotated[str, _NAME] = ""
+    model: Annotated[Text, _NAME] = ""
     stream: Flag = False
     stream_options: Annotated[StreamOptions, _STREAM_OPTIONS] = StreamOptions()
     n: Annotated[int, Field(ge=1, le=16), _COUNT] = 1

@@ -41,7 +41,13 @@ def test_variables_for_the_chat_template_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"chat_template_kwargs": []}, {"chat_template_kwargs": "{}"}, {"reasoning_effort": "a lot"}]
+    "fields",
+    [
+        {"chat_template_kwargs": []},
+        {"chat_template_kwargs": "{}"},
+        {"reasoning_effort": "a lot"},
+        {"model": "\ud800"},  # half a character
+    ],
 )
 def test_a_wrong_type_is_refused_by_name(fields: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(fields))):

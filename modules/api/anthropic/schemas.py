@@ -77,7 +77,7 @@ _CONFIG = Expected(
 class CountTokensRequest(RequestBody):
     """What the tokens are counted of, the beginning of every request. Generation parameters are `model_extra`."""
 
-    model: Annotated[str, Expected("a name", "名称")] = ""
+    model: Annotated[Text, Expected("a name", "名称")] = ""
     messages: Annotated[list[AnthropicMessage], Field(min_length=1), _MESSAGES]
     system: Annotated[Text | list[Block], _BLOCKS] = ""
     tools: Annotated[list[Block], _TOOLS] = []

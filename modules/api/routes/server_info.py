@@ -31,7 +31,7 @@ _NAME = Expected("a name", "名称")
 class TokenizeRequest(RequestBody):
     model_config = ConfigDict(extra="ignore")
 
-    model: Annotated[str, _NAME] = ""
+    model: Annotated[Text, _NAME] = ""
     content: Annotated[Text, Expected("a text", "文本")]
     add_special: Flag = False
     parse_special: Flag = True
@@ -41,7 +41,7 @@ class TokenizeRequest(RequestBody):
 class DetokenizeRequest(RequestBody):
     model_config = ConfigDict(extra="ignore")
 
-    model: Annotated[str, _NAME] = ""
+    model: Annotated[Text, _NAME] = ""
     tokens: Annotated[Tokens, Expected("a list of token numbers", "词符编号列表")]
 
 
