@@ -19,7 +19,7 @@ _GPTQ = Overlay("gptq", megabytes=23)
 _EXLLAMAV2_PACKAGES = Overlay("exllamav2", megabytes=7)
 # Not in the main environment, so that the application can be used while llama.cpp compiles.
 _LLAMACPP_PACKAGES = Overlay(
-    "llamacpp", megabytes=30, compiled="llama-cpp-python", build_megabytes=700, title="llama.cpp", prepared=True
+    "llamacpp", megabytes=37, compiled="llama-cpp-python", build_megabytes=700, title="llama.cpp", prepared=True
 )
 
 

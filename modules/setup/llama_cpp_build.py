@@ -33,7 +33,7 @@ Report = Callable[[Phase, BuildProgress | None, str], None]
 ONLY_LLAMA = ROOT / "scripts" / "llama-only.cmake"
 NICENESS = 10
 _WHEEL_STORE = "text-studio-wheels"
-_DEFINITIONS = ("LLAVA_BUILD=OFF",)
+_DEFINITIONS = ("LLAVA_BUILD=ON", "MTMD_VIDEO=OFF")
 _BUILD_VARIABLES = (
     "CC",
     "CXX",

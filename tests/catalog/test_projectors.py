@@ -45,7 +45,7 @@ def test_a_vision_part_is_loaded_with_the_models_beside_it_and_is_none_itself(tm
 def test_of_several_the_one_of_the_same_name_and_size_is_taken(tmp_path: Path, subtests: pytest.Subtests) -> None:
     put(tmp_path / "gemma-3-4b-it-Q4_0.gguf")
     cases = {
-        "mmproj-gemma-3-12b-it-f16.gguf": PROJECTOR | {"clip.vision.projection_dim": 9999},
+        "gemma-3-4b-it-Q4_0-mmproj-f16.gguf": PROJECTOR | {"clip.vision.projection_dim": 9999},
         "mmproj-other-f16.gguf": PROJECTOR,
         "gemma-3-4b-it-mmproj-q8_0.gguf": PROJECTOR,
     }
