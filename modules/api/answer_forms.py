@@ -78,13 +78,22 @@ def answer_form(request: ChatRequest, use: ToolUse | None, thought: Thought) -> 
     return AnswerForm(thought.before(begun), "tools")
 
 
+_MORE_PROPERTIES = frozenset({"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"})
+"""Keys of a schema that may allow arguments beside its `properties`."""
+
+
 def _enforced(tool: Tool) -> Tool:
-    """Return the tool with the schema of its arguments that is enforced: of a tool that is not strict, what can be."""
+    """Return the tool with the schema of its arguments that is enforced.
+
+    That of a tool that is not strict is enforced as far as possible. JSON schemas allow any further arguments, of which
+    a small model would think up many: without a word about them there are none.
+    """
     if tool.strict:
         return tool
     properties = tool.parameters.get("properties")
     lenient = {name: _lenient(schema) for name, schema in properties.items()} if isinstance(properties, dict) else {}
-    return dataclasses.replace(tool, parameters={**tool.parameters, "properties": lenient, LENIENT: True})
+    closed = {} if _MORE_PROPERTIES & tool.parameters.keys() else {"additionalProperties": False}
+    return dataclasses.replace(tool, parameters={**tool.parameters, "properties": lenient, LENIENT: True, **closed})
 
 
 def _lenient(schema: Json) -> Json:

@@ -34,7 +34,7 @@ def request_of(strict: bool = False, **fields: Any) -> ChatRequest:
         {"type": "function", "function": {"name": "a", "parameters": parameters, "strict": strict}},
         {"type": "function", "function": {"name": "b", "parameters": tagged}},
     ]
-    return ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hi"}], "tools": tools, **fields})
+    return ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hi"}], "tools": tools} | fields)
 
 
 def use_of(request: ChatRequest) -> ToolUse:
@@ -92,6 +92,21 @@ def test_an_answer_is_calls_or_json_if_both_are_asked_for() -> None:
 def test_what_llguidance_lacks_is_done_without_for_tools_that_are_not_strict() -> None:
     twice = B.replace("{}", '{"tags": [1, 1]}')
     assert allowed(request_of(tool_choice="required"), twice) == [True]
+
+
+def test_a_call_has_no_arguments_that_its_schema_does_not_name_unless_it_says_so(subtests: pytest.Subtests) -> None:
+    more = B.replace("{}", '{"more": 1}')
+    cases: list[tuple[dict[str, Any], bool]] = [
+        ({}, False),
+        ({"properties": {"tags": {}}}, False),
+        ({"additionalProperties": True}, True),
+        ({"properties": {"tags": {}}, "additionalProperties": {"type": "integer"}}, True),
+        ({"anyOf": [{"required": ["more"]}, {"required": ["less"]}]}, True),
+    ]
+    for parameters, expected in cases:
+        tools = [{"type": "function", "function": {"name": "b", "parameters": parameters}}]
+        with subtests.test(parameters=parameters):
+            assert allowed(request_of(tools=tools, tool_choice="required"), more) == [expected]
 
 
 # -- thoughts ----------------------------------------------------------------------------------------------------------

@@ -155,6 +155,13 @@ def test_an_invalid_tool_is_refused_by_name(server: Server) -> None:
         server.openai.chat.completions.create(**ask("Hi", tools=[], tool_choice="required"))
 
 
+def test_a_grammar_of_the_client_leaves_no_room_for_enforced_calls(server: Server) -> None:
+    grammar = {"grammar_string": 'root ::= "yes"'}
+    error = server.refusal("/chat/completions", ask("Hi", tool_choice="required", **grammar))
+    assert (error["status"], error["param"]) == (400, "tools")
+    assert server.post("/chat/completions", ask("Hi", **grammar)).status_code == 200
+
+
 def test_a_template_without_tools_gets_them_in_the_system_message(make_app: Callable[..., App]) -> None:
     app = make_app("--api")
     app.models.load(say_plan("gemma-2"))
