@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from modules.api.ignored_fields import shortened
+from modules.api.keep_alive import KeepAlive
 from modules.api.limits import (
     MAX_CHARACTERS,
     MAX_DOCUMENTS,
@@ -50,6 +51,13 @@ class TaskRequest(RequestBody):
     """A request that generates no text. Fields that are unknown altogether are reported."""
 
     model: Annotated[Text, _MODEL] = ""
+    keep_alive: KeepAlive = None
+    ttl: KeepAlive = None
+
+    @property
+    def kept_seconds(self) -> float | None:
+        """How long the model stays in memory after the answer; None for the server's own rules."""
+        return self.ttl if self.keep_alive is None else self.keep_alive
 
     def ignored(self, strict: bool) -> list[str]:
         """Return the fields that the answer does without. Raises UnknownOption for a misspelled one.

@@ -15,7 +15,6 @@ from modules.core.errors import OptionError
 from modules.core.events import Done, Info, Json, Progress, Text
 from modules.engines.engine_protocol import Operations
 from modules.engines.prompt_fitting import LONGEST_TOKEN
-from modules.engines.token_ids import check_token_id
 from modules.formats.embedding import EMBED, RANK
 
 _SOME_TEXT = {"en": "a text of at least one token", "zh": "至少含一个词符的文本"}
@@ -123,10 +122,10 @@ class EmbeddingEngine(ABC):
         Clients such as langchain send those of OpenAI's tokenizer unasked, most of which exist here, too, for other
         words. Only the special tokens around a text give them away; without any, the text of the tokens does.
         """
-        for token in tokens:
-            check_token_id(field, token, self.info.vocabulary_size)
         begin, end = self.special_tokens()
-        if begin or end:
+        if any(not 0 <= token < self.info.vocabulary_size for token in tokens):
+            own = False
+        elif begin or end:
             last = tokens[max(len(tokens) - len(end), len(begin)) :] if end else []
             own = tokens[: len(begin)] == begin and last == end
         else:

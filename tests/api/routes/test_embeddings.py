@@ -57,7 +57,7 @@ def test_what_the_model_cannot_do_is_refused(server: Server, subtests: pytest.Su
         ("/embeddings", {"input": ["a", "the " * 70]}, "input[1] has 72 tokens"),
         ("/embeddings", {"input": "a", "dimensions": 8}, "not trained to give shorter vectors"),
         ("/embeddings", {"input": "a", "prompt_name": "query"}, "no prompts"),
-        ("/embeddings", {"input": [2, 100_000, 3]}, "100000"),
+        ("/embeddings", {"input": [2, 100_000, 3]}, "check_embedding_ctx_length=False"),
         ("/embeddings", {"inputs": "a"}, "input"),
         ("/rerank", {"query": "a", "documents": ["b"]}, "does not score documents"),
         ("/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}, "is an embedding model"),
@@ -69,6 +69,17 @@ def test_what_the_model_cannot_do_is_refused(server: Server, subtests: pytest.Su
             error = server.refusal(path, body)
             assert error["status"] == 400 and message in error["message"]
     assert server.refusal("/embeddings", {"input": "the " * 70})["code"] == "context_length_exceeded"
+
+
+def test_models_of_several_tasks_answer_side_by_side(server: Server) -> None:
+    load(server, "tiny-rank.gguf")
+    named = server.post("/embeddings", {"input": "dog", "model": "tiny-mean.gguf", "keep_alive": 60})
+    assert named.status_code == 200 and "x-model-substituted" not in named.headers
+    for name in ("text-embedding-3-small", ""):  # the current model ranks
+        other = server.post("/embeddings", {"input": "dog", "model": name})
+        assert other.json()["data"] == named.json()["data"] and other.json()["model"] == "tiny-mean.gguf"
+        assert other.headers.get("x-model-substituted", "") == name
+    assert server.post("/rerank", {"query": "a", "documents": ["b"]}).json()["model"] == "tiny-rank.gguf"
 
 
 def test_unknown_fields_are_reported(server: Server) -> None:
