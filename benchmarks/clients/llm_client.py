@@ -33,6 +33,7 @@ def get_weather(city: str) -> str:
     return f"Sunny in {city}."
 '''
 CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+SECONDS = 250
 SHORT = ("-o", "temperature", "0", "-o", "max_tokens", "120")
 
 
@@ -46,7 +47,7 @@ def run_llm(folder: Path, *arguments: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=SECONDS,
     )
     expect(done.returncode == 0, done.stderr[-500:])
     return done.stdout.strip()
