@@ -49,12 +49,11 @@ class ModelsBusy(WebUIError):
     status: ClassVar[int] = 503
     retry_after: ClassVar[int] = 30
     template = {
-        "en": "{model} could not be loaded yet, because other models are answering ({waiting} requests wait). Try "
-        "again later.",
-        "zh": "其他模型正在生成，暂时无法加载 {model}（{waiting} 个请求正在等待），请稍后再试。",
+        "en": "{model} is not available yet: other models are still answering, and requests are waiting. Try again "
+        "later.",
+        "zh": "{model} 暂时无法使用：其他模型仍在生成，已有请求在排队。请稍后再试。",
     }
     model: str
-    waiting: int
 
 
 @dataclass(eq=False)

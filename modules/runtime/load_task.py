@@ -11,6 +11,7 @@ from modules.loaders.availability import unavailable
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_load import ModelLoad
+from modules.runtime.resident import Entry
 
 
 @dataclass(eq=False)
@@ -49,3 +50,13 @@ class LoadTask:
         if reason := unavailable(self.plan.loader, self.plan.record.format) or self.plan.record.problem:
             raise reason
         return self.plan
+
+
+def load_for_request(name: str, entry: Entry | None, make_plan: Callable[[], LoadPlan] | None) -> LoadTask | None:
+    """Return the load of a model that is waited for: as it was before it fell asleep, else as the request says.
+
+    None if the request may load none.
+    """
+    if entry is not None and (entry.state == "asleep" or make_plan is None):
+        return LoadTask(name=name, plan=entry.plan, by_hand=False)
+    return LoadTask(name=name, make_plan=make_plan, by_hand=False) if make_plan is not None else None

@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -14,25 +14,24 @@ from modules.core.errors import NoModelLoaded, WebUIError
 from modules.core.events import Json, Progress
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied, WorkerStuck
 from modules.loaders.availability import unavailable
+from modules.runtime.alarm import Alarm
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.errors import InsufficientMemory, ModelsBusy
+from modules.runtime.eviction import Eviction
 from modules.runtime.explainer import Explainer
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
-from modules.runtime.load_task import LoadTask
+from modules.runtime.load_queue import LoadQueue, end_loads
+from modules.runtime.load_task import LoadTask, load_for_request
 from modules.runtime.loaded_model import Lease, LoadedModel
 from modules.runtime.memory_room import MemoryRoom
 from modules.runtime.model_load import ModelLoad
-from modules.runtime.resident import Entry, ResidencyLimits, Resident
+from modules.runtime.resident import ResidencyLimits, Resident
 from modules.runtime.resident_table import ResidentTable
-from modules.runtime.room_making import make_room
 from modules.runtime.status import Status
 from modules.runtime.totals import GenerationTotals
-from modules.runtime.waiting import MakePlan, Waiter, WaitingRequests
+from modules.runtime.waiting import MakePlan, RecentFailures, Waiter, WaitingRequests
 
 log = logging.getLogger(__name__)
-
-_RECHECK_SECONDS = 1.0
-"""How often memory is measured again while a load waits for models to become idle."""
 
 
 class ModelManager:
@@ -50,7 +49,7 @@ class ModelManager:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.totals = GenerationTotals()
-        self._cores, self._room, self._clock = cores or CoreBinding(), room, clock
+        self._cores, self._clock = cores or CoreBinding(), clock
         self._limits = limits or ResidencyLimits()
         self._explainer = Explainer()
         self._numbers = itertools.count(1)
@@ -58,13 +57,11 @@ class ModelManager:
         self._latest = LoadTask()  # the newest load by hand, or unload; older ones give up
         self._state = threading.Condition()  # guards the fields below, never held during anything slow
         self._table = ResidentTable(room, self._limits, clock)
-        self._tasks: list[LoadTask] = []  # loads that wait for their turn
-        self._active: LoadTask | None = None  # the load that is being carried out
-        self._draining: tuple[str, ...] = ()  # models that get no new leases, so that they can make room
-        self._closing = 0  # models whose processes are ending
+        self._queue = LoadQueue()
+        self._eviction = Eviction(self._state, self._table, room, self._limits, clock)
         self._waiting = WaitingRequests()
-        self._failures: dict[str, tuple[float, WebUIError]] = {}  # until when not to try again
-        self._timer, self._timer_at = threading.Timer(0, self.expire), 0.0
+        self._failures = RecentFailures(self._limits.failure_seconds, clock)
+        self._alarm = Alarm(clock, self.expire)
 
     # -- residents, and the page's choice -----------------------------------------------------------------------------
 
@@ -143,21 +140,19 @@ class ModelManager:
     def _refuse_hopeless(self, name: str, make_plan: MakePlan | None) -> None:
         """Raise why a request for a model cannot even wait."""
         entry = self._table.get(name)
-        if not self._has_task(name):
-            until, failure = self._failures.get(name, (0.0, None))
-            if failure is not None and self._clock() < until:
-                raise failure
+        if not self._queue.has(name):
+            self._failures.check(name)
             if entry is not None and entry.state == "failed" and make_plan is None:
                 raise entry.error if isinstance(entry.error, WorkerDied) else NoModelLoaded()
             if entry is None and make_plan is None:
                 raise NoModelLoaded()
         self._waiting.forget_cancelled()
         if len(self._waiting) >= self._limits.queue:
-            raise ModelsBusy(name, len(self._waiting))
+            raise ModelsBusy(name)
 
     def _open_model(self, name: str) -> LoadedModel | None:
         """Return a model that is ready and gives leases."""
-        if name in self._draining or any(task.name == name for task in self._tasks):
+        if name in self._eviction.draining or self._queue.is_waiting(name):
             return None
         return self._table.ready_model(name)
 
@@ -169,21 +164,14 @@ class ModelManager:
             if model is not None and entry is not None:
                 keep_alive = self._waiting.grant(name, model)
                 entry.keep_alive = entry.keep_alive if keep_alive is None else keep_alive
-            elif not self._has_task(name):
-                self._add_task(name, entry)
+            elif not self._queue.has(name):
+                if (task := load_for_request(name, entry, self._waiting.plan_for(name))) is not None:
+                    self._queue.add(task)
+                else:  # its load was cancelled
+                    self._waiting.refuse(name, Unloaded())
         self._start_next()
         self._state.notify_all()
-        self._arm_timer()
-
-    def _add_task(self, name: str, entry: Entry | None) -> None:
-        """Have a model loaded that is waited for: as it was before it fell asleep, else as the request says."""
-        make_plan = self._waiting.plan_for(name)
-        if entry is not None and (entry.state == "asleep" or make_plan is None):
-            self._tasks.append(LoadTask(name=name, plan=entry.plan, by_hand=False))
-        elif make_plan is not None:
-            self._tasks.append(LoadTask(name=name, make_plan=make_plan, by_hand=False))
-        else:  # its load was cancelled
-            self._waiting.refuse(name, Unloaded())
+        self._set_alarm()
 
     # -- loads and unloads by hand ------------------------------------------------------------------------------------
 
@@ -217,17 +205,17 @@ class ModelManager:
                 return task.outcome
             if task.joins(self._latest):
                 return self._latest.outcome
-            abandoned, task.previous = self._cancel(self._latest), self._latest.previous
-            if self._active is not None and task.joins(self._active):  # it was asked for by a request
-                task = self._active
+            abandoned, task.previous = self._queue.cancel(self._latest), self._latest.previous
+            if self._queue.active is not None and task.joins(self._queue.active):  # it was asked for by a request
+                task = self._queue.active
                 task.number, task.by_hand = number, True
                 task.previous, self._table.chosen = self._table.chosen, task.name
                 self._table.publish()
             else:
-                self._tasks.insert(0, task)
+                self._queue.add(task, first=True)
             self._latest = task
             self._settle()
-        _end_loads(abandoned)
+        end_loads(abandoned)
         return task.outcome
 
     def unload(self, name: str = "") -> int:
@@ -235,22 +223,22 @@ class ModelManager:
         with self._state:
             is_pages = name in ("", self._table.chosen)
             name = name or self._table.chosen
-            cancelled = [task for task in self._all_tasks() if task.name == name or (is_pages and task is self._latest)]
-            abandoned = [load for task in cancelled for load in self._cancel(task)]
+            cancelled = [task for task in self._queue.tasks if task.name == name or (is_pages and task is self._latest)]
+            abandoned = [load for task in cancelled for load in self._queue.cancel(task)]
             if is_pages:
                 self._latest = LoadTask(self.next_number())
             self._waiting.refuse(name, Unloaded())
-        _end_loads(abandoned)
+        end_loads(abandoned)
         if is_pages:
             self._explainer.close()
         with self._state:
-            self._state.wait_for(lambda: self._active not in cancelled)
+            self._state.wait_for(lambda: self._queue.active not in cancelled)
             models = self._table.remove(name)
             if is_pages:
                 previous = next((task.previous for task in cancelled if task.name == name), "")
                 self._table.chosen = previous if previous in self._table else ""
-            self._closing += len(models)
-        freed = self._close(models)
+            self._eviction.expect(models)
+        freed = self._eviction.close(models)
         with self._state:
             self._table.publish(freed if is_pages else None)
             self._settle()
@@ -262,11 +250,12 @@ class ModelManager:
         while names := self._known_names():
             for name in names:
                 self.unload(name)
-        self._timer.cancel()
+        with self._state:
+            self._alarm.cancel()
 
     def _known_names(self) -> set[str]:
         with self._state:
-            return {*self._table.names, *self._waiting.names(), *(task.name for task in self._all_tasks())}
+            return {*self._table.names, *self._waiting.names(), *(task.name for task in self._queue.tasks)}
 
     def explain(self, plan: LoadPlan) -> Json:
         """Return what loading would call, as `Explainer.explain`. Raises LoaderUnavailable."""
@@ -282,26 +271,9 @@ class ModelManager:
 
     # -- loading, in a thread of the load's own -----------------------------------------------------------------------
 
-    def _all_tasks(self) -> list[LoadTask]:
-        return [*self._tasks, *([self._active] if self._active else [])]
-
-    def _has_task(self, name: str) -> bool:
-        return any(task.name == name for task in self._all_tasks())
-
-    def _cancel(self, task: LoadTask) -> list[ModelLoad]:
-        """Cancel a load. Return what is to be ended for it, outside the lock."""
-        if task.outcome.done() or task not in self._all_tasks():
-            return []
-        task.is_cancelled = True
-        if task in self._tasks:
-            self._tasks.remove(task)
-            task.outcome.set_exception(LoadCancelled(task.name))
-        return [task.load] if task.load is not None else []
-
     def _start_next(self) -> None:
         """Begin the next load if none is under way."""
-        if self._active is None and self._tasks:
-            task = self._active = self._tasks.pop(0)
+        if (task := self._queue.next()) is not None:
             thread = ThreadPoolExecutor(1, "load")
             thread.submit(self._carry_out, task).add_done_callback(partial(self._end, task))
             thread.shutdown(wait=False)
@@ -313,7 +285,7 @@ class ModelManager:
                 return model
             self._raise_if_pointless(task)
             self._table.show_loading(task, plan)
-        self._clear_room(task, plan)
+        self._eviction.clear_room(task, plan, partial(self._raise_if_pointless, task))
         began = time.monotonic()
         task.load = ModelLoad(plan, self._cores, self._on_death, partial(self._on_idle, task.name), self.totals)
         with self._state:
@@ -337,37 +309,6 @@ class ModelManager:
         if task.is_cancelled or (task.needs_waiter and not task.by_hand and task.name not in self._waiting.names()):
             raise LoadCancelled(task.name)
 
-    def _clear_room(self, task: LoadTask, plan: LoadPlan) -> None:
-        """Unload what has to make room for a load, once it is idle.
-
-        Raises InsufficientMemory if that is not enough, and ModelsBusy if a load by hand has to wait too long.
-        """
-        deadline = self._clock() + self._limits.wait_seconds
-        while True:
-            with self._state:
-                self._state.wait_for(lambda: not self._closing)
-                self._raise_if_pointless(task)
-                occupants = self._table.occupants()
-            decision = make_room(plan, occupants, self._room, self._limits.models, must_fit=not task.by_hand)
-            if not decision.possible:
-                raise self._insufficient_memory(plan)
-            with self._state:
-                self._draining = decision.wait_for
-                models = self._table.evict(decision.evict, task)
-                self._closing += len(models)
-                if decision.wait_for:
-                    self._state.wait(_RECHECK_SECONDS)
-                if task.by_hand and self._clock() >= deadline:
-                    raise ModelsBusy(task.name, len(self._waiting))
-            self._close(models)
-            if not decision.wait_for and len(models) == len(decision.evict):  # else one has just been put to use
-                return
-
-    def _insufficient_memory(self, plan: LoadPlan) -> InsufficientMemory:
-        with self._state:
-            held = [(model.record.name, model.memory) for model in self._table.models]
-        return InsufficientMemory(plan.record.name, self._room.needed(plan) if self._room else 0, held)
-
     def _report(self, task: LoadTask, progress: Progress) -> None:
         with self._state:
             self._table.show_progress(task.name, progress)
@@ -375,8 +316,8 @@ class ModelManager:
     def _become_ready(self, task: LoadTask, plan: LoadPlan, model: LoadedModel, seconds: float) -> None:
         """Show that a model is ready, and give it to all who wait for it."""
         self._table.become_ready(task, plan, model, seconds)
-        self._failures.pop(task.name, None)
-        if self._table.chosen not in self._table and self._latest not in self._all_tasks():
+        self._failures.forget(task.name)
+        if self._table.chosen not in self._table and self._latest not in self._queue.tasks:
             self._table.chosen = task.name
         self._table.publish()
         self._settle()
@@ -385,7 +326,7 @@ class ModelManager:
         """Tell how a load has ended, and begin the next one."""
         failure = work.exception()
         with self._state:
-            self._active, self._draining = None, ()
+            self._queue.active, self._eviction.draining = None, ()
             if isinstance(failure, WebUIError):
                 self._fail(task, failure)
             elif failure is not None:  # a bug; whoever waits for the load logs it
@@ -410,20 +351,9 @@ class ModelManager:
             self._waiting.refuse(task.name, failure)
             self._table.publish()
         else:
-            self._failures[task.name] = (self._clock() + self._limits.failure_seconds, failure)
+            self._failures.remember(task.name, failure)
             self._waiting.refuse(task.name, failure)
             self._table.fail(task.name, task.plan, failure)
-
-    def _close(self, models: Sequence[LoadedModel]) -> int:
-        """Close models that `_closing` counts, and return the bytes freed."""
-        freed = 0
-        for model in models:
-            freed += model.memory
-            model.close()
-            with self._state:
-                self._closing -= 1
-                self._state.notify_all()
-        return freed
 
     # -- what happens by itself ---------------------------------------------------------------------------------------
 
@@ -438,7 +368,7 @@ class ModelManager:
             name = model.record.name
             is_stuck, is_chosen = isinstance(death, WorkerStuck), name == self._table.chosen
             if is_stuck and not is_chosen:
-                self._tasks.append(LoadTask(name=name, plan=model.plan, by_hand=False, needs_waiter=False))
+                self._queue.add(LoadTask(name=name, plan=model.plan, by_hand=False, needs_waiter=False))
             self._settle()
         log.error("%s", death)
         if is_stuck and is_chosen:
@@ -454,33 +384,15 @@ class ModelManager:
     def expire(self) -> None:
         """Put models to sleep that have been idle for long enough, and tell requests that have waited too long."""
         with self._state:
-            self._timer_at, waiting = 0.0, len(self._waiting)
-            self._waiting.refuse_overdue(
-                self._clock(), self._loading_name(), lambda waiter: ModelsBusy(waiter.name, waiting)
-            )
+            self._alarm.has_rung()
+            self._waiting.refuse_overdue(self._clock(), self._queue.loading_name)
             models = self._table.put_to_sleep()
-            self._closing += len(models)
+            self._eviction.expect(models)
             self._settle()
-        self._close(models)
+        self._eviction.close(models)
 
-    def _loading_name(self) -> str:
-        """Return the name of the model that a worker is loading: requests for it no longer wait for room."""
-        return self._active.name if self._active is not None and self._active.load is not None else ""
-
-    def _arm_timer(self) -> None:
+    def _set_alarm(self) -> None:
         """Have `expire` called when it is next needed."""
-        times = [waiter.deadline for waiter in self._waiting if waiter.name != self._loading_name()]
-        if (next_sleep := self._table.next_sleep()) is not None:
-            times.append(next_sleep)
-        if not times or (self._timer_at and self._timer_at <= min(times)):
-            return
-        self._timer.cancel()
-        self._timer_at = min(times)
-        self._timer = threading.Timer(max(self._timer_at - self._clock(), 0.0), self.expire)
-        self._timer.daemon = True
-        self._timer.start()
-
-
-def _end_loads(loads: Iterable[ModelLoad]) -> None:
-    for load in loads:
-        load.cancel()
+        times = [waiter.deadline for waiter in self._waiting if waiter.name != self._queue.loading_name]
+        times += [at for at in [self._table.next_sleep()] if at is not None]
+        self._alarm.set(min(times, default=None))

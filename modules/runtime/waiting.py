@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from modules.core.errors import WebUIError
 from modules.core.worker_errors import Unloaded
+from modules.runtime.errors import ModelsBusy
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import Lease, LoadedModel
 
@@ -67,18 +68,37 @@ class WaitingRequests:
         for waiter in self._take(name):
             _refuse(waiter, error)
 
-    def refuse_overdue(self, now: float, loading: str, error: Callable[[Waiter], WebUIError]) -> None:
+    def refuse_overdue(self, now: float, loading: str) -> None:
         """Tell those who have waited too long, except for the model that is being loaded."""
         late = [waiter for waiter in self._waiters if waiter.deadline <= now and waiter.name != loading]
-        errors = [error(waiter) for waiter in late]
         self._waiters = [waiter for waiter in self._waiters if waiter not in late]
-        for waiter, reason in zip(late, errors, strict=True):
-            _refuse(waiter, reason)
+        for waiter in late:
+            _refuse(waiter, ModelsBusy(waiter.name))
 
     def _take(self, name: str) -> list[Waiter]:
         taken = [waiter for waiter in self._waiters if waiter.name == name]
         self._waiters = [waiter for waiter in self._waiters if waiter.name != name]
         return taken
+
+
+class RecentFailures:
+    """Loads that have failed, which are not repeated for some seconds. Its owner's lock guards it."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._failures: dict[str, tuple[float, WebUIError]] = {}
+
+    def remember(self, name: str, error: WebUIError) -> None:
+        self._failures[name] = (self._clock() + self._seconds, error)
+
+    def forget(self, name: str) -> None:
+        self._failures.pop(name, None)
+
+    def check(self, name: str) -> None:
+        """Raise why the load of a model has just failed."""
+        until, error = self._failures.get(name, (0.0, None))
+        if error is not None and self._clock() < until:
+            raise error
 
 
 def release_when_granted(lease: Future[Lease]) -> None:
