@@ -92,8 +92,8 @@ _SERVER = (
         False,
         {"en": "API", "zh": "API"},
         {
-            "en": "Serve the OpenAI-compatible API on the same port, under /v1.",
-            "zh": "在同一端口的 /v1 下提供兼容 OpenAI 的 API。",
+            "en": "Serve the API on the same port: OpenAI's and Anthropic's under /v1, llama-server's beside it.",
+            "zh": "在同一端口提供 API：/v1 下兼容 OpenAI 和 Anthropic，并提供 llama-server 的接口。",
         },
     ),
     Option(
