@@ -333,6 +333,20 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
             0,
         ),
     ],
+    "llama-3": [
+        ('<|python_tag|>get_weather.call(city="Paris")', (_MADE,), 0),
+        (
+            '<|python_tag|>get_weather.call(city="a (b)", tags=["c)"])',
+            (("call", "get_weather", {"city": "a (b)", "tags": ["c)"]}),),
+            0,
+        ),
+        ("<|python_tag|>now.call()", (_NOW,), 0),
+        ("<|python_tag|>other.call()", (("text", "<|python_tag|>other.call()"),), 1),
+        ("<|python_tag|>get_weather.call(city=here)", (("text", "<|python_tag|>get_weather.call(city=here)"),), 1),
+        ('{"type": "function", "name": "now", "parameters": {}}', (_NOW,), 0),
+        ('{"function": "now", "parameters": {}}', (_NOW,), 0),
+        ('[{"name": "now", "parameters": {}}, {"name": "now", "parameters": {}}]', (_NOW, _NOW), 0),
+    ],
     "mistral-v3": [
         (
             '[TOOL_CALLS] [{"name": "now", "arguments": {}, "id": "abc"}, {"name": "now", "arguments": {}}]',

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from modules.chat.tools.call_format import CallFormat, Frame, tags
 from modules.chat.tools.gemma_format import QUOTE, GemmaCalls
 from modules.chat.tools.harmony_format import HarmonyCalls
-from modules.chat.tools.json_format import JsonCalls
+from modules.chat.tools.json_format import LLAMA_TAG, JsonCalls
 from modules.chat.tools.marked_format import MarkedCalls
 from modules.chat.tools.xml_format import XmlCalls
 
@@ -36,10 +36,6 @@ _STRING_END = re.compile(r'^(<\|"\|>|")')  # Gemma 4 has special tokens for quot
 _BRACKETS = re.compile(r"[\s}\]`]*")
 # Such as "</tool_call>", "[/X]", "<|END_ACTION|>", "<|tools_suffix|>" and Gemma 4's "<tool_call|>".
 _CLOSING = re.compile(r"[\s}\]`]*(<\|?/[^<>]+>|\[/[A-Z_]+\]|<[^<>]*(?:end|END|suffix)[^<>]*>|<[^<>|]+\|>)")
-
-
-_LLAMA_TAG = "<|python_tag|>"
-"""Before some calls of Llama 3, but not in the calls that its templates write."""
 
 
 GRANITE_CALLS = JsonCalls(Frame("<|tool_call|>[", '{"name": ', "}", ", ", "]"), ', "arguments": ')
@@ -120,7 +116,7 @@ def _json_calls(sample: Sample, source: str) -> CallFormat | None:
         return None
     frame = _parts(sample, before, _JSON, f'"{NAME}"').frame()
     bare = not (frame.open + frame.call_open).partition("{")[0].strip()
-    return JsonCalls(frame, between, (_LLAMA_TAG,) if bare or _LLAMA_TAG in source else ())
+    return JsonCalls(frame, between, (LLAMA_TAG,) if bare or LLAMA_TAG in source else ())
 
 
 def _gemma_calls(sample: Sample) -> CallFormat | None:

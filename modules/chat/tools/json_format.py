@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 from modules.chat.tools.call_format import Frame, tags
 from modules.chat.tools.json_reading import MAX_NAME, begin_with, read_arguments, read_string, read_value
+from modules.chat.tools.python_call import read_python_call
 from modules.chat.tools.reader import NotACall, Reading, ReplyReader
 from modules.chat.tools.tool import Tool
 from modules.core.answer_grammar import AnswerGrammar
 
+LLAMA_TAG = "<|python_tag|>"
+"""Before some calls of Llama 3, but not in the calls that its templates write."""
 _NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters")
 _BEFORE_NAME = ("type", "id")
@@ -59,6 +62,9 @@ class JsonCalls:
         return self.frame.grammar(calls, parallel)
 
     def read(self, reader: ReplyReader, opener: str) -> Reading[None]:
+        if opener == LLAMA_TAG and not (yield from reader.ahead(("{", "["))):
+            yield from read_python_call(reader)
+            return
         fence = "" if opener else (yield from reader.match(*_FENCES))
         listed = yield from reader.match("[")
         yield from read_object(reader, self.closers, known_only=not opener)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import re
 from collections.abc import Collection
 from typing import NoReturn
 
 from modules.core.events import Json
 
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
+# Strings, the names of keyword arguments, and constants of Python.
+_TOKEN = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?P<key>\b[A-Za-z_]\w*)\s*=|\b(?P<word>True|False|None)\b""", re.DOTALL
+)
+_QUOTE = re.compile(r'\\.|"', re.DOTALL)
 _MAX_LITERAL = 100_000
 """Characters of a literal of Python that is read."""
 
@@ -51,15 +56,38 @@ def _is_allowed(value: Json, kind: str, types: Collection[str]) -> bool:
     return kind == "number" and "integer" in types and float(value).is_integer()
 
 
+def python_arguments(text: str) -> str | None:
+    """Return the JSON of the keyword arguments of a call in Python; None if they are incomplete or no literals."""
+    members = "{" + _TOKEN.sub(_token_as_json, text) + "}"
+    try:
+        json.loads(members, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return members
+
+
 def _python_literal(text: str) -> tuple[Json, str]:
     """Return a list or dictionary that is written as in Python, and its JSON text; "" and "" for anything else."""
     if text[:1] in ("{", "[") and len(text) <= _MAX_LITERAL:
+        written = _TOKEN.sub(_token_as_json, text)
         try:
-            value = ast.literal_eval(text)
-            return value, json.dumps(value, ensure_ascii=False, allow_nan=False)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            return json.loads(written, parse_constant=_refuse), written
+        except (ValueError, RecursionError):
             pass
     return "", ""
+
+
+def _token_as_json(token: re.Match[str]) -> str:
+    if token["key"]:
+        return f'"{token["key"]}": '
+    if token["word"]:
+        return _PYTHON[token["word"]]
+    inner = token[0][1:-1].replace("\\'", "'")
+    return f'"{_QUOTE.sub(_escaped, inner)}"' if token[0][0] == "'" else f'"{inner}"'
+
+
+def _escaped(quote: re.Match[str]) -> str:
+    return quote[0] if len(quote[0]) > 1 else '\\"'
 
 
 def _refuse(constant: str) -> NoReturn:

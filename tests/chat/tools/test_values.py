@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from modules.chat.tools.tool import Tool
-from modules.chat.tools.values import value_as_json
+from modules.chat.tools.values import python_arguments, value_as_json
 
 NUMBERS, TEXT_OR_NULL = {"number"}, {"string", "null"}
 
@@ -30,7 +32,9 @@ def test_a_value_becomes_json_of_an_allowed_type(subtests: pytest.Subtests) -> N
         ('"quoted"', TEXT_OR_NULL, '"\\"quoted\\""'),
         ("[1, {}]", {"array"}, "[1, {}]"),
         ("['a', None]", {"array"}, '["a", null]'),
-        ("{'a': 'it''s'}", {"object"}, '{"a": "its"}'),
+        ("{'a': 'it\\'s \"x\"', \"b\": '\\n'}", {"object"}, '{"a": "it\'s \\"x\\"", "b": "\\n"}'),
+        ("{'a': True, 'True': [None, False]}", {"object"}, '{"a": true, "True": [null, false]}'),
+        ("[1or 2]", {"array"}, '"[1or 2]"'),
         ("[1, 2", {"array"}, '"[1, 2"'),
         ("{1, 2}", {"object"}, '"{1, 2}"'),
         ("[" * 100_000, {"array"}, '"' + "[" * 100_000 + '"'),
@@ -41,6 +45,22 @@ def test_a_value_becomes_json_of_an_allowed_type(subtests: pytest.Subtests) -> N
     ]:
         with subtests.test(text[:20], types=types):
             assert value_as_json(text, types) == expected
+
+
+def test_keyword_arguments_of_python_become_json(subtests: pytest.Subtests) -> None:
+    for text, expected in [
+        ("", {}),
+        ('city="Paris"', {"city": "Paris"}),
+        ("city = 'a=b (c', exact=True", {"city": "a=b (c", "exact": True}),
+        ("tags=['x', \"y='\"]", {"tags": ["x", "y='"]}),
+        ("city=here", None),
+        ("'Paris'", None),
+        ("city='a", None),
+        ("city=NaN", None),
+    ]:
+        with subtests.test(text):
+            found = python_arguments(text)
+            assert (None if found is None else json.loads(found)) == expected
 
 
 def test_types_are_found_through_references_and_alternatives(subtests: pytest.Subtests) -> None:
