@@ -132,7 +132,7 @@ def test_errors_are_in_the_clients_language(server: Server) -> None:
 
 
 def test_an_unknown_endpoint_is_answered_in_openais_format(server: Server) -> None:
-    unknown, wrong_method = server.http.get("/embeddings"), server.http.get("/completions")
+    unknown, wrong_method = server.http.get("/moderations"), server.http.get("/completions")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
     assert (wrong_method.status_code, wrong_method.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong_method.headers["allow"] == "POST"
