@@ -166,9 +166,10 @@ class Worker:
     def receive(self, call: int, operation: str, args: dict[str, Json], large: bool = False) -> None:
         """Answer a request at once or queue it for the main thread, with its prompt tokenized.
 
-        A `large` one is left to a thread that serves one of them after the other.
+        A `large` one is left to a thread that serves one of them after the other, as is one with images: the file of a
+        picture may be small, and take seconds to decode.
         """
-        engine = self._engine
+        engine, large = self._engine, large or Prompt.has_images(args.get("prompt"))
         if engine is not None and operation in engine.questions:
             serve = partial(self._reply, call, operation, args, lambda: engine.questions[operation](**args))
         elif engine is not None and operation in ("generate", "next"):

@@ -27,6 +27,11 @@ def marked_numbers(text: str) -> list[int]:
     return [int(number) for number in _MARK.findall(text)]
 
 
+def shown(text: str) -> str:
+    """Return `text` with "<image>" in place of each mark, for people."""
+    return _MARK.sub("<image>", text)
+
+
 def split_at_marks(text: str) -> list[str | int]:
     """Return the texts between the marks, without empty ones, and in place of each mark its number."""
     pieces: list[str | int] = []

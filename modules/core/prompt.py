@@ -50,6 +50,11 @@ class Prompt:
         return [self.text, self.limit, self.truncate, shorter, self.target, self.tokens, images]
 
     @staticmethod
+    def has_images(body: Json) -> bool:
+        """Tell whether the prompt that `to_json` has turned into `body` has images, without decoding them."""
+        return isinstance(body, list) and bool(body[6])
+
+    @staticmethod
     def from_json(body: Json) -> Prompt:
         text, limit, truncate, changes, target, tokens, pictures = body
         shorter = tuple(Replacement(*change) for change in changes)

@@ -75,3 +75,9 @@ def test_damaged_images_and_too_many_tokens_are_refused(server: Server) -> None:
 def test_clients_see_that_the_model_reads_images(server: Server) -> None:
     (model,) = [one for one in server.http.get("/models").json()["data"] if one["id"].endswith("model.gguf")]
     assert model["input_modalities"] == ["text", "image"]
+
+
+def test_the_prompt_is_shown_with_a_word_for_each_image(server: Server) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": data_uri(picture())}}, {"type": "text", "text": "Hm?"}]
+    shown = server.post("/internal/chat-prompt", {"messages": [{"role": "user", "content": parts}]}).json()["prompt"]
+    assert "<image>Hm?" in shown

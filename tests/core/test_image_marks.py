@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from modules.core.image_marks import escaped, mark, marked_numbers, split_at_marks
+from modules.core.image_marks import escaped, mark, marked_numbers, shown, split_at_marks
 
 
 def test_a_text_is_split_at_its_marks() -> None:
     text = f"one{mark(0)}{mark(12)}two{mark(0)}"
     assert split_at_marks(text) == ["one", 0, 12, "two", 0]
     assert marked_numbers(text) == [0, 12, 0]
+    assert shown(text) == "one<image><image>two<image>"
 
 
 def test_an_escaped_text_has_no_marks_and_is_else_unchanged() -> None:

@@ -21,6 +21,7 @@ from modules.api.state import ApiState
 from modules.chat.prompt import text_prompt
 from modules.core.errors import Unsupported
 from modules.core.events import Json
+from modules.core.image_marks import shown
 from modules.runtime.loaded_model import LoadedModel
 
 MAX_CANDIDATES = 200
@@ -47,7 +48,7 @@ def routes(state: ApiState) -> APIRouter:
     async def show_prompt(body: ChatRequest, request: Request) -> Response:
         with await use_model(state.app, request, body.model) as model:
             call = await prepare_chat(state, model, body)
-        return json_response({"prompt": call.prompt.prompt.text})
+        return json_response({"prompt": shown(call.prompt.prompt.text)})
 
     @router.post("/logits")
     async def next_tokens(body: LogitsRequest, request: Request) -> Response:

@@ -19,6 +19,7 @@ from modules.api.state import ApiState
 from modules.app import App
 from modules.core.errors import ModelLoading, Unsupported
 from modules.core.events import Json
+from modules.core.image_marks import shown
 from modules.core.product import PRODUCT, revision
 from modules.loaders.generation_settings import PARAMETERS
 from modules.options.option import Value
@@ -100,7 +101,7 @@ def root_routes(state: ApiState) -> APIRouter:
     @router.post("/apply-template")
     async def apply_template(body: ChatRequest) -> Response:
         call = await prepare_chat(state, loaded_model(app, body.model), body)
-        return json_response({"prompt": call.prompt.prompt.text})
+        return json_response({"prompt": shown(call.prompt.prompt.text)})
 
     return router
 
