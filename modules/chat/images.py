@@ -103,6 +103,8 @@ def _marked(message: Message, numbers: Mapping[str, int]) -> Message:
     content = message.get("content", "")
     if isinstance(content, str):
         return {**fields, "content": escaped(content)}
+    if content is None:
+        return {**fields, "content": None}
     text, after_image = "", True
     for part in content:
         if _is_image(part):

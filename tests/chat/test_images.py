@@ -63,6 +63,12 @@ def test_texts_beside_a_picture_are_escaped_at_any_depth() -> None:
     assert str(marked).count(repr(mark(0))[1:-1]) == 1
 
 
+def test_a_call_without_text_stays_one_beside_a_picture() -> None:
+    call: Message = {"role": "assistant", "content": None, "tool_calls": []}
+    asked: Message = {"role": "user", "content": [image_part(next(iter(FILES)))]}
+    assert mark_images([asked, call], FILES)[0][1] == call
+
+
 def test_messages_without_pictures_are_unchanged() -> None:
     messages: list[Message] = [{"role": "user", "content": [text(mark(0))]}]
     assert mark_images(messages, {}) == (messages, ())

@@ -15,7 +15,7 @@ GENERIC_CALLS = JsonCalls(Frame("", '<tool_call>\n{"name": ', "}\n</tool_call>",
 """The format of most models that were trained to call tools."""
 
 _EXAMPLE = ("name_of_the_tool", '{"name_of_an_argument": "value"}')
-_RESULT = "<tool_response>\n{}\n</tool_response>"
+_RESULT_OPEN, _RESULT_CLOSE = "<tool_response>", "</tool_response>"
 
 
 def instructions(tools: Sequence[Tool], calls: CallFormat) -> str:
@@ -55,9 +55,10 @@ def calls_as_text(message: Message, calls: CallFormat) -> Message:
 def result_as_text(message: Message) -> Message:
     """Return the result of a call as a message of the user."""
     content = message.get("content") or ""
-    if not isinstance(content, str):
-        content = "\n".join(str(part.get("text", "")) for part in content)
-    return {"role": "user", "content": _RESULT.format(content)}
+    if isinstance(content, str):
+        return {"role": "user", "content": f"{_RESULT_OPEN}\n{content}\n{_RESULT_CLOSE}"}
+    around = ({"type": "text", "text": _RESULT_OPEN}, {"type": "text", "text": _RESULT_CLOSE})
+    return {"role": "user", "content": [around[0], *content, around[1]]}
 
 
 def functions(message: Message) -> list[Mapping[str, Json]]:
