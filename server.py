@@ -27,6 +27,7 @@ from modules.setup import install
 from modules.setup.overlay_installer import OverlayInstaller
 from modules.system.listener import listening_socket
 from modules.system.log_file import LogFile, unwritable
+from modules.system.open_files import allow_open_files
 from modules.system.terminal import SafeStream, prepare_streams, terminal_language
 
 if TYPE_CHECKING:
@@ -132,13 +133,14 @@ def serve(app: App, arguments: Sequence[str]) -> None:
     import uvicorn
 
     from modules.api.host_guard import guard
-    from modules.api.http_protocol import BoundedProtocol
+    from modules.api.http_protocol import KEEP_ALIVE_SECONDS, MAX_OPEN_FILES, protocol_for
     from modules.api.limits import BodyLimit
 
     listener = listening_socket(*app.flags.address)
     config = uvicorn.Config(
         guard(BodyLimit(build(app)), app),
-        http=BoundedProtocol,
+        http=protocol_for(allow_open_files(MAX_OPEN_FILES)),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,

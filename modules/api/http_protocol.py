@@ -16,7 +16,11 @@ REQUEST_SECONDS = 30.0
 MIN_BODY_RATE = 20_000
 """Bytes a second that a body must arrive at on average after the first REQUEST_SECONDS."""
 MAX_HEAD_BYTES = 65_536
-MAX_CONNECTIONS = 512
+MAX_CONNECTIONS = 2048
+MAX_OPEN_FILES = 2 * MAX_CONNECTIONS
+"""Files that the process should be allowed to have open: half of them are for all else."""
+KEEP_ALIVE_SECONDS = 60
+"""Time for which an idle connection is kept for the next request."""
 
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -26,6 +30,7 @@ _FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. A timer runs from its start, or the first byte of a request, until the request is complete."""
 
+    max_connections = MAX_CONNECTIONS
     _timer: asyncio.TimerHandle | None = None
     _began = 0.0
     _head_bytes = 0
@@ -36,7 +41,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._start_timer()
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.max_connections:
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -116,3 +121,13 @@ class BoundedProtocol(HttpToolsProtocol):
             min(waiting, key=lambda other: other._began).transport.abort()
         else:
             self._cut_off(_FULL)
+
+
+def protocol_for(open_files: int) -> type[BoundedProtocol]:
+    """Return the protocol of a process that may have so many files open; 0 means that there is no limit."""
+    allowed = open_files // 2 or MAX_CONNECTIONS
+
+    class LimitedProtocol(BoundedProtocol):
+        max_connections = min(MAX_CONNECTIONS, allowed)
+
+    return LimitedProtocol

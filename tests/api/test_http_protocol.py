@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from modules.api import http_protocol
-from modules.api.http_protocol import BoundedProtocol
+from modules.api.http_protocol import protocol_for
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -36,9 +36,8 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 0.3)
-    monkeypatch.setattr(http_protocol, "MAX_CONNECTIONS", 3)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(answer, http=BoundedProtocol, log_level="critical", lifespan="off", timeout_keep_alive=1)
+    config = uvicorn.Config(answer, http=protocol_for(6), log_level="critical", lifespan="off", timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
