@@ -32,7 +32,8 @@ class CallScanner:
         firsts = "".join(re.escape(one) for one in sorted({one[0] for one in self._openers}))
         self._special = re.compile(rf"[{firsts}]|\s\Z" if firsts else r"\s\Z")
         self._last = last
-        self._plain = False
+        self._in_text = False  # waiting for the next text, not within a call
+        self._plain = False  # nothing is held back
         self._fresh = True  # nothing but calls so far
         self._after_call = False
         self._reading: Generator[None, None, None] = self._read()
@@ -124,8 +125,6 @@ class CallScanner:
                 return opener
             length, reader.at, reader.mark = reader.at - reader.mark, reader.mark, None
             self._emit(length)
-
-    _in_text = False
 
     def _held_back(self) -> int:
         """Return how many characters at the end may be the beginning of an opener, with the white space before."""

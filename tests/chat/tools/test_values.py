@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from modules.chat.tools.tool import Tool
 from modules.chat.tools.values import python_arguments, value_as_json
 
 NUMBERS, TEXT_OR_NULL = {"number"}, {"string", "null"}
@@ -61,43 +60,3 @@ def test_keyword_arguments_of_python_become_json(subtests: pytest.Subtests) -> N
         with subtests.test(text):
             found = python_arguments(text)
             assert (None if found is None else json.loads(found)) == expected
-
-
-def test_types_are_found_through_references_and_alternatives(subtests: pytest.Subtests) -> None:
-    tool = Tool(
-        "probe",
-        parameters={
-            "properties": {
-                "plain": {"type": "string"},
-                "several": {"type": ["string", "null"]},
-                "values": {"enum": ["a", 1, None]},
-                "one": {"const": True},
-                "reference": {"$ref": "#/$defs/number"},
-                "either": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/number"}]},
-                "unknown in part": {"anyOf": [{"type": "string"}, {}]},
-                "all": {"allOf": [{}, {"type": "array"}]},
-                "object": {"properties": {}},
-                "itself": {"$ref": "#/$defs/itself"},
-                "nowhere": {"$ref": "#/$defs/nowhere"},
-                "anything": True,
-            },
-            "$defs": {"number": {"type": "number"}, "itself": {"$ref": "#/$defs/itself"}},
-        },
-    )
-    for name, types in {
-        "plain": {"string"},
-        "several": {"string", "null"},
-        "values": {"string", "integer", "null"},
-        "one": {"boolean"},
-        "reference": {"number"},
-        "either": {"string", "number"},
-        "unknown in part": set(),
-        "all": {"array"},
-        "object": {"object"},
-        "itself": set(),
-        "nowhere": set(),
-        "anything": set(),
-        "not there": set(),
-    }.items():
-        with subtests.test(name):
-            assert tool.types(name) == types
