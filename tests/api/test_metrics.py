@@ -9,6 +9,7 @@ from typing import Any
 from modules.api.metrics import exposition
 from modules.runtime.resident import Resident
 from modules.runtime.totals import Totals
+from tests.support.echo_plans import record
 
 
 def values(text: str) -> dict[str, str]:
@@ -20,7 +21,10 @@ def test_numbers_of_all_models_and_of_each() -> None:
         SimpleNamespace(generations=5, info=SimpleNamespace(slots=4)),
         SimpleNamespace(generations=1, info=SimpleNamespace(slots=1)),
     ]
-    residents = [Resident('a "b"\\\n', "llama.cpp", "ready", memory=7, generations=5), Resident("z", "x", "asleep")]
+    residents = [
+        Resident('a "b"\\\n', "llama.cpp", "ready", record("a"), memory=7, generations=5),
+        Resident("z", "x", "asleep", record("z")),
+    ]
     text = exposition(Totals(9, 1, 100, 40, 50, 2.0, 5.0, 120), models, residents, waiting_requests=2)
     found = values(text)
     assert found["llamacpp:prompt_tokens_total"] == "60"
@@ -34,7 +38,7 @@ def test_numbers_of_all_models_and_of_each() -> None:
 
 
 def test_every_number_has_a_type_and_a_description() -> None:
-    text = exposition(Totals(), [], [Resident("a", "x", "ready")], 0)
+    text = exposition(Totals(), [], [Resident("a", "x", "ready", record("a"))], 0)
     assert text.endswith("\n") and values(text)["llamacpp:prompt_tokens_seconds"] == "0.0"
     described = set(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE))
     typed = set(re.findall(r"^# TYPE (\S+) (?:counter|gauge)$", text, re.MULTILINE))
