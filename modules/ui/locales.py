@@ -525,6 +525,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "state_damaged": ("已损坏", "damaged"),
     "state_unsupported": ("不支持", "not supported"),
     "duplicate": ("与 {name} 相同", "same as {name}"),
+    "task_embed": ("嵌入模型，不能聊天", "embedding model: cannot chat"),
+    "task_rank": ("重排序模型，不能聊天", "reranking model: cannot chat"),
     "no_chat_template": ("文件中无聊天模板", "no chat template in its files"),
     "no_default_template": ("聊天模板中没有 default", "no chat template named 'default'"),
     # -- List of models

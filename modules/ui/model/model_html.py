@@ -82,7 +82,8 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         tr("context").format(count=record.context_length) if record.context_length else "",
         tr(f"state_{record.state}") if record.state else "",
         tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
-        "" if record.chat_template or record.problem else tr(missing_template),
+        tr(f"task_{record.task}") if record.task else "",
+        "" if record.chat_template or record.problem or record.task else tr(missing_template),
     ]
     shown = "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip)
     return f'<div class="tx-chips" data-model="{escape(record.name, quote=True)}">{shown}</div>'

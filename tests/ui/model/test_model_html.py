@@ -36,6 +36,12 @@ def test_untrusted_names_are_escaped_everywhere() -> None:
     assert all("<img" not in piece for piece in pieces)
 
 
+def test_the_facts_of_an_embedding_model_say_that_it_cannot_chat() -> None:
+    for task, words in {"embed": "embedding model: cannot chat", "rank": "reranking model: cannot chat"}.items():
+        html = model_html.facts(ModelRecord("x", Path("x"), "gguf", 1, task=task), locales.translator("en"))
+        assert words in html and "chat template" not in html
+
+
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_the_facts_of_a_model_say_that_its_chat_template_is_missing(language: str) -> None:
     tr = locales.translator(language)
