@@ -11,7 +11,7 @@ import pytest
 from modules.core.errors import Unsupported
 from modules.core.events import Done, Text, Waiting
 from modules.core.prompt import Prompt
-from modules.core.worker_errors import WorkerDied
+from modules.core.worker_errors import Unloaded, WorkerDied
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from tests.support.echo_plans import load, texts
@@ -88,3 +88,19 @@ def test_a_stream_whose_event_loop_is_closed_does_not_block_the_model(owner: Mod
     loop.run_until_complete(anext(stream))
     loop.close()
     assert texts(model, "next") == "next "
+
+
+def test_a_model_in_use_cannot_be_retired(owner: ModelManager) -> None:
+    model = load(owner)
+    first, second = model.lease(), model.lease()
+    first.release()
+    first.release()
+    assert not model.retire() and model.is_busy
+    second.release()
+    answer = model.generate(Prompt("slow count 1000"), {})
+    next(answer)
+    assert not model.retire(), "it is answering, although nobody has said so"
+    answer.close()  # type: ignore[attr-defined]
+    assert model.retire() and not model.is_busy
+    with pytest.raises(Unloaded):
+        model.lease()

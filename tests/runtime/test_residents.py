@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,31 +19,14 @@ from modules.core.worker_errors import LoadCancelled, Unloaded, WorkerDied
 from modules.runtime.errors import InsufficientMemory, ModelAsleep, ModelsBusy
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import Lease
-from modules.runtime.memory_room import MemoryRoom
 from modules.runtime.model_manager import ModelManager
 from modules.runtime.resident import ResidencyLimits, Resident
 from modules.runtime.waiting import release_when_granted
 from tests.conftest import worker_pids
 from tests.support.echo_plans import load, plan, texts, wait_until
+from tests.support.shelf import Shelf
 
 MakeOwner = Callable[..., ModelManager]
-
-
-class Shelf(MemoryRoom):
-    """Memory in which models of these sizes take that much of `space`, by the first word of their names; others 1."""
-
-    def __init__(self, space: int, **sizes: int) -> None:
-        super().__init__()
-        self._space, self._sizes = space, sizes
-
-    def fits(self, plan: LoadPlan, kept: Sequence[LoadPlan], evicted: Sequence[LoadPlan] = ()) -> bool:
-        return sum(self._size(one) for one in (plan, *kept)) <= self._space
-
-    def needed(self, plan: LoadPlan) -> int:
-        return self._size(plan) << 30
-
-    def _size(self, plan: LoadPlan) -> int:
-        return self._sizes.get(plan.record.name.split()[0], 1)
 
 
 class Clock:
