@@ -20,7 +20,7 @@ from modules.formats.image_header import read_image_header
 
 MAX_IMAGE_BYTES = 20_000_000
 MAX_IMAGE_PIXELS = 25_000_000
-MAX_IMAGES = 64
+MAX_IMAGES = 32
 """Pictures in one conversation."""
 
 _TOO_LARGE: Words = {

@@ -81,5 +81,5 @@ def test_a_model_without_eyes_gets_the_text_alone() -> None:
 
 def test_too_many_pictures_are_refused() -> None:
     messages: list[Message] = [{"role": "user", "content": [RED] * (images.MAX_IMAGES + 1)}]
-    with pytest.raises(ImageRefused, match="more than 64 images"):
+    with pytest.raises(ImageRefused, match="more than 32 images"):
         mark_images(messages, FILES)

@@ -108,11 +108,15 @@ class LlamaCpp:
         if len(tokens) >= self.model.n_ctx:
             raise PromptTooLong(len(tokens), self.model.n_ctx - 1)
         images: PromptImages = params.get("images", ())
+        if images:  # a shortened prompt does without some; pixels of a large one take 40 MB
+            params = {name: value for name, value in params.items() if name != "images"}
         text = text_tokens(tokens) if images else tokens
         stream = TextStream(params["stop"], begun_character(map(self._vocabulary.piece, text[-CHARACTER_TOKENS:])))
         sampler = Sampler(self.model, params, text)
         request = Request(call, tokens, params, sampler, stream, len(tokens), time.monotonic())
-        request.images = {first: chunk for image in images if image for first, chunk in image.chunks.items()}
+        used = set(tokens) if images else ()
+        chunks = (item for image in images if image for item in image.chunks.items())
+        request.images = {first: chunk for first, chunk in chunks if first in used}
         texts = params.get("visible", ())
         request.visible = frozenset(token for text in texts for token in self._vocabulary.tokenize(text, False))
         self._scheduler.add(request)
