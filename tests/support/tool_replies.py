@@ -310,6 +310,7 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
             0,
         ),
         ("<tool_call>\nnow()\n</tool_call>", (("text", "<tool_call>\nnow()\n</tool_call>"),), 1),
+        ('<tool_call>{"name": " ", "arguments": {}}', (("text", '<tool_call>{"name": " ", "arguments": {}}'),), 1),
         ('<tool_call>\n{"name": ""}\n</tool_call>', (("text", '<tool_call>\n{"name": ""}\n</tool_call>'),), 1),
         (
             '<tool_call>{"name": "now", "arguments": [1]}',

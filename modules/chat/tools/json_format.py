@@ -121,7 +121,7 @@ def read_object(
             raise NotACall
         if key in _NAMES and not name and (yield from reader.ahead(('"',))):
             name = yield from read_string(reader, MAX_NAME)
-            if known_only and name not in reader.tools:
+            if not name.strip() or (known_only and name not in reader.tools):
                 raise NotACall
         elif key == "function" and not (begun or nested) and (yield from reader.ahead(("{",))):
             yield from read_object(reader, closers, known_only, nested=True)
@@ -137,7 +137,7 @@ def read_object(
             yield from read_value(reader)
         ended = yield from _end_of_member(reader, begun)
     if not begun:
-        if not name.strip() or (known_only and not arguments):
+        if not name or (known_only and not arguments):
             raise NotACall
         begin_with(reader, name, arguments or "{}")
 
