@@ -83,6 +83,8 @@ async def _find(app: App, name: str) -> str:
     """Return the whole name of a model: of a resident, or of one on disk; "" if there is none of that name."""
     if any(resident.name == name for resident in app.models.residents()):
         return name
+    if app.catalog.was_absent(name):  # clients that know OpenAI's names send them with every request
+        return ""
     try:
         return (await asyncio.to_thread(app.record, name)).name
     except ModelNotFound:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from modules.options.option import nearest
 from modules.system.directory_walk import list_folder, resolve_subfolder, walk_folders
 from modules.system.format_errors import printable
 
+ABSENT_SECONDS = 3.0
+"""How long it is remembered that there is no model of a name: looking for one takes a scan."""
+_MAX_ABSENT, _MAX_ABSENT_NAME = 1000, 200
+
 
 class Catalog:
     """The models in `folder`, which need not exist. What is read from them is kept in the file `cache`."""
@@ -33,6 +38,7 @@ class Catalog:
         self._cache = ScanCache(cache)
         self._reader = RecordReader(self.folder, self._cache)
         self._scan = BackgroundScan(self._find_records, self._complete)
+        self._absent: dict[str, float] = {}  # names that were not found, and when
         self._duplicates: Mapping[Hashable, str] = {}  # of the last scan: originals' names by `_identity`
 
     def models(self, seconds: float | None = None) -> list[ModelRecord]:
@@ -94,7 +100,19 @@ class Catalog:
         for path in (Path(os.path.expanduser(name)), self.folder / name) if paths else ():
             if record := self._find_path(path, listed):
                 return record
+        self._remember_absent(name)
         raise ModelNotFound(name, matches[0].name if matches else nearest(name, [record.name for record in listed]))
+
+    def _remember_absent(self, name: str) -> None:
+        if len(self._absent) >= _MAX_ABSENT:
+            self._absent.clear()
+        if len(name) <= _MAX_ABSENT_NAME:
+            self._absent[name] = time.monotonic()
+
+    def was_absent(self, name: str) -> bool:
+        """Whether `find` has raised ModelNotFound for that name a moment ago."""
+        seen = self._absent.get(name)
+        return seen is not None and time.monotonic() - seen < ABSENT_SECONDS
 
     def find_exact(self, name: str) -> ModelRecord | None:
         """Return the model of exactly that name, without a scan; `duplicate_of` is as of the last scan."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.catalog import catalog as catalog_module
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
 from modules.catalog.record_reader import _HEADER
@@ -359,3 +360,16 @@ def test_paths_are_absolute_even_if_the_folder_is_relative(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     assert only_record(Path("models")).path == tmp_path / "models" / "tiny.gguf"
     assert only_record(Path("models")).name == "tiny.gguf"
+
+
+def test_a_name_that_was_not_found_is_remembered_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = Catalog(tmp_path)
+    assert not catalog.was_absent("new")
+    for name in ("new", "x" * 1000):
+        with pytest.raises(ModelNotFound):
+            catalog.find(name)
+    assert catalog.was_absent("new") and not catalog.was_absent("x" * 1000)
+    (tmp_path / "new.gguf").write_bytes(gguf())
+    assert catalog.find("new").name == "new.gguf"
+    monkeypatch.setattr(catalog_module, "ABSENT_SECONDS", 0)
+    assert not catalog.was_absent("new")
