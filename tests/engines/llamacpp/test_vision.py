@@ -24,7 +24,7 @@ from modules.core.prompt import Image, Prompt, Replacement
 from modules.core.worker_errors import ImageUnreadable, PromptTooLong
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA, load
-from tests.support.answers import Answer, Crowd, answer, ask, forget
+from tests.support.answers import Answer, Crowd, answer, ask, forget, next_tokens, parameters
 from tests.support.llama_requests import OPTIONS, assert_same_answer, chat, describe_cache
 from tests.support.pictures import picture
 from tests.support.tiny_vision import HAS_MTMD, KINDS, projector, tiny_vision
@@ -199,6 +199,36 @@ def test_a_prompt_is_shortened_with_its_pictures(llama: WorkerProcess) -> None:
     shortened = answer(llama, long, **SETTINGS)
     assert shortened.done.shortened == 0
     assert_same_answer(shortened, answer(llama, question(BLUE), **SETTINGS))
+
+
+def test_a_repetition_evaluates_as_much_of_a_picture_as_before(llama: WorkerProcess) -> None:
+    """The limit of reused tokens lies inside the picture, so that all of it is evaluated again."""
+    forget(llama)
+    prompt = question(RED)
+    first = answer(llama, prompt, **SETTINGS)
+    start = len(ask(llama, "encode", text=prompt.text.partition(mark(0))[0]))
+    params = {**parameters(**SETTINGS), "max_cached_tokens": start + 2}
+    again = Answer(list(llama.events("generate", prompt=prompt.to_json(), params=params)))
+    assert again.done.cached_tokens <= start + 2 < first.done.cached_tokens + first.done.prompt_tokens
+    assert_same_answer(again, first)
+
+
+def test_candidates_for_the_next_token_are_those_after_the_picture(llama: WorkerProcess) -> None:
+    (first,) = answer(llama, question(RED), max_new_tokens=1, top_logprobs=5).logprobs
+    candidates = next_tokens(llama, question(RED), top=5)
+    assert [token[0] for token in candidates["plain"]] == [token.id for token in first.top]
+
+
+def test_streaming_llm_never_moves_pictures(model: Path, workers: WorkerPool) -> None:
+    options = OPTIONS | {"n_ctx": N_CTX, "mmproj": "mmproj.gguf", "streaming_llm": True}
+    filler = "word " * 150
+    tail = f"{filler}<|im_end|>\n<|im_start|>user\nWhat is {mark(0)}?<|im_end|>\n<|im_start|>assistant\n"
+    with workers.lease(model, LLAMA, **options) as pooled:
+        shortened = Prompt(f"<|im_start|>user\n{tail}", images=(RED,))
+        expected = answer(pooled.worker, shortened, **SETTINGS)
+        forget(pooled.worker)
+        answer(pooled.worker, Prompt(f"<|im_start|>user\nFirst things first. {tail}", images=(RED,)), **SETTINGS)
+        assert_same_answer(answer(pooled.worker, shortened, **SETTINGS), expected)
 
 
 def test_a_damaged_picture_ends_its_request_alone(llama: WorkerProcess) -> None:
