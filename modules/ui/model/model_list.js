@@ -2,7 +2,7 @@
 const ROWS = 60; // rows drawn at once; more follow when the end of the list comes into view
 const UNDO_MS = 10000;
 const MAX_LISTINGS = 8; // while a slow disk is read, the list is asked for again, ever more rarely
-const shown = { query: "", rows: ROWS, picked: "", loaded: "", state: "", residents: new Map(), undo: null, binOpen: false };
+const shown = { query: "", rows: ROWS, picked: "", loaded: "", state: "", residents: new Map(), chosen: "", undo: null, binOpen: false };
 let undoTimer = 0;
 let listings = 0;
 let undoSeen = ""; // the deletion that was offered to be undone last
@@ -131,7 +131,7 @@ const row = (model) => {
 };
 const tellHeader = (detail) => document.dispatchEvent(new CustomEvent("tx-model", { detail })); // see static/model_menu.js
 /** Whether another model than the page's can be used at once, or by waking it. */
-const isAwaiting = (name) => name !== shown.loaded && ["ready", "answering", "asleep"].includes(shown.residents.get(name));
+const isAwaiting = (name) => name !== shown.chosen && ["ready", "answering", "asleep"].includes(shown.residents.get(name));
 const unload = (name) => (name === shown.loaded ? trigger("unload_model", {}) : document.dispatchEvent(new CustomEvent("tx-resident-unload", { detail: { name } })));
 
 const mark = () => {
@@ -251,6 +251,7 @@ const readState = () => {
 document.addEventListener("tx-model-state", readState);
 document.addEventListener("tx-residents", ({ detail }) => {
   shown.residents = new Map(detail.filter(({ state }) => state !== "failed").map(({ name, state }) => [name, state]));
+  shown.chosen = detail.find(({ chosen }) => chosen)?.name ?? "";
   mark();
 });
 const listAgain = () => {

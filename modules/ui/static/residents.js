@@ -66,10 +66,14 @@ function row(resident) {
     { class: "tx-resident", "data-name": name, "data-state": state, "aria-current": chosen && "true" },
     make("span", { class: "tx-dot" }),
     make("div", { class: "tx-resident-text" }, make("b", {}, name), make("span", {}, error || facts)),
-    chosen && make("span", { class: "tx-resident-chosen" }, tr("resident_chosen")),
-    !chosen && state !== "failed" && make("button", { type: "button", class: "tx-button", "data-act": "choose", disabled: !owner || state === "loading", "aria-label": `${tr("resident_use")} ${name}`, click: () => choose(name) }, tr("resident_use")),
-    isKept && pin,
-    make("button", { type: "button", class: "tx-button", "data-act": "unload", disabled: !owner, "aria-label": `${end} ${name}`, click: () => change("unload", { name }) }, end),
+    make(
+      "div",
+      { class: "tx-resident-actions" },
+      chosen && make("span", { class: "tx-resident-chosen" }, tr("resident_chosen")),
+      !chosen && state !== "failed" && make("button", { type: "button", class: "tx-button", "data-act": "choose", disabled: !owner || state === "loading", "aria-label": `${tr("resident_use")} ${name}`, click: () => choose(name) }, tr("resident_use")),
+      isKept && pin,
+      make("button", { type: "button", class: "tx-button", "data-act": "unload", disabled: !owner, "aria-label": `${end} ${name}`, click: () => change("unload", { name }) }, end),
+    ),
   );
 }
 
