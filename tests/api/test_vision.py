@@ -81,3 +81,19 @@ def test_the_prompt_is_shown_with_a_word_for_each_image(server: Server) -> None:
     parts = [{"type": "image_url", "image_url": {"url": data_uri(picture())}}, {"type": "text", "text": "Hm?"}]
     shown = server.post("/internal/chat-prompt", {"messages": [{"role": "user", "content": parts}]}).json()["prompt"]
     assert "<image>Hm?" in shown
+
+
+def test_all_three_apis_give_the_model_the_same_prompt(server: Server) -> None:
+    data = picture("PNG", 60, 60, (9, 99, 9))
+    uri = data_uri(data)
+    chat = ask(server, data, text="Hm?").json()["usage"]["prompt_tokens"]
+    source = {"type": "base64", "media_type": "image/png", "data": uri.partition(",")[2]}
+    text = {"type": "text", "text": "Hm?"}
+    message = {"role": "user", "content": [{"type": "image", "source": source}, text]}
+    anthropic = server.post("/messages", {"model": "any", "max_tokens": 4, "messages": [message]}).json()["usage"]
+    assert anthropic["input_tokens"] + anthropic["cache_read_input_tokens"] == chat
+    content = [{"type": "input_image", "image_url": uri}, {"type": "input_text", "text": "Hm?"}]
+    body = {"model": "any", "max_output_tokens": 16, "input": [{"role": "user", "content": content}]}
+    assert server.post("/responses", body).json()["usage"]["input_tokens"] == chat
+    counted = server.post("/messages/count_tokens", {"model": "any", "messages": [message]}).json()
+    assert counted == {"input_tokens": chat}
