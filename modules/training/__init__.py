@@ -1,0 +1,1 @@
+"""Train LoRAs: parameters, data, runs."""
