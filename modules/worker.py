@@ -26,13 +26,12 @@ from typing import Any, BinaryIO, cast
 from modules.core.errors import InternalError, NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
 from modules.core.prompt import Image, Prompt
-from modules.core.worker_errors import LoadFailed, TextTooLong
+from modules.core.worker_errors import LoadFailed
 from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, ImageReader, SerialEngine
 from modules.engines.failure_causes import cause
-from modules.engines.prompt_fitting import LONGEST_TOKEN, fit
-from modules.engines.repetition import with_seed
+from modules.engines.request_prompt import measured, tokenized
 from modules.options.option import Value
 from modules.system import child_process
 
@@ -43,6 +42,8 @@ LARGE_REQUEST = 100_000
 """Bytes. Tokenizing that much takes a tenth of a second."""
 EXCLUSIVE = ("apply_loras",)
 """Operations that change what a generation would answer: they wait for running ones, and later ones wait for them."""
+AFFECTED = ("generate", "loglikelihoods")
+"""Operations whose results the EXCLUSIVE ones change."""
 
 _NO_CANDIDATES = {
     "en": "This loader cannot list the candidates for the next token.",
@@ -157,6 +158,7 @@ class Worker:
         self._sent_at = 0.0
         self._engine: BatchingEngine | SerialAdapter | None = None
         self._running: dict[int, dict[str, Json]] = {}  # generations that have not ended, and facts for their `Done`
+        self._evaluations: dict[int, Generator[None, None, Json]] = {}  # operations that run in parts, by their calls
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
         self._large: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._tokenizing: set[int] = set()  # generations that are not in the inbox yet
@@ -178,7 +180,7 @@ class Worker:
                 args = {"top": next_token.DEFAULT_CANDIDATES} | args
             serve = partial(self._tokenize, engine, call, args)
         elif engine is not None and operation == "measure":
-            serve = partial(self._reply, call, operation, args, lambda: _measured(engine, **args))
+            serve = partial(self._reply, call, operation, args, lambda: measured(engine, **args))
         else:
             serve, large = partial(self._queue, call, operation, args), False
         self._large.put(serve) if large else serve()
@@ -191,7 +193,7 @@ class Worker:
         if call not in self._tokenizing:  # cancelled while it waited for another large request
             return
         try:
-            self._queue(call, "generate", _tokenized(engine, **args))
+            self._queue(call, "generate", tokenized(engine, **args))
         except Exception as error:  # part of the worker's error edge
             self._tokenizing.discard(call)
             self._send(call, Failed(_as_error(error)))
@@ -211,14 +213,33 @@ class Worker:
             self._take_requests()
             if self._engine is not None and not self._engine.idle:
                 self._step(self._engine)
+            self._continue_evaluations()
             self._run_deferred()
 
     def _run_deferred(self) -> None:
         """Serve deferred requests in order: an EXCLUSIVE one once the engine is idle, those after it at once."""
-        engine = self._engine
-        while self._deferred and engine is not None and (engine.idle or self._deferred[0][1] not in EXCLUSIVE):
+        while self._deferred and (self._idle or self._deferred[0][1] not in EXCLUSIVE):
             self._flush()
             self._serve_now(*self._deferred.popleft())
+
+    @property
+    def _idle(self) -> bool:
+        return (self._engine is None or self._engine.idle) and not self._evaluations
+
+    def _continue_evaluations(self) -> None:
+        """Run one part of every evaluation, and send the results of those that have ended."""
+        for call, evaluation in list(self._evaluations.items()):
+            try:
+                next(evaluation)
+            except StopIteration as end:
+                self._end_evaluation(call, Result(end.value))
+            except Exception as error:  # part of the worker's error edge
+                self._end_evaluation(call, Failed(_as_error(error)))
+
+    def _end_evaluation(self, call: int, event: Event) -> None:
+        del self._evaluations[call]
+        self._flush()
+        self._send(call, event)
 
     def _step(self, engine: BatchingEngine | SerialAdapter) -> None:
         try:
@@ -234,8 +255,8 @@ class Worker:
             self._flush()
 
     def _take_requests(self) -> None:
-        """Serve all requests that have arrived; wait for one if the engine is idle."""
-        if self._engine is None or self._engine.idle:
+        """Serve all requests that have arrived; wait for one if there is nothing to do."""
+        if self._idle:
             self._serve(*self._inbox.get())
         if self._engine is not None:
             self._engine.resume()  # before looking: requests from now on interrupt again
@@ -267,13 +288,17 @@ class Worker:
 
     def _reply(self, call: int, operation: str, args: Mapping[str, Json], answer: Callable[[], Json]) -> None:
         try:
-            self._send(call, Result(answer()))
+            value = answer()
+            if isinstance(value, Generator):
+                self._evaluations[call] = value
+            else:
+                self._send(call, Result(value))
         except Exception as error:  # one of the three error edges
             self._send(call, Failed(_load_failed(args, error) if operation == "load" else _as_error(error)))
 
     def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
-        waits = bool(self._deferred) or (operation in EXCLUSIVE and self._engine is not None and not self._engine.idle)
-        if waits and operation in ("generate", *EXCLUSIVE):
+        waits = bool(self._deferred) or (operation in EXCLUSIVE and not self._idle)
+        if waits and operation in (*AFFECTED, *EXCLUSIVE):
             self._deferred.append((call, operation, args))
             if operation == "generate":
                 position = sum(request[1] == "generate" for request in self._deferred)
@@ -299,6 +324,8 @@ class Worker:
         if call in self._running:
             del self._running[call]
             self._loaded().cancel(call)
+        elif call in self._evaluations:
+            self._evaluations.pop(call).close()
 
     def _answer(self, call: int, operation: str, args: dict[str, Json]) -> Json:
         if operation == "load":
@@ -320,35 +347,6 @@ class Worker:
         if self._engine is None:
             raise NoModelLoaded
         return self._engine
-
-
-def _tokenized(
-    engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json], top: int | None = None
-) -> dict[str, Json]:
-    """Return the arguments of `submit`, and the facts that `Done` reports. Raises PromptTooLong or TextTooLong.
-
-    With `top`, it ends with so many candidates for the next token: see `engines.next_token`.
-    """
-    whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
-    info = engine.info
-    if whole.images:
-        params = {**params, "images": cast(ImageReader, engine).read_images(whole.images)}
-    fitted = fit(whole, lambda text: engine.tokenize(text, params), info.context_length, info.vocabulary_size)
-    if top is not None:
-        params = next_token.ask_for(params, top)
-    params = with_seed(params)
-    facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
-    return {"prompt": fitted.tokens, "params": params, "facts": facts}
-
-
-def _measured(engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json]) -> int:
-    """Return how many tokens the whole of a prompt has, images included. Raises TextTooLong."""
-    whole, context = Prompt.from_json(prompt), engine.info.context_length
-    if len(whole.text) > LONGEST_TOKEN * context:
-        raise TextTooLong(len(whole.text), context)
-    if whole.images:
-        params = {**params, "images": cast(ImageReader, engine).read_images(whole.images)}
-    return len(engine.tokenize(whole.text, params))
 
 
 def _engine_loader(module: str) -> EngineLoader[Any]:

@@ -12,6 +12,7 @@ from modules.core.errors import InternalError, NoModelLoaded, OptionError, Unsup
 from modules.core.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt, Replacement
 from modules.core.worker_errors import UNNAMED, LoadFailed, TextTooLong, WorkerDied
+from modules.engines.loglikelihoods import Loglikelihoods
 from modules.runtime.worker_process import WorkerProcess
 from modules.worker import LARGE_REQUEST
 from tests.conftest import ECHO, load, load_arguments
@@ -350,3 +351,40 @@ def test_a_cancelled_application_of_adapters_does_not_delay_other_calls(echo: Wo
     assert after.next_event() == Waiting(1)
     assert after.text() == " "
     assert before.text().startswith("one")
+
+
+def test_an_evaluation_runs_in_parts_between_the_steps_of_generations(echo: WorkerProcess) -> None:
+    counting = generate(echo, "slow count 4")
+    assert isinstance(counting.next_event(), Text)
+    result = echo.call("loglikelihoods", tokens=[1, 2, 3], first=1)
+    assert Loglikelihoods.from_json(result).logprobs == (-2, -3)
+    assert counting.text() == "1 2 3 "
+
+
+def test_an_evaluation_that_fails_leaves_generations_alone(echo: WorkerProcess) -> None:
+    counting = generate(echo, "slow count 4")
+    with pytest.raises(InternalError, match="broke"):
+        echo.call("loglikelihoods", tokens=[1, 7], first=1)
+    with pytest.raises(OptionError):
+        echo.call("loglikelihoods", tokens=[1, 7], first=2)
+    assert counting.text() == "0 1 2 3 "
+
+
+def test_a_cancelled_evaluation_ends_at_once(echo: WorkerProcess) -> None:
+    long = [1] * 64
+    for _ in range(100):
+        Call(echo, "loglikelihoods", tokens=long, first=1).cancel()
+    begin = monotonic()
+    echo.call("loglikelihoods", tokens=long, first=1)
+    assert monotonic() - begin < 1  # the hundred would take 3.2 s
+
+
+def test_applying_adapters_waits_for_an_evaluation_and_later_ones_wait_for_it(echo: WorkerProcess) -> None:
+    before = Call(echo, "loglikelihoods", tokens=[1] * 64, first=1)
+    applied = Call(echo, "apply_loras", adapters=[{"name": "one", "weight": 1.0}])
+    after = Call(echo, "loglikelihoods", tokens=[1, 2], first=1)
+    for call, logprobs in ((before, (-1,) * 63), (after, (-3,))):
+        (end,) = call.remaining()
+        assert isinstance(end, Result) and Loglikelihoods.from_json(end.value).logprobs == logprobs
+    assert applied.remaining() == [Result([10.0])]
+    echo.call("apply_loras", adapters=[])

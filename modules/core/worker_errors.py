@@ -136,6 +136,32 @@ class TextTooLong(WebUIError):
     limit: int
 
 
+@dataclass(eq=False)
+class ReferenceUnusable(WebUIError):
+    """Log-probabilities that another model has stored in `file`, which cannot be compared with this model's."""
+
+    status = 400
+    template = {
+        "en": "This model cannot be compared with the results in {file}: {why}",
+        "zh": "无法将此模型与 {file} 中的结果比较：{why}",
+    }
+    file: str
+    why: Words
+
+
+@dataclass(eq=False)
+class ReferenceNotStored(WebUIError):
+    """Log-probabilities that could not be written to `file`; `words` is the message of the system."""
+
+    status = 507
+    template = {
+        "en": "The results for comparison could not be stored in {file}: {words}. Free disk space and try again.",
+        "zh": "无法将用于比较的结果写入 {file}：{words}。请释放磁盘空间后重试。",
+    }
+    file: str
+    words: str
+
+
 def _how_it_ended(exit_code: int) -> str:
     """Return "SIGSEGV" for -11, "exit status 1" for 1."""
     if exit_code < 0:

@@ -16,14 +16,24 @@ Report = Callable[[Progress], None]
 Operations = Mapping[str, Callable[..., Json]]
 """Functions that the parent process may call, by name.
 
-The worker runs `operations` between two steps. `questions` are quick and use nothing that a step uses: another thread
-answers them at once, during a step. Every engine of the registry answers these:
+The worker runs `operations` between two steps. One that returns a generator runs in parts, each between two steps, and
+its result is what the generator returns; a cancellation closes it. `questions` are quick and use nothing that a step
+uses: another thread answers them at once, during a step. Every engine of the registry answers these:
 
 * "encode" (text, add_special=True): the ids of the tokens of a text, with BOS unless `add_special` is false.
 * "decode" (tokens): the text of these ids, special ones by name.
 * "count" (text): the number of its tokens, BOS included.
 * "pieces" (text, add_special=True): its tokens as [id, text, bytes in hexadecimal, special], where `special` marks
   control tokens. A token that ends inside a character has bytes, but "" as its text.
+
+An operation of loaders with the ability of its name:
+
+* "loglikelihoods" (tokens, first, keep="", against=""): the natural-log probability of every token from number `first`
+  (1 or more) on, given all tokens before it; what `loglikelihoods.Loglikelihoods` reads. It runs in parts, and reuses
+  nothing of the KV cache, so that a repetition gives the same numbers. `keep` is a path to which the log-probabilities
+  of all tokens of the vocabulary are written, without padding, and `against` one of such a file of another model, with
+  which they are compared. Raises PromptTooLong for more tokens than the context holds, OptionError, ReferenceUnusable
+  for a file of other tokens or another vocabulary, ReferenceNotStored, GenerationFailed.
 """
 
 

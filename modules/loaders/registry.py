@@ -62,7 +62,8 @@ class Loader:
         options: Keys of its load options, in the order of `--explain`.
         samplers: Keys of the generation parameters that its sampler implements.
         abilities: Any of "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel", "next"
-            (candidates for the next token, before and after the samplers), "embed" and "rank" (models of that task).
+            (candidates for the next token, before and after the samplers), "loglikelihoods" (of the tokens of a text),
+            "embed" and "rank" (models of that task).
         packages: Import names of the packages it needs.
         install: Command that installs them, into `overlay` if there is one.
         overlay: Packages for its worker, if the main environment has other versions or none.
@@ -298,7 +299,7 @@ _TABLE = (
         formats=("gguf",),
         options=_keys(LLAMACPP),
         samplers=_LLAMACPP_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "parallel", "next", "embed", "rank"}),
+        abilities=frozenset({"lora", "loras", "parallel", "next", "loglikelihoods", "embed", "rank"}),
         lora_engine="llama.cpp",
         packages=("llama_cpp",),
         install="python server.py --install llama.cpp",

@@ -83,6 +83,7 @@ def test_the_loaders_of_a_format_are_listed_best_first(subtests: pytest.Subtests
         ("loras", set(LOADERS)),
         ("train", {"Transformers"}),
         ("perplexity", set(LOADERS) - {"llama.cpp", "ExLlamav2"}),
+        ("loglikelihoods", {"llama.cpp"}),
         ("cfg", set(LOADERS) - {"llama.cpp"}),
         ("parallel", {"llama.cpp", "ExLlamav2"}),
     ],

@@ -25,6 +25,7 @@ from modules.core.events import Done, Info, Json, Note, Progress, Text
 from modules.core.prompt import Image
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import Report
+from modules.engines.loglikelihoods import Loglikelihoods, Window
 from modules.engines.time_limit import time_limit
 from modules.options.option import Value
 
@@ -57,6 +58,7 @@ class Echo:
             "apply_loras": self._apply_loras,
             "bind_threads": self._bind_threads,
             "bound": lambda: self._cores,
+            "loglikelihoods": self._loglikelihoods,
         }
         self._released = threading.Event()
         self.questions = {"count": self._count, "release": self._release}
@@ -79,6 +81,24 @@ class Echo:
             _ACTIONS.get(adapter["name"], lambda: None)()
         self._adapters = [adapter["name"] for adapter in adapters]
         return [10 * adapter["weight"] for adapter in adapters]
+
+    def _loglikelihoods(
+        self, tokens: list[int], first: int, keep: str = "", against: str = ""
+    ) -> Generator[None, None, Json]:
+        """Score targets in parts of one token each, in half a millisecond each.
+
+        The log-probability of a token is its number, negated, less the number of applied LoRAs. The last token of the
+        vocabulary breaks it.
+        """
+        window = Window(tokens, first, self.info.context_length, self.info.vocabulary_size, self.info.vocabulary_size)
+        logprobs = []
+        for token in window.targets:
+            if token == self.info.vocabulary_size - 1:
+                _boom()
+            time.sleep(0.0005)
+            logprobs.append(-token - len(self._adapters))
+            yield
+        return Loglikelihoods(logprobs).to_json()
 
     def _bind_threads(self, cores: list[list[int]]) -> list[list[int]]:
         """Store the cores, or none with the option `numa`, like the llama.cpp engine."""

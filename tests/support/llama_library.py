@@ -25,18 +25,19 @@ def run_python(program: str, stdin: str = "") -> subprocess.CompletedProcess[str
 
 def installed_build() -> Build:
     """Return what the installed library was compiled with."""
-    return Build(**json.loads(_checked(_BUILD)))
+    return Build(**json.loads(run_checked(_BUILD)))
 
 
 def reference_answers(request: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the answers of `llama_cpp.Llama`, one per prompt; `request` is that of `llama_reference.main`."""
     answers: list[dict[str, Any]] = json.loads(
-        _checked("from tests.support import llama_reference; llama_reference.main()", json.dumps(request))
+        run_checked("from tests.support import llama_reference; llama_reference.main()", json.dumps(request))
     )
     return answers
 
 
-def _checked(program: str, stdin: str = "") -> str:
+def run_checked(program: str, stdin: str = "") -> str:
+    """Return what a Python program in a child process prints. Fail if it fails."""
     child = run_python(program, stdin)
     assert child.returncode == 0, child.stderr
     return child.stdout

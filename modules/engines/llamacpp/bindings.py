@@ -60,6 +60,7 @@ class Model:
         self.grammars = LlamaGrammars(self.vocabulary, self.log)
         self.seconds_decoding = 0.0
         self._logits_address, self._logits_rows = 0, list[NDArray[np.float32]]()
+        self._all_logits: NDArray[np.float32] = np.empty((0, self.n_vocab), np.float32)
         self._abort = AbortFlag()
         self._shift_pending = False  # positions were shifted, which the next decode carries out
         recurrent = native.llama_model_is_recurrent(self.handle) or native.llama_model_is_hybrid(self.handle)
@@ -121,6 +122,10 @@ class Model:
         """Return the logits of one output row of the last batch, shape [n_vocab]: a writable view, not a copy."""
         return self._logits_rows[row]
 
+    def all_logits(self, rows: int) -> NDArray[np.float32]:
+        """Return the logits of the first output rows of the last batch, shape [rows, n_vocab]: a view, not a copy."""
+        return self._all_logits[:rows]
+
     def _map_logits(self, rows: int) -> None:
         """Make views of `rows` rows of logits, unless they exist: llama.cpp moves its buffer only to enlarge it."""
         address = ctypes.addressof(native.llama_get_logits(self.context).contents)
@@ -128,7 +133,8 @@ class Model:
             self._logits_address = address
             row_bytes = self.n_vocab * ctypes.sizeof(ctypes.c_float)
             buffer: Any = (ctypes.c_char * (rows * row_bytes)).from_address(address)
-            self._logits_rows = list(np.frombuffer(buffer, np.float32).reshape(rows, self.n_vocab))
+            self._all_logits = np.frombuffer(buffer, np.float32).reshape(rows, self.n_vocab)
+            self._logits_rows = list(self._all_logits)
 
     def token_logprobs(self, row: int, token: int, top: int) -> TokenLogprobs:
         """Return the log probability of `token` in that row and the `top` most likely tokens, before any sampler."""

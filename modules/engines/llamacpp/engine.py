@@ -22,6 +22,7 @@ from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Mode
 from modules.engines.llamacpp.image_cells import text_tokens
 from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.library import installed_build
+from modules.engines.llamacpp.loglikelihoods import WindowEvaluator
 from modules.engines.llamacpp.lora import LlamaAdapters
 from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, no_library_note, notes, unusable_projector_note
 from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
@@ -56,6 +57,7 @@ class LlamaCpp:
         slots = calls["llama_init_from_model"]["n_seq_max"]
         self._cache = KVCache(self.model, slots, attention_sink_size, max_saved_bytes)
         self._scheduler = Scheduler(self.model, self._cache)
+        self._windows = WindowEvaluator(self.model, self._cache, self._scheduler, self._batch)
         self._warm_up()
         self._vision, vision_notes = _open_vision(path, self.model, calls)
         self._tokenizer = Tokenizer(self._vocabulary)
@@ -64,6 +66,7 @@ class LlamaCpp:
             "cache": self._cache.describe,
             "forget": self.forget,
             "apply_loras": LoraSet(LlamaAdapters(self.model, self._cache.clear)).apply,
+            "loglikelihoods": self._windows.loglikelihoods,
             "bind_threads": ComputeThreads(self.model.context, calls).bind,
         }
         if self._vision is not None:
@@ -135,11 +138,11 @@ class LlamaCpp:
         return self._scheduler.idle
 
     def interrupt(self, urgent: bool) -> None:
-        """Interrupt the running step if it is a long prefill and a slot is free, or in any case if `urgent`.
+        """Interrupt what runs if it is a long prefill and a slot is free, or part of a window; in any case if `urgent`.
 
         Called from another thread when a request has arrived.
         """
-        alone = len(self._scheduler.running) == 1 < len(self._cache.slots)
+        alone = self._windows.running or len(self._scheduler.running) == 1 < len(self._cache.slots)
         if urgent or (alone and len(self._batch) > PREFILL_CHUNK_WHILE_DECODING):
             self.model.interrupt()
 
@@ -168,7 +171,7 @@ class LlamaCpp:
                 yield from self._advance(request)
         elif status == ABORTED:
             self._scheduler.keep_evaluated()
-        elif status != CACHE_FULL or not self._scheduler.free_cells():
+        elif status != CACHE_FULL or not self._free_cells():
             yield from self._fail_running(status)
         self._batch.clear()
 
@@ -190,8 +193,12 @@ class LlamaCpp:
             self._cache.append_image(slot, chunk.entries, chunk.positions)
             request.evaluated += chunk.cells
             yield request.call, _prefill_progress(request)
-        elif not self._cache.drop_unrecorded(slot) or status != CACHE_FULL or not self._scheduler.free_cells():
+        elif not self._cache.drop_unrecorded(slot) or status != CACHE_FULL or not self._free_cells():
             yield from self._fail_running(status)
+
+    def _free_cells(self) -> bool:
+        """Make room for the running requests. Return False if nothing can be freed."""
+        return self._windows.free_cells() or self._scheduler.free_cells()
 
     def _fail_running(self, status: int) -> Iterator[tuple[int, Event]]:
         """Fail all running requests and empty the KV cache, whose state is unknown after an error."""

@@ -139,6 +139,23 @@ class KVCache:
             self._save_others(self.find_reuse(tokens))
         return self.acquire(self.find_reuse(tokens))
 
+    def take_empty(self) -> Slot | None:
+        """Return an empty slot, now busy; None if all are.
+
+        If no other is busy, the others are saved, so that its cells are the first ones of the context.
+        """
+        if self.full:
+            return None
+        if not any(slot.busy for slot in self.slots):
+            self._save_others(Reuse())
+        return self.acquire(Reuse())[0]
+
+    def release_empty(self, slot: Slot) -> None:
+        """Empty a slot whose cells are of no further use, and make it idle."""
+        self._model.truncate(slot.number, 0)
+        self.truncate(slot, 0)
+        slot.busy = False
+
     def _save_others(self, reuse: Reuse) -> None:
         """Save what a request that will run alone does not reuse, so that its cells are the first ones of the context.
 

@@ -67,6 +67,11 @@ class Vocabulary:
         text: bytes = native.llama_vocab_get_text(self.handle, token)
         return text.decode("utf-8", "replace")
 
+    @cached_property
+    def used_size(self) -> int:
+        """The number of tokens without the unused ones at the end, to which the file's vocabulary was padded."""
+        return next(token for token in range(self.size, 0, -1) if self.raw_text(token - 1) is not None)
+
     def special_text(self, token: int) -> str:
         """Return the text of a special token; "" for -1, which stands for a token that the vocabulary lacks."""
         return self.shown_text(token) if token >= 0 else ""
