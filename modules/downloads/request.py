@@ -112,13 +112,17 @@ def _select_unattended(repository: Repository, criteria: FileCriteria) -> tuple[
 def preselected_choices(repository: Repository, address: RepoAddress) -> frozenset[str]:
     """Return the names of the choices to select at first: those of the address's file only, if it names one.
 
-    Of GGUF files that is one quantization. Raises FileNotOnHub or IncompleteSet.
+    Of GGUF files that is one quantization, with the vision part of the model if there is one. Raises FileNotOnHub or
+    IncompleteSet.
     """
     choices = file_choices.list_choices(repository)
     if not address.file:
         selected = {choice.name for choice in choices if choice.preselected}
         gguf = file_choices.preselected_gguf(choices) if file_choices.repository_kind(repository) == "gguf" else None
-        return frozenset(selected | ({gguf.name} if gguf else set()))
+        if gguf is not None:
+            projector = file_choices.preselected_projector(choices)
+            selected |= {choice.name for choice in (gguf, projector) if choice}
+        return frozenset(selected)
     files = set(file_choices.find_file(repository, address.file))
     return frozenset(choice.name for choice in choices if files.intersection(choice.files))
 

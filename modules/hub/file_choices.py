@@ -25,6 +25,8 @@ RECOMMENDED_QUANTIZATION = "Q4_K_M"
 _NEXT_BEST = ("Q4_K_S", "IQ4_XS", "Q4_0", "Q4_1", "Q5_K_M", "Q5_K_S", "Q3_K_M", "Q6_K", "Q8_0")
 """Preselected where the recommended quantization is missing: near four bits first, smaller before larger."""
 
+_HALF_PRECISION = ("F16", "FP16", "BF16")
+
 METADATA_SUFFIXES = (".json", ".txt", ".md", ".jinja", ".model", ".tiktoken", ".vocab")
 _CODE_SUFFIXES = (".py",)
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -217,6 +219,21 @@ def preselected_gguf(choices: Iterable[Choice]) -> Choice | None:
     if len(complete) == 1:
         return complete[0]
     for quantization in (RECOMMENDED_QUANTIZATION, *_NEXT_BEST):
+        alike = [choice for choice in complete if choice.quantization.upper() == quantization]
+        if alike:
+            return alike[0] if len(alike) == 1 else None
+    return None
+
+
+def preselected_projector(choices: Iterable[Choice]) -> Choice | None:
+    """Return the vision part to select in advance, without which a GGUF model reads no images: one of half precision.
+
+    None if there is none, or several alike.
+    """
+    complete = [choice for choice in choices if choice.group == "mmproj" and not choice.missing]
+    if len(complete) == 1:
+        return complete[0]
+    for quantization in _HALF_PRECISION:
         alike = [choice for choice in complete if choice.quantization.upper() == quantization]
         if alike:
             return alike[0] if len(alike) == 1 else None

@@ -105,6 +105,8 @@ def test_selection_by_metadata_exclusion_or_name() -> None:
 
 def test_the_preselection_is_the_default_or_the_file_of_the_link() -> None:
     assert preselected_choices(GGUF, ADDRESS) == {"m.Q4_K_M.gguf"}
+    vision = repository(*(large(f"{name}.gguf") for name in ("m.Q4_K_M", "m.Q8_0", "mmproj-F32", "mmproj-F16")))
+    assert preselected_choices(vision, ADDRESS) == {"m.Q4_K_M.gguf", "mmproj-F16.gguf"}
     assert preselected_choices(PLAIN, ADDRESS) == {"model.safetensors", "config.json", "README.md"}
     assert preselected_choices(GGUF, replace(ADDRESS, file="sub/m.Q8_0.gguf")) == {"sub/m.Q8_0.gguf"}
 

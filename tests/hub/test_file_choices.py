@@ -19,6 +19,7 @@ from modules.hub.file_choices import (
     find_file,
     list_choices,
     preselected_gguf,
+    preselected_projector,
     quantization,
     repository_kind,
     restrict_to_folder,
@@ -338,6 +339,21 @@ def test_folder_names_are_at_most_200_characters_and_unique() -> None:
         for listing in (repository("a", name="u" * 96 + "/" + "m" * 96, revision="b" * 199 + digit) for digit in "12")
     }
     assert len(names) == 2 and all(len(name) <= 200 for name in names)
+
+
+def test_one_vision_part_of_half_precision_is_selected_in_advance(subtests: pytest.Subtests) -> None:
+    cases = [
+        (["m.gguf"], None),
+        (["m.gguf", "mmproj-model.gguf"], "mmproj-model.gguf"),
+        (["m.gguf", "mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf"], "mmproj-F16.gguf"),
+        (["m.gguf", "mmproj-F32.gguf", "mmproj-Q8_0.gguf"], None),
+        (["m.gguf", "mmproj-a-F16.gguf", "mmproj-b-F16.gguf"], None),
+    ]
+    for names, expected in cases:
+        with subtests.test(names=names):
+            files = tuple(RemoteFile(name, 1, sha256="0" * 64) for name in names)
+            chosen = preselected_projector(list_choices(Repository("user/model", "main", "0" * 40, files)))
+            assert (chosen and chosen.name) == expected
 
 
 def test_the_recommended_quantization_is_selected_in_advance_or_the_next_best(subtests: pytest.Subtests) -> None:
