@@ -1,0 +1,1 @@
+"""Train a LoRA: data, model, loop. The worker of a training run."""
