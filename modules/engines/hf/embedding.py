@@ -67,7 +67,7 @@ class HfEmbedding(EmbeddingEngine):
         self._config, self._tokenizer, self._module, self._steps = config, tokenizer, module.eval(), steps
         self._dense = [_dense(layer) for layer in steps.dense]
         self._pad = tokenizer.tokenizer.pad_token_id or 0
-        if getattr(module.config, "pad_token_id", None) is None:  # by which decoders that rank find the last token of a text
+        if getattr(module.config, "pad_token_id", None) is None:  # decoders that rank find the end of a text by it
             module.config.pad_token_id = self._pad
         self._padded = int(module.config.max_position_embeddings) if _has_positions_after_padding(module) else 0
         self.longest = self._longest()

@@ -17,6 +17,7 @@ from modules.formats.embedding import POOLING_LAST
 from tests.conftest import LLAMA, TRANSFORMERS
 from tests.support.answers import parameters
 from tests.support.tiny_bert import CLS, CONTEXT, HIDDEN, SEP, tiny_berts, with_pooling, write_pipeline
+from tests.support.tiny_reranker import TEMPLATE, tiny_reranker
 from tests.support.worker_pool import WorkerPool
 
 TEXTS = ["the cat sat on the mat", "dog", "paris is in france and xyz", "the house " * 30, ""]
@@ -97,3 +98,17 @@ def test_an_embedding_model_generates_nothing(berts: Path, workers: WorkerPool, 
             list(pooled.worker.events("generate", prompt="the cat", params=parameters()))
         with pytest.raises(Unsupported):
             pooled.worker.call("rank", query="a", documents=["b"])
+
+
+def test_a_decoder_ranks_by_its_own_template_and_the_chance_of_the_first_label(
+    tiny: Path, workers: WorkerPool, tmp_path: Path
+) -> None:
+    with workers.lease(tiny, LLAMA) as pooled:
+        filled = [TEMPLATE.format(query="paris", document=text) for text in TEXTS[:3]]
+        prompts = [pooled.worker.call("encode", text=text) for text in filled]
+    expected = tiny_reranker(tmp_path / "reranker.gguf", tiny, prompts)
+    with workers.lease(tmp_path / "reranker.gguf", LLAMA) as pooled:
+        assert pooled.info.task == "rank"
+        answer = pooled.worker.call("rank", query="paris", documents=TEXTS[:3])
+    assert answer["tokens"] == sum(map(len, prompts))
+    assert np.allclose(answer["scores"], expected, atol=1e-3) and np.ptp(expected) > 0.01
