@@ -68,7 +68,7 @@ async def use_model(app: App, request: Request, name: str = "", keep_alive: floa
     if name and not found and app.flags.on("strict_model"):
         raise ModelNotFound(name)
     headers = {SUBSTITUTED: quote(name[:_MAX_NAME], safe="/:.,+ ")} if name and not found else {}
-    if found and not may_load and not any(resident.name == found for resident in app.models.residents()):
+    if found and not may_load and not app.models.is_resident(found):
         require_owner(app, request.scope)
     make_plan = partial(plan_on_demand, app, found) if found and may_load else None
     return ModelUse(*await _lease(app, found, make_plan, keep_alive if may_load else None, headers))
@@ -81,7 +81,7 @@ def plan_on_demand(app: App, name: str) -> LoadPlan:
 
 async def _find(app: App, name: str) -> str:
     """Return the whole name of a model: of a resident, or of one on disk; "" if there is none of that name."""
-    if any(resident.name == name for resident in app.models.residents()):
+    if app.models.is_resident(name):
         return name
     if app.catalog.was_absent(name):  # clients that know OpenAI's names send them with every request
         return ""

@@ -86,6 +86,10 @@ class ModelManager:
         with self._state:
             return self._table.views()
 
+    def is_resident(self, name: str) -> bool:
+        """Whether a model of that name is among the residents."""
+        return name in self._table
+
     def choose(self, name: str) -> None:
         """Make a resident the page's model. One that is asleep is woken by the next lease. Raises ModelNotFound."""
         with self._state:
@@ -247,15 +251,14 @@ class ModelManager:
     def close(self) -> None:
         """Unload all models, and tell those who wait."""
         self.unload()
-        while names := self._known_names():
+        names = {""}
+        while names:
+            with self._state:
+                names = {*self._table.names, *self._waiting.names(), *(task.name for task in self._queue.tasks)}
             for name in names:
                 self.unload(name)
         with self._state:
             self._alarm.cancel()
-
-    def _known_names(self) -> set[str]:
-        with self._state:
-            return {*self._table.names, *self._waiting.names(), *(task.name for task in self._queue.tasks)}
 
     def explain(self, plan: LoadPlan) -> Json:
         """Return what loading would call, as `Explainer.explain`. Raises LoaderUnavailable."""

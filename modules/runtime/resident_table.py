@@ -78,10 +78,14 @@ class ResidentTable:
         raise self.status.error if isinstance(self.status.error, WorkerDied) else NoModelLoaded()
 
     def default_name(self) -> str:
-        """Return the page's model or, if it has none, the one used last. Raises NoModelLoaded if there is none."""
-        if self.chosen in self._entries:
-            return self.chosen
+        """Return the page's model or, if it has none or it has failed, the one used last.
+
+        Raises NoModelLoaded if there is none.
+        """
+        chosen = self._entries.get(self.chosen)
         usable = [entry for entry in self._entries.values() if entry.state in ("ready", "asleep")]
+        if chosen is not None and (chosen.state != "failed" or not usable):
+            return chosen.name
         if not usable:
             raise NoModelLoaded()
         return max(usable, key=lambda entry: (entry.is_ready, entry.idle_since)).name

@@ -396,6 +396,12 @@ def test_a_request_does_not_change_the_pages_model_but_is_it_if_there_is_none(ma
     assert owner.status.state == "empty" and states(owner) == {"b": "ready"}
     with owner.lease() as model:
         assert model.record.name == "b"
+    with pytest.raises(WorkerDied):
+        load(owner, "kill")
+    use(owner, "b")
+    assert owner.status.state == "failed"
+    with owner.lease() as model:
+        assert model.record.name == "b", "it is better than none"
 
 
 def test_a_load_by_hand_that_is_cancelled_or_refused_leaves_the_pages_model(make_owner: MakeOwner) -> None:
