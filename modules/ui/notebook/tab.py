@@ -17,7 +17,7 @@ from modules.notebook.notebook import Beginning, State, continued, picked, regen
 from modules.notebook.prompts import fit_of, next_tokens
 from modules.notebook.runs import Begin
 from modules.notebook.store import NotebookStore
-from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.loaded_model import GENERATE, LoadedModel
 from modules.runtime.model_source import awake_model
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_import import gradio
@@ -73,6 +73,8 @@ class NotebookTab:
             raise OptionError("action", action[:80], expected)
         models = self._app.models
         model = models.current if action == "count" else awake_model(models)  # typing wakes no model
+        if action != "count":
+            model.require(GENERATE)
         params = self._parameters.params(values, model.loader)
         begin = _begin(action, sent, model.info.fim is not None and sent.get("fills") is True)
         if action in ("next", "count"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,17 @@ def notebook(make_app: Callable[..., App], loaded: ModelManager) -> Iterator[Not
     app.notebooks.create(STORY, "x")
     yield Notebook(app)
     app.models = own  # the model stays for the next test
+
+
+def test_an_embedding_model_is_asked_for_nothing(notebook: Notebook) -> None:
+    model = notebook.app.models.current
+    info, model.info = model.info, dataclasses.replace(model.info, task="embed")
+    try:
+        for action in ("generate", "next"):
+            assert "is an embedding model" in notebook.ask(action, at=-1)["error"]
+    finally:
+        model.info = info
+    assert notebook.text()["text"] == STORY
 
 
 def test_the_probabilities_shown_are_those_of_the_engine(notebook: Notebook) -> None:
