@@ -54,27 +54,11 @@ Request = tuple[int, str, dict[str, Json]]
 
 
 def main() -> None:
-    requests, channel = _take_stdin(), _take_stdout()
+    requests, channel = child_process.take_stdin(), child_process.take_stdout()
     child_process.end_with_parent(requests.fileno())
     worker = Worker(channel)
     threading.Thread(target=_read, args=(requests, worker), daemon=True).start()
     worker.run()
-
-
-def _take_stdin() -> BinaryIO:
-    """Return the pipe from the parent. Whatever else reads stdin, such as a library's child, gets nothing."""
-    requests = os.fdopen(os.dup(0), "rb")
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.close(empty)
-    return requests
-
-
-def _take_stdout() -> BinaryIO:
-    """Return the pipe to the parent. From now on whatever a library prints goes to stderr."""
-    channel = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    return channel
 
 
 def _read(pipe: BinaryIO, worker: Worker) -> None:

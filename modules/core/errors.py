@@ -43,6 +43,7 @@ WebUIError
 ├── CharacterError        a character, card or persona that does not exist or is damaged: see `characters/errors.py`
 ├── NotebookError         a text that does not exist, was changed or is being written: see `notebook/errors.py`
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
+├── TrainingError         a training run that cannot start, failed or cannot go on: see `core/training_errors.py`
 ├── DownloadError         a failed download: see `hub/errors.py` and `downloads/errors.py`
 └── InternalError         a defect of this program; the log has the traceback
 """

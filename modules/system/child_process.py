@@ -18,7 +18,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from modules.system import supervisor
 
@@ -68,6 +68,22 @@ def _end_at_hang_up(pipe: int) -> None:
     poll.register(pipe, 0)  # hang-ups and errors are always reported; requests that wait in the pipe are not asked for
     poll.poll()
     end()
+
+
+def take_stdin() -> BinaryIO:
+    """Return the pipe from the parent. Whatever else reads stdin, such as a library's child, gets nothing."""
+    requests = os.fdopen(os.dup(0), "rb")
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return requests
+
+
+def take_stdout() -> BinaryIO:
+    """Return the pipe to the parent. From now on whatever a library prints goes to stderr."""
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return channel
 
 
 def end() -> NoReturn:

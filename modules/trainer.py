@@ -1,0 +1,80 @@
+"""The training process: trains one LoRA. Run as `python -m modules.trainer FOLDER`, the folder of the run.
+
+The parent reads one JSON object a line from stdout: see `engines.training`. A line "stop" on stdin ends the run after
+the present update. The process ends with its parent; the run can then be resumed from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import BinaryIO
+
+from modules.core.errors import WebUIError
+from modules.core.events import Json
+from modules.core.training_errors import TrainingDiskFull, TrainingFailed, TrainingOutOfMemory
+from modules.core.worker_errors import UNNAMED
+from modules.engines.failure_causes import cause
+from modules.engines.training.job import TrainingJob
+from modules.system import child_process
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory", re.I)
+_DISK_FULL = re.compile(r"No space left|Disk quota exceeded|PytorchStreamWriter failed|file write failed", re.I)
+
+
+def main() -> None:
+    commands, channel = child_process.take_stdin(), child_process.take_stdout()
+    child_process.end_with_parent(commands.fileno())
+    stop = threading.Event()
+    threading.Thread(target=_read_commands, args=(commands, stop), daemon=True).start()
+    folder = Path(sys.argv[1])
+
+    def emit(event: Json) -> None:
+        try:
+            channel.write(json.dumps(event).encode() + b"\n")
+        except OSError:  # the parent has ended
+            child_process.end()
+
+    job = TrainingJob.read(folder)
+    try:
+        from modules.engines.training.session import train  # imports torch, which takes seconds
+
+        train(job, emit, stop.is_set)
+    except Exception as error:  # the error edge of this process
+        if not isinstance(error, WebUIError):
+            traceback.print_exception(error)
+        emit({"event": "failed", **as_error(error, job).to_json()})
+    channel.flush()
+    os._exit(0)  # libraries leave threads behind
+
+
+def _read_commands(pipe: BinaryIO, stop: threading.Event) -> None:
+    for line in pipe:
+        if line.strip() == b"stop":
+            stop.set()
+    child_process.end()
+
+
+def as_error(error: Exception, job: TrainingJob) -> WebUIError:
+    """Translate what a run raised: lack of memory or disk space, a known cause, or the words of the backend."""
+    if isinstance(error, WebUIError):
+        return error
+    words = f"{type(error).__name__}: {error}"
+    first_line = words.splitlines()[0][:300]
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(words):
+        parameters = job.parameters
+        return TrainingOutOfMemory(int(parameters["micro_batch_size"]), int(parameters["cutoff_len"]), first_line)
+    if _DISK_FULL.search(words):
+        space = os.statvfs(job.folder)
+        return TrainingDiskFull(str(job.folder), space.f_bavail * space.f_frsize)
+    known = cause(words)
+    return TrainingFailed(words if known == UNNAMED else f"{known['en']}\n{first_line}")
+
+
+if __name__ == "__main__":
+    main()
