@@ -6,7 +6,7 @@ import threading
 
 from modules.core.events import Json
 from modules.core.worker_errors import Unloaded
-from modules.loaders.availability import overlay_of
+from modules.loaders.availability import overlay_of, unavailable
 from modules.loaders.overlay import Overlay
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.worker_process import WorkerProcess
@@ -27,7 +27,12 @@ class Explainer:
         self._timer = threading.Timer(0, self.close)
 
     def explain(self, plan: LoadPlan) -> Json:
-        """Return {"calls": …, "notes": […]}: the backend's exact calls, and notes on options without effect."""
+        """Return {"calls": …, "notes": […]}: the backend's exact calls, and notes on options without effect.
+
+        Raises LoaderUnavailable.
+        """
+        if reason := unavailable(plan.loader, plan.record.format):
+            raise reason
         args = {"engine": plan.loader.engine, "path": str(plan.record.path), "options": plan.options}
         overlay = overlay_of(plan.loader, plan.record.format)
         try:

@@ -116,10 +116,7 @@ class ModelManager:
     # -- leases -------------------------------------------------------------------------------------------------------
 
     def lease(self, name: str = "", make_plan: MakePlan | None = None) -> Lease:
-        """Wait for a model, and keep it loaded until the lease is released. Raises what `request` and its future raise.
-
-        Without a name, it is the page's model.
-        """
+        """Wait for a lease of a model. Raises what `request` and its future raise."""
         return self.request(name, make_plan).result()
 
     def request(
@@ -127,8 +124,8 @@ class ModelManager:
     ) -> Future[Lease]:
         """Ask for a lease of a model; without a name, of the page's or, if it has none, of the one used last.
 
-        A model that is asleep is woken. `make_plan` decides how a model is loaded that is not a resident; without it,
-        none is. `keep_alive` is how many seconds the model stays after its last answer. Raises NoModelLoaded,
+        A model that is asleep is woken. `make_plan` decides how one is loaded that is no resident; without it, none is.
+        `keep_alive` is how many seconds the model stays after its last answer. Raises NoModelLoaded,
         ModelsBusy, the WorkerDied that ended the model, or why its load has just failed; the future raises why this
         load fails, InsufficientMemory or ModelsBusy. To give up, see `release_when_granted`.
         """
@@ -232,6 +229,7 @@ class ModelManager:
             if is_pages:
                 self._latest = LoadTask(self.next_number())
             self._waiting.refuse(name, Unloaded())
+            self._state.notify_all()
         end_loads(abandoned)
         if is_pages:
             self._explainer.close()
@@ -261,9 +259,7 @@ class ModelManager:
             self._alarm.cancel()
 
     def explain(self, plan: LoadPlan) -> Json:
-        """Return what loading would call, as `Explainer.explain`. Raises LoaderUnavailable."""
-        if reason := unavailable(plan.loader, plan.record.format):
-            raise reason
+        """Return what loading would call, as `Explainer.explain`."""
         return self._explainer.explain(plan)
 
     def apply_loras(self, model: LoadedModel, adapters: Sequence[LoraAdapter]) -> None:

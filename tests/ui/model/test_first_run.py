@@ -12,6 +12,7 @@ from modules.app import App
 from modules.core.errors import both
 from modules.core.worker_errors import LoadFailed
 from modules.planning.starter_models import STARTER_MODELS
+from modules.runtime.model_manager import ModelManager
 from modules.runtime.status import Status
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
@@ -102,10 +103,10 @@ def test_a_failed_load_is_explained_until_a_model_is_in_use(
 ) -> None:
     put(tmp_path / "models" / "a.gguf", gguf())
     error = LoadFailed("llama.cpp", "a.gguf", "", both("no such tensor"))
-    monkeypatch.setattr(app.models, "status", Status("failed", name="a.gguf", error=error))
+    monkeypatch.setattr(ModelManager, "status", Status("failed", name="a.gguf", error=error))
     assert "no such tensor" in card(app).html("a.gguf")
     for state in ("loading", "ready"):
-        monkeypatch.setattr(app.models, "status", Status(state, name="a.gguf"))  # type: ignore[arg-type]
+        monkeypatch.setattr(ModelManager, "status", Status(state, name="a.gguf"))  # type: ignore[arg-type]
         assert card(app).html("a.gguf") == ""
 
 

@@ -15,7 +15,7 @@ from modules.core.prompt import Prompt
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.memory_room import MemoryRoom
 from modules.runtime.model_manager import ModelManager
-from modules.runtime.resident import Resident
+from modules.runtime.resident import Resident, State
 from modules.ui.handlers import Page
 from modules.ui.model import model_html, residents
 from modules.ui.model.residents import facts
@@ -105,18 +105,22 @@ def test_guests_see_the_models_and_change_nothing(make_app: Callable[..., App], 
     assert [(one.state, one.pinned) for one in app.models.residents()] == [("ready", False)]
 
 
+def resident(state: State, **fields: Any) -> Resident:
+    return Resident("a", "Echo", state, echo_plans.record("a"), **fields)
+
+
 def test_the_state_of_a_resident_is_said_in_both_languages(subtests: pytest.Subtests) -> None:
-    for resident, english, chinese in (
-        (Resident("a", "Echo", "loading", progress=0.256), "Loading 26%", "正在加载 26%"),
-        (Resident("a", "Echo", "ready", generations=2), "Answering (2)", "正在回答（2）"),
-        (Resident("a", "Echo", "ready", sleeps_in=3540.0), "Sleeps in 59 min", "59 分钟后休眠"),
-        (Resident("a", "Echo", "ready", sleeps_in=20.0), "Sleeps within a minute", "1 分钟内休眠"),
-        (Resident("a", "Echo", "ready", on_demand=True), "Loaded for a request", "应 API 请求加载"),
-        (Resident("a", "Echo", "asleep"), "Asleep", "休眠中"),
-        (Resident("a", "Echo", "failed"), "Load failed", "加载失败"),
+    for one, english, chinese in (
+        (resident("loading", progress=0.256), "Loading 26%", "正在加载 26%"),
+        (resident("ready", generations=2), "Answering (2)", "正在回答（2）"),
+        (resident("ready", sleeps_in=3540.0), "Sleeps in 59 min", "59 分钟后休眠"),
+        (resident("ready", sleeps_in=20.0), "Sleeps within a minute", "1 分钟内休眠"),
+        (resident("ready", on_demand=True), "Loaded for a request", "应 API 请求加载"),
+        (resident("asleep"), "Asleep", "休眠中"),
+        (resident("failed"), "Load failed", "加载失败"),
     ):
         with subtests.test(english):
-            assert english in facts(resident, "en")["facts"] and chinese in facts(resident, "zh")["facts"]
+            assert english in facts(one, "en")["facts"] and chinese in facts(one, "zh")["facts"]
 
 
 def test_the_header_says_that_the_chosen_model_is_asleep(app: App) -> None:
