@@ -6,6 +6,10 @@ import fnmatch
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -124,3 +128,18 @@ def test_both_images_have_the_same_program() -> None:
         return [one for one in found[start + 1 :] if one[0] != "RUN"]
 
     assert last_stage("Dockerfile") == last_stage("Dockerfile.cuda")
+
+
+def test_the_first_stage_has_what_its_command_needs(dockerfile: str, tmp_path: Path, whole_program: None) -> None:
+    found = instructions(dockerfile)
+    end = [index for index, (word, _) in enumerate(found) if word == "FROM"][1]
+    copied = [rest.split()[:-1] for word, rest in found[:end] if word == "COPY"]
+    for name in (name for names in copied for name in names):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name)
+        else:
+            shutil.copy(source, tmp_path)
+    command = [sys.executable, "server.py", "--install", "no such loader"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "no such loader" in result.stderr, result.stderr
