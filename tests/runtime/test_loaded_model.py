@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 
 import pytest
 
+from modules.core.embedding_errors import CannotEmbed, CannotGenerate, CannotRank, WrongTask
 from modules.core.errors import Unsupported
 from modules.core.events import Done, Text, Waiting
 from modules.core.prompt import Prompt
@@ -104,3 +106,47 @@ def test_a_model_in_use_cannot_be_retired(owner: ModelManager) -> None:
     assert model.retire() and not model.is_busy
     with pytest.raises(Unloaded):
         model.lease()
+
+
+def test_a_question_in_an_event_loop_has_an_answer_or_an_error(owner: ModelManager) -> None:
+    model = load(owner)
+    assert asyncio.run(model.ask_async("repeat", text="ab", times=3)) == "ababab"
+    with pytest.raises(Unsupported, match="cannot embed"):
+        asyncio.run(model.ask_async("embed", inputs=["a"]))
+    owner.unload()
+    with pytest.raises(Unloaded):
+        asyncio.run(model.ask_async("repeat", text="ab", times=3))
+
+
+def test_a_question_that_is_cancelled_ends_at_once(owner: ModelManager) -> None:
+    model = load(owner)
+
+    async def leave() -> float:
+        asked = asyncio.create_task(model.ask_async("count", text="held"))  # answered once it is released
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        return time.monotonic() - began
+
+    assert asyncio.run(leave()) < 1
+
+
+@pytest.mark.parametrize(("task", "error"), [("embed", CannotEmbed), ("rank", CannotRank), ("", None)])
+def test_a_model_is_refused_for_a_task_that_is_not_its_own(
+    owner: ModelManager, task: str, error: type[WrongTask] | None
+) -> None:
+    model = load(owner)
+    if error is None:
+        model.require(task)
+        return
+    with pytest.raises(error, match="generates text"):
+        model.require(task)
+    model.info = dataclasses.replace(model.info, task=task)
+    for ask in (
+        lambda: model.generate(Prompt("a"), {}),
+        lambda: model.start(Prompt("a"), {}, lambda event: None),
+        lambda: model.ask("next", prompt="a", params={}),
+    ):
+        with pytest.raises(CannotGenerate):
+            ask()
