@@ -67,11 +67,16 @@ async def use_model(app: App, request: Request, name: str = "", keep_alive: floa
     found = await _find(app, name) if name else ""
     if name and not found and app.flags.on("strict_model"):
         raise ModelNotFound(name)
-    headers = {SUBSTITUTED: quote(name[:_MAX_NAME], safe="/:.,+ ")} if name and not found else {}
+    headers = substituted(name) if name and not found else {}
     if found and not may_load and not app.models.is_resident(found):
         require_owner(app, request.scope)
     make_plan = partial(plan_on_demand, app, found) if found and may_load else None
     return ModelUse(*await _lease(app, found, make_plan, keep_alive if may_load else None, headers))
+
+
+def substituted(name: str) -> dict[str, str]:
+    """Return the header of an answer by another model than `name`."""
+    return {SUBSTITUTED: quote(name[:_MAX_NAME], safe="/:.,+ ")}
 
 
 def plan_on_demand(app: App, name: str) -> LoadPlan:

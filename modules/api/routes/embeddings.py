@@ -15,10 +15,10 @@ from modules.api.embeddings import EmbeddingRequest, RerankRequest, TaskRequest,
 from modules.api.errors import json_response
 from modules.api.generations import cancel_on_disconnect
 from modules.api.ignored_fields import ignored_header
-from modules.api.model_use import SUBSTITUTED, ModelUse, use_model
+from modules.api.model_use import ModelUse, substituted, use_model
 from modules.api.state import ApiState
 from modules.app import App
-from modules.core.errors import WebUIError
+from modules.core.errors import ModelNotFound, WebUIError
 from modules.core.events import Json
 from modules.formats.embedding import EMBED, RANK
 from modules.runtime.loaded_model import LoadedModel
@@ -71,21 +71,25 @@ async def _use_model_for(app: App, request: Request, body: TaskRequest, task: st
 
     Where no model has that name, that is a resident one of this task rather than the current one, which may chat.
     """
-    use = await use_model(app, request, body.model, body.kept_seconds)
-    if use.model.info.task == task or (body.model and SUBSTITUTED not in use.headers):
-        return use
-    with use.released_on_error():
-        name = await asyncio.to_thread(_resident_for, app, task)
-    if not name:
-        return use
-    use.release()
-    other = await use_model(app, request, name, body.kept_seconds)
-    return ModelUse(other.model, use.headers, other.release)
+    unknown = bool(body.model) and not await asyncio.to_thread(_is_known, app, body.model)
+    if (body.model and not unknown) or (unknown and app.flags.on("strict_model")):
+        return await use_model(app, request, body.model, body.kept_seconds)
+    name = await asyncio.to_thread(_resident_for, app, task)
+    use = await use_model(app, request, name, body.kept_seconds)
+    return ModelUse(use.model, substituted(body.model) if unknown else {}, use.release)
+
+
+def _is_known(app: App, name: str) -> bool:
+    try:
+        app.record(name)
+    except ModelNotFound:
+        return app.models.is_resident(name)
+    return True
 
 
 def _resident_for(app: App, task: str) -> str:
     """Return the name of a model in memory, or asleep, that is of this task; "" if there is none."""
-    for resident in app.models.residents():
+    for resident in sorted(app.models.residents(), key=lambda resident: not resident.is_chosen):
         with contextlib.suppress(WebUIError):  # deleted meanwhile
             if app.record(resident.name).task == task:
                 return resident.name
