@@ -94,7 +94,7 @@ class NoGradient(TrainingError):
 
 
 @dataclass(eq=False)
-class NothingToTrain(TrainingError):
+class NoRowLeft(TrainingError):
     """Data of which no row is left: `dropped` were longer than `cutoff` tokens, of `untrained` no token is trained."""
 
     template = {

@@ -87,7 +87,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,  # searched for modules before PYTHONPATH, because of `-m`
-            env=_environment(overlay, binds_threads),
+            env=child_environment(overlay, binds_threads),
             start_new_session=True,  # Ctrl-C in the terminal reaches the server only; the child ends with its pipe
         )
         self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
@@ -233,7 +233,7 @@ class WorkerProcess:
                 self._tail.append(line)
 
 
-def _environment(overlay: Path | None, binds_threads: bool) -> dict[str, str]:
+def child_environment(overlay: Path | None, binds_threads: bool) -> dict[str, str]:
     """Return the child's environment: with our modules, and the overlay's packages and programs before all others."""
     keep_policy = binds_threads or any(name in os.environ for name in DECIDED_BY_USER)
     waiting = {} if keep_policy else PASSIVE_WAITING

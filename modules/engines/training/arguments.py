@@ -25,6 +25,7 @@ Options = Mapping[str, Value]
 
 _MOST_CHECKPOINTS = 20
 """How often at most a run without an interval of its own writes a checkpoint."""
+_FEWEST_EVALUATIONS = 10
 _WARMUP_SHARE, _MOST_WARMUP = 0.1, 100
 _KEPT_CHECKPOINTS = 2
 _QUANTIZED = {"8-bit": "load_in_8bit", "4-bit": "load_in_4bit"}
@@ -64,7 +65,9 @@ def schedule(parameters: Parameters, rows: int, validates: bool = False) -> Sche
     accumulation = max(batch // micro, 1)
     per_epoch = math.ceil(math.ceil(rows / micro) / accumulation)
     updates = max(math.ceil(float(parameters["epochs"]) * per_epoch), 1)
-    eval_steps = min(int(parameters["eval_steps"]), updates) if validates else 0
+    eval_steps = int(parameters["eval_steps"]) if validates else 0
+    if eval_steps >= updates:  # short runs would be evaluated at their end alone
+        eval_steps = math.ceil(updates / _FEWEST_EVALUATIONS)
     save_steps = eval_steps or int(parameters["save_steps"]) or max(per_epoch, math.ceil(updates / _MOST_CHECKPOINTS))
     return Schedule(updates, micro, accumulation, _warmup(parameters, updates), save_steps, eval_steps)
 

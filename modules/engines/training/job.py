@@ -74,3 +74,15 @@ def update_of(checkpoint: Path) -> int:
     """Return the number of updates after which a checkpoint was written."""
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
+
+
+def read_log(path: Path) -> list[Json]:
+    """Return the entries of a run's log. A line that was cut off ends it."""
+    entries: list[Json] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                break
+    return entries

@@ -19,7 +19,7 @@ from modules.core.events import Json
 from modules.core.training_errors import NotFinite
 from modules.engines.training.base_model import check_gradients, evaluating, trained_tensors
 from modules.engines.training.batches import count_trained, padded_batch
-from modules.engines.training.job import LOG, WHOLE
+from modules.engines.training.job import LOG, WHOLE, read_log
 from modules.engines.training.tokens import TokenRow
 from modules.system import cpu_memory
 
@@ -176,18 +176,6 @@ class Watcher(TrainerCallback):
         updates = [entry for entry in kept if entry["event"] == "update"]
         self._recent.extend(float(entry["loss"]) for entry in updates[-STOP_WINDOW:])
         return max((float(entry.get("seconds", 0.0)) for entry in kept), default=0.0)
-
-
-def read_log(path: Path) -> list[Json]:
-    """Return the entries of a run's log. A line that was cut off ends it."""
-    entries: list[Json] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                break
-    return entries
 
 
 def _listed(rows: Sequence[int]) -> str:

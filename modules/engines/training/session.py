@@ -11,7 +11,7 @@ import transformers
 from transformers import TrainingArguments
 
 from modules.core.events import Json
-from modules.core.training_errors import AdapterUnchanged, NothingToTrain
+from modules.core.training_errors import AdapterUnchanged, NoRowLeft
 from modules.engines.lora_set import PROBE
 from modules.engines.progress import whole_percents
 from modules.engines.training.arguments import Schedule, schedule, trainer_arguments
@@ -35,7 +35,7 @@ def train(job: TrainingJob, emit: Emit, stop: Stop) -> None:
     data = _tokenize(job, base.tokenizer, job.train)
     rows = data.rows
     if not rows:
-        raise NothingToTrain(len(data.dropped), len(data.untrained), int(job.parameters["cutoff_len"]))
+        raise NoRowLeft(len(data.dropped), len(data.untrained), int(job.parameters["cutoff_len"]))
     validation = _tokenize(job, base.tokenizer, job.validation).rows if job.validation else []
     packing = bool(job.parameters["packing"])
     units: Sequence[Any] = pack(rows, int(job.parameters["cutoff_len"])) if packing else rows

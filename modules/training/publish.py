@@ -1,0 +1,75 @@
+"""Put the adapter of a finished run into the folder of LoRAs, with the files that the original web UI writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from modules.core.events import Json
+from modules.engines.training.job import LOG, RESULT
+from modules.system.atomic_write import replace_file
+from modules.training.run import RunView
+from modules.training.start import PROMPT
+
+PARAMETERS_FILE, LOG_FILE, PROMPT_FILE = "training_parameters.json", "training_log.json", "training_prompt.json"
+
+
+def publish(run: Path, view: RunView, loras: Path) -> str:
+    """Move the adapter to `loras`, replacing one of that name, and return the name. Raises OSError.
+
+    The LoRA is there whole or not at all; a replaced one is deleted only after that.
+    """
+    name = str(view.run.parameters["lora_name"])
+    result, target = run / RESULT, loras / name
+    _write(result / PARAMETERS_FILE, dict(view.run.parameters))
+    _write(result / LOG_FILE, _last_values(view))
+    shutil.copyfile(run / PROMPT, result / PROMPT_FILE)
+    if (run / LOG).is_file():
+        shutil.copyfile(run / LOG, result / LOG)
+    loras.mkdir(parents=True, exist_ok=True)
+    replaced = loras / f".{name}.replaced"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        os.rename(target, replaced)
+    try:
+        _move(result, target)
+    except OSError:
+        if replaced.exists() and not target.exists():
+            os.rename(replaced, target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+    return name
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a folder; copy it first if the target is on another disk."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        part = target.with_name(f".{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
+        os.rename(part, target)
+        shutil.rmtree(source, ignore_errors=True)
+
+
+def _last_values(view: RunView) -> Json:
+    """Return what training_log.json holds: the base model and the last figures, under the original's keys."""
+    return {
+        "base_model_name": view.run.model,
+        "loss": view.loss,
+        "learning_rate": view.learning_rate,
+        "grad_norm": view.grad_norm,
+        "eval_loss": view.eval_loss,
+        "current_steps": view.update,
+        "total_steps": view.updates,
+        "train_runtime": view.seconds,
+        "reason": view.reason,
+        **{key: view.facts.get(key) for key in ("rows", "tokens", "trained_tokens", "dtype", "kernel")},
+    }
+
+
+def _write(path: Path, content: Json) -> None:
+    replace_file(path, json.dumps(content, ensure_ascii=False, indent=2).encode())

@@ -1,0 +1,370 @@
+"""All training runs: one trains, the others wait; each is a folder from which it can be resumed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from modules.catalog.record import ModelRecord
+from modules.core.errors import InternalError, WebUIError
+from modules.core.events import Json
+from modules.core.product import LOG_FILE
+from modules.core.training_errors import (
+    AdapterExists,
+    NotResumable,
+    RunBusy,
+    RunNotFound,
+)
+from modules.engines.training.job import CHECKPOINTS, RESULT
+from modules.engines.training.samples import Sample, samples_hash
+from modules.options.option import Value, nearest
+from modules.system.atomic_write import replace_file
+from modules.training.process import TrainingProcess
+from modules.training.publish import publish
+from modules.training.run import ENDED, TRAIN, VALIDATION, RunFacts, RunFolder, RunView, with_entry
+from modules.training.start import check_unchanged, disk_problem, fingerprint, overlay_for, write_job
+
+log = logging.getLogger(__name__)
+
+DISCARDED = "discarded"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run to be made. `options` are the load options of the model, `continues` a LoRA to start from, with its path.
+
+    `prompt` describes how the rows became text, for training_prompt.json.
+    """
+
+    record: ModelRecord
+    options: Mapping[str, Value]
+    parameters: Mapping[str, Value]
+    train: Sequence[Sample]
+    validation: Sequence[Sample] = ()
+    prompt: Mapping[str, Json] | None = None
+    continues: tuple[str, Path] | None = None
+
+
+class TrainingRuns:
+    """The runs in `folder`; their LoRAs are put into the folder `loras`. Any thread may call."""
+
+    def __init__(self, folder: Path, loras: Path) -> None:
+        self.folder, self._loras = folder, loras
+        self._lock = threading.RLock()
+        self._queue: list[str] = []
+        self._locks: dict[str, int] = {}  # of the folders of runs that are queued or running
+        self._live: dict[str, RunView] = {}  # the same runs
+        self._process: TrainingProcess | None = None
+        self._ending: dict[str, str] = {}  # "stopped" or DISCARDED, for runs that were asked to end
+        self._thread: threading.Thread | None = None
+        self._began = (0, 0.0)  # the update and the time at which the present process began to train
+        self._closed = False
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> list[RunView]:
+        """Return all runs, the newest first."""
+        names = [path.parent.name for path in self.folder.glob("*/run.json")]
+        views = [view for name in names if (view := self._view(name)) is not None]
+        return sorted(views, key=lambda view: view.run.created, reverse=True)
+
+    def view(self, name: str) -> RunView:
+        """Return one run. Raises RunNotFound."""
+        view = self._view(name)
+        if view is None:
+            raise RunNotFound(name[:80], nearest(name, [view.name for view in self.snapshot()]))
+        return view
+
+    def log(self, name: str) -> list[Json]:
+        """Return an entry for each update and evaluation of a run. Raises RunNotFound."""
+        return self._folder(self.view(name).name).log()
+
+    def _view(self, name: str) -> RunView | None:
+        with self._lock:
+            live = self._live.get(name)
+            if live is not None:
+                return replace(live, position=self._queue.index(name) + 1 if name in self._queue else 0)
+        if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+            return None
+        folder = self._folder(name)
+        facts = folder.facts()
+        return folder.view(facts) if facts is not None else None
+
+    def _folder(self, name: str) -> RunFolder:
+        return RunFolder(self.folder / name)
+
+    # -- starting and ending ------------------------------------------------------------------------------------------
+
+    def start(self, request: RunRequest) -> str:
+        """Make a run and queue it; return its name. Raises OptionError, AdapterExists or TrainingDiskFull."""
+        parameters = request.parameters
+        lora = str(parameters["lora_name"])
+        if (self._loras / lora).exists() and not parameters["always_override"]:
+            raise AdapterExists(lora)
+        with self._lock:
+            if any(view.run.parameters["lora_name"] == lora for view in self._live.values()):
+                raise RunBusy(lora)
+            try:
+                folder = self._new_folder(lora)
+                facts = self._write(folder, request)
+            except OSError as error:
+                raise disk_problem(self.folder, error) from error
+            self._enqueue(facts)
+        return facts.name
+
+    def _new_folder(self, lora: str) -> RunFolder:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = (lora, *(f"{lora} ({number})" for number in range(2, 10_000)))
+        name = next(name for name in names if not (self.folder / name).exists())
+        (self.folder / name).mkdir()
+        return self._folder(name)
+
+    def _write(self, folder: RunFolder, request: RunRequest) -> RunFacts:
+        _write_samples(folder.path / TRAIN, request.train)
+        if request.validation:
+            _write_samples(folder.path / VALIDATION, request.validation)
+        facts = RunFacts(
+            name=folder.path.name,
+            model=request.record.name,
+            path=str(request.record.path),
+            format=request.record.format,
+            base=fingerprint(request.record.path),
+            data=samples_hash(request.train),
+            rows=len(request.train),
+            parameters=dict(request.parameters),
+            options=dict(request.options),
+            created=time.time(),
+            continues=request.continues[0] if request.continues else "",
+        )
+        write_job(folder.path, facts, request.continues[1] if request.continues else None, request.prompt or {})
+        folder.create(facts)
+        return facts
+
+    def resume(self, name: str) -> None:
+        """Queue a run that did not finish; it goes on from its last checkpoint, or begins again if there is none.
+
+        Raises RunNotFound, RunBusy or NotResumable.
+        """
+        with self._lock:
+            view = self.view(name)
+            if view.state not in ENDED:
+                raise RunBusy(name)
+            if view.state in ("finished", DISCARDED):
+                raise NotResumable(name, _OVER[view.state])
+            check_unchanged(self.folder / name, view.run)
+            self._enqueue(view.run)
+
+    def _enqueue(self, facts: RunFacts) -> None:
+        folder = self._folder(facts.name)
+        descriptor = folder.lock()
+        if descriptor is None:
+            raise RunBusy(facts.name)
+        self._locks[facts.name] = descriptor
+        earlier = folder.view(facts)
+        live = replace(earlier, state="queued", phase="", error=None, reason="", ended=0.0, resumable=False)
+        self._live[facts.name] = live
+        self._queue.append(facts.name)
+        folder.save(live)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+            self._thread.start()
+
+    def stop(self, name: str) -> None:
+        """End a run after its present update, and save its adapter. A queued one is taken out of the queue."""
+        self._end(name, "stopped")
+
+    def discard(self, name: str) -> None:
+        """End a run at once, or one that has ended already, and delete its checkpoints."""
+        with self._lock:
+            view = self.view(name)
+            if view.state in ENDED:
+                if view.state != "finished":
+                    self._drop_checkpoints(name)
+                    self._folder(name).save(replace(view, state=DISCARDED))
+                return
+        self._end(name, DISCARDED)
+
+    def _end(self, name: str, how: str) -> None:
+        with self._lock:
+            view = self.view(name)
+            if name not in self._live:
+                if view.state not in ENDED:  # of another process
+                    raise RunBusy(name)
+                return
+            if name in self._queue:
+                self._queue.remove(name)
+                self._finish(replace(self._live[name], state=how if how == DISCARDED else "interrupted"))
+                return
+            self._ending[name] = how
+            if self._process is not None:
+                self._process.kill() if how == DISCARDED else self._process.stop()
+
+    def delete(self, name: str) -> None:
+        """Delete the folder of a run that has ended; its LoRA stays. Raises RunNotFound or RunBusy."""
+        with self._lock:
+            if self.view(name).state not in ENDED:
+                raise RunBusy(name)
+            try:
+                hidden = self.folder / f".deleted-{time.time_ns()}"
+                os.rename(self.folder / name, hidden)
+                shutil.rmtree(hidden, ignore_errors=True)
+            except OSError as error:
+                raise disk_problem(self.folder, error) from error
+
+    def close(self) -> None:
+        """End the training process at once. Its run, and those that wait, can be resumed."""
+        with self._lock:
+            self._closed = True
+            queued, self._queue = self._queue, []
+            for name in queued:
+                self._finish(replace(self._live[name], state="interrupted"))
+            if self._process is not None:
+                self._process.kill()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(10)
+
+    def wait(self, name: str, seconds: float | None = None) -> RunView:
+        """Wait until a run of this process has ended, at most for so long, and return it."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while name in self._live and (deadline is None or time.monotonic() < deadline):
+            time.sleep(0.05)
+        return self.view(name)
+
+    # -- training, in a thread of its own -----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._thread = None
+                    return
+                name = self._queue.pop(0)
+                self._update(name, state="running", phase="starting", started=time.time())
+            self._train(name)
+
+    def _train(self, name: str) -> None:
+        error: WebUIError | None = InternalError(LOG_FILE)
+        process = None
+        try:
+            facts = self._live[name].run
+            with self._lock:
+                if not self._closed and self._ending.get(name) != DISCARDED:
+                    process = self._process = TrainingProcess(self.folder / name, overlay_for(facts.format))
+                    if name in self._ending:
+                        process.stop()
+            if process is not None:
+                self._follow(name, process)
+            error = None
+        except OSError as failed:
+            error = disk_problem(self.folder, failed)
+        except WebUIError as known:
+            error = known
+        finally:
+            with self._lock:
+                self._process = None
+            if process is not None:
+                process.close()
+            self._conclude(name, error)
+
+    def _follow(self, name: str, process: TrainingProcess) -> None:
+        """Take in what the process reports until it has ended. Raises the error of a run that failed."""
+        for event in process.events():
+            kind = event["event"]
+            if kind == "failed":
+                raise WebUIError.from_json(event)
+            if kind == "done":
+                adapter = publish(self.folder / name, self._live[name], self._loras)
+                self._update(name, adapter=adapter, reason=event["reason"], update=event["update"])
+            else:
+                self._update(name, **self._changes(name, event))
+
+    def _changes(self, name: str, event: Mapping[str, Json]) -> dict[str, Json]:
+        """Return the fields of the view that an event of the process changes."""
+        view = self._live[name]
+        match event["event"]:
+            case "phase":
+                return {"phase": event["phase"], "progress": 0.0}
+            case "weights":
+                return {"progress": event["done"]}
+            case "facts":
+                return {"facts": {key: value for key, value in event.items() if key != "event"}}
+            case "begin":
+                self._began = (int(event["update"]), time.monotonic())
+                return {"update": event["update"], "updates": event["updates"], "seconds": event["seconds"]}
+            case "checkpoint":
+                return {"checkpoint": event["update"]}
+            case "update":
+                changed = with_entry(view, event)
+                left = self._seconds_left(changed)
+                return {key: getattr(changed, key) for key in _FIGURES} | {"seconds_left": left, "phase": "training"}
+            case "evaluation":
+                changed = with_entry(view, event)
+                return {"eval_loss": changed.eval_loss, "best": changed.best}
+        return {}
+
+    def _seconds_left(self, view: RunView) -> float:
+        first, began = self._began
+        return (time.monotonic() - began) / max(view.update - first, 1) * max(view.updates - view.update, 0)
+
+    def _conclude(self, name: str, error: WebUIError | None) -> None:
+        """Decide how the run has ended, and write that."""
+        with self._lock:
+            how = self._ending.pop(name, "")
+            view = self._live[name]
+            if how == DISCARDED:
+                self._drop_checkpoints(name)
+                state, error = DISCARDED, None
+            elif view.adapter and error is None:
+                state = "stopped" if view.reason == "stopped" else "finished"
+                if state == "finished":
+                    self._drop_checkpoints(name)
+            elif self._closed or error is None:
+                state, error = "interrupted", None
+            else:
+                state = "failed"
+            if error is not None:
+                log.warning("%s", error)
+            self._finish(replace(view, state=state, error=error))
+
+    def _finish(self, view: RunView) -> None:
+        """Write the last state of a run and let go of its folder."""
+        name = view.name
+        ended = replace(view, phase="", position=0, seconds_left=None, ended=time.time())
+        try:
+            self._folder(name).save(ended)
+        except OSError as error:
+            log.warning("%s: %s", self.folder / name, error)
+        del self._live[name]
+        os.close(self._locks.pop(name))
+
+    def _update(self, name: str, **changes: Json) -> None:
+        with self._lock:
+            before = self._live[name]
+            self._live[name] = replace(before, **changes)
+            if {"state", "facts", "updates", "checkpoint"} & changes.keys():
+                self._folder(name).save(self._live[name])
+
+    def _drop_checkpoints(self, name: str) -> None:
+        for part in (CHECKPOINTS, RESULT):
+            shutil.rmtree(self.folder / name / part, ignore_errors=True)
+
+
+_FIGURES = ("update", "loss", "smoothed", "learning_rate", "grad_norm", "seconds", "memory", "gpu_memory")
+_OVER = {
+    "finished": {
+        "en": "it has finished. Start another run that continues its LoRA.",
+        "zh": "它已完成。可新建训练以续训其 LoRA。",
+    },
+    DISCARDED: {"en": "its checkpoints have been deleted.", "zh": "其检查点已被删除。"},
+}
+
+
+def _write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    replace_file(path, b"".join(sample.to_line() for sample in samples))
