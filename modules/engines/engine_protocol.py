@@ -26,6 +26,9 @@ uses: another thread answers them at once, during a step. Every engine of the re
 * "pieces" (text, add_special=True): its tokens as [id, text, bytes in hexadecimal, special], where `special` marks
   control tokens. A token that ends inside a character has bytes, but "" as its text.
 
+The engine of a model whose `Info.task` is "embed" or "rank" has the operation of that name (`embedding_engine`), and
+refuses to generate.
+
 An operation of loaders with the ability of its name:
 
 * "loglikelihoods" (tokens, first, keep="", against=""): the natural-log probability of every token from number `first`

@@ -20,6 +20,7 @@ from modules.engines.llamacpp.embedding_arguments import (
 )
 from modules.engines.llamacpp.memory import placed
 from modules.formats.gguf_header import GgufHeader, read_header
+from modules.options.load import OPTIONS
 from modules.options.option import Value
 from tests.conftest import LLAMA
 from tests.support.gguf_files import MODEL, gguf
@@ -36,8 +37,6 @@ def header_of(folder: Path, **metadata: Any) -> GgufHeader:
 
 
 def options(**chosen: Value) -> dict[str, Value]:
-    from modules.options.load import OPTIONS
-
     return {key: OPTIONS[key].default for key in LLAMA.options} | chosen
 
 
