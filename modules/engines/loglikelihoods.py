@@ -57,8 +57,9 @@ def _unpacked(text: str) -> tuple[float, ...]:
 class Window:
     """Tokens of which those from number `first` on are targets: each is scored by the logits after the one before it.
 
-    `scored` targets are done. `context` is the engine's, `vocabulary_size` the number of token ids, `logits` the length
-    of a row of logits. Raises PromptTooLong or OptionError.
+    `scored` targets are done; a piece has logits for at most `max_rows` of them. `context` is the engine's,
+    `vocabulary_size` the number of token ids, `logits` the length of a row of logits. Raises PromptTooLong or
+    OptionError.
     """
 
     def __init__(self, tokens: Sequence[int], first: int, context: int, vocabulary_size: int, logits: int) -> None:
@@ -70,7 +71,7 @@ class Window:
         for token in tokens:
             check_token_id("tokens", token, vocabulary_size)
         self.tokens, self.first, self.scored = list(tokens), first, 0
-        self._max_rows = max(MAX_LOGITS_BYTES // (4 * logits), 1)
+        self.max_rows = max(MAX_LOGITS_BYTES // (4 * logits), 1)
 
     @property
     def targets(self) -> list[int]:
@@ -87,5 +88,5 @@ class Window:
         Tokens that were evaluated before and lost since are evaluated again, without logits for what is scored.
         """
         first_row = self.first - 1 + self.scored
-        end = min(evaluated + chunk, len(self.tokens) - 1, max(evaluated, first_row) + self._max_rows)
+        end = min(evaluated + chunk, len(self.tokens) - 1, max(evaluated, first_row) + self.max_rows)
         return self.tokens[evaluated:end], max(end - max(evaluated, first_row), 0)

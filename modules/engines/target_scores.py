@@ -63,6 +63,11 @@ class TargetScores:
         """Whether it needs the logits of all tokens, not only the targets' log-probabilities."""
         return self._reference is not None or self._kept is not None
 
+    def next_targets(self, count: int) -> list[int]:
+        """Return the next `count` targets to score."""
+        begin = self.window.first + self.window.scored
+        return self.window.tokens[begin : begin + count]
+
     def add_logits(self, logits: Rows) -> None:
         """Score the next targets by `logits`, float32 [targets, vocabulary and padding].
 
@@ -71,9 +76,7 @@ class TargetScores:
         block = max(BLOCK_BYTES // logits[0].nbytes, 1)
         for begin in range(0, len(logits), block):
             rows = logits[begin : begin + block]
-            next_target = self.window.first + self.window.scored
-            targets = self.window.tokens[next_target : next_target + len(rows)]
-            values = rows[np.arange(len(rows)), targets].astype(np.float64)
+            values = rows[np.arange(len(rows)), self.next_targets(len(rows))].astype(np.float64)
             if self.needs_rows:
                 self._add_rows(log_softmax(rows[:, : self._vocabulary]))
             self.add_logprobs(values - _log_totals(rows))

@@ -61,8 +61,8 @@ class Loader:
         formats: Model formats, the preferred ones first.
         options: Keys of its load options, in the order of `--explain`.
         samplers: Keys of the generation parameters that its sampler implements.
-        abilities: Any of "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel", "next"
-            (candidates for the next token, before and after the samplers), "loglikelihoods" (of the tokens of a text),
+        abilities: Any of "lora", "loras" (several at once), "train", "cfg", "parallel", "next" (candidates
+            for the next token, before and after the samplers), "loglikelihoods" (of the tokens of a text),
             "embed" and "rank" (models of that task).
         packages: Import names of the packages it needs.
         install: Command that installs them, into `overlay` if there is one.
@@ -221,7 +221,7 @@ _TABLE = (
         formats=("safetensors", "pytorch", "gptq", "awq"),
         options=_keys(TRANSFORMERS),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg", "next", "embed", "rank"}),
+        abilities=frozenset({"lora", "loras", "train", "loglikelihoods", "cfg", "next", "embed", "rank"}),
         lora_engine="peft",
         packages=("torch", "transformers", "accelerate"),
         install="pip install -r requirements.txt",
@@ -248,7 +248,7 @@ _TABLE = (
         formats=("gptq", "exl2"),
         options=_keys(EXLLAMAV2),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "perplexity", "cfg", "next"}),
+        abilities=frozenset({"lora", "loras", "loglikelihoods", "cfg", "next"}),
         lora_engine="exllamav2",
         packages=("torch", "transformers", "exllamav2"),
         install="python server.py --install ExLlamav2_HF",
@@ -266,7 +266,7 @@ _TABLE = (
         formats=("gptq", "exl2"),
         options=_keys(EXLLAMAV2),
         samplers=_EXLLAMAV2_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "cfg", "parallel", "next"}),
+        abilities=frozenset({"lora", "loras", "loglikelihoods", "cfg", "parallel", "next"}),
         lora_engine="exllamav2",
         packages=("torch", "transformers", "exllamav2"),
         install="python server.py --install ExLlamav2",
@@ -284,7 +284,7 @@ _TABLE = (
         formats=("gptq",),
         options=_keys(AUTOGPTQ),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "perplexity", "cfg", "next"}),
+        abilities=frozenset({"lora", "loras", "loglikelihoods", "cfg", "next"}),
         lora_engine="peft",
         packages=("torch", "transformers", "auto_gptq"),
         install="python server.py --install AutoGPTQ",
@@ -315,7 +315,7 @@ _TABLE = (
         formats=("gguf",),
         options=_keys(LLAMACPP_HF),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "perplexity", "cfg", "next"}),
+        abilities=frozenset({"lora", "loras", "loglikelihoods", "cfg", "next"}),
         lora_engine="llama.cpp",
         packages=("llama_cpp", "torch", "transformers"),
         install="python server.py --install llamacpp_HF",
@@ -330,7 +330,7 @@ _TABLE = (
         formats=("awq",),
         options=_keys(AUTOAWQ),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "perplexity", "cfg", "next"}),
+        abilities=frozenset({"lora", "loras", "loglikelihoods", "cfg", "next"}),
         lora_engine="peft",
         packages=("torch", "transformers", "awq"),
         install="python server.py --install AutoAWQ",

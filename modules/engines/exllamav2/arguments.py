@@ -22,10 +22,13 @@ CONFIG_JSON = "config.json"
 CONFIG, LOAD, AUTOSPLIT = "ExLlamaV2Config", "ExLlamaV2.load", "ExLlamaV2.load_autosplit"
 CACHE, NEGATIVE_CACHE, GENERATOR = "cache", "cache of the negative prompt", "ExLlamaV2DynamicGenerator"
 ATTENTION = "scaled_dot_product_attention"
+UNQUANTIZED_CACHE = "ExLlamaV2Cache"
 PAGE_SIZE = 256
 """Tokens in a page of the dynamic generator's cache; the size of the cache is a multiple of it."""
 PREFILL_CHUNK = 512
 """Tokens of a prompt that a step prefills while other requests are decoding."""
+QUANTIZED_WINDOW_CHUNK = 64
+"""Tokens of a text that are evaluated at once for their log-likelihoods if the cache is quantized."""
 MAX_BATCH = 32
 """Sequences that a step decodes at most, if the cache has room for them."""
 
@@ -125,7 +128,15 @@ def cache_class(options: Mapping[str, Value]) -> str:
     """
     if options["cache_4bit"]:
         return "ExLlamaV2Cache_Q4"
-    return "ExLlamaV2Cache_Q8" if options["cache_8bit"] else "ExLlamaV2Cache"
+    return "ExLlamaV2Cache_Q8" if options["cache_8bit"] else UNQUANTIZED_CACHE
+
+
+def window_chunk(cache_class: str) -> int:
+    """Return how many tokens of a text are evaluated at once for their log-likelihoods, with that class of cache.
+
+    Tokens of one forward pass attend to each other exactly: what a quantized cache costs shows only between passes.
+    """
+    return PREFILL_CHUNK if cache_class == UNQUANTIZED_CACHE else QUANTIZED_WINDOW_CHUNK
 
 
 def _attention(options: Mapping[str, Value], environment: Environment) -> dict[str, Json]:

@@ -82,18 +82,23 @@ def load_model(calls: Mapping[str, Json], report: Report) -> LoadedModel:
         report_fraction(done / total)
 
     if AUTOSPLIT in calls:
-        caches = _create_caches(library, model, calls)
+        caches = _create_caches(model, calls)
         model.load_autosplit(_as_one_cache(caches), callback=report_layers, **calls[AUTOSPLIT])
     else:
         model.load(callback=report_layers, **calls[LOAD])
-        caches = _create_caches(library, model, calls)
+        caches = _create_caches(model, calls)
     _check_logits(model, config)
     return LoadedModel(model, config, caches, frozenset(_end_tokens(config)))
 
 
-def _create_caches(library: Any, model: Any, calls: Mapping[str, Json]) -> list[Any]:
-    wanted = [dict(calls[name]) for name in (CACHE, NEGATIVE_CACHE) if name in calls]
-    return [getattr(library, arguments.pop("class"))(model, **arguments) for arguments in wanted]
+def _create_caches(model: Any, calls: Mapping[str, Json]) -> list[Any]:
+    return [create_cache(model, calls[name]) for name in (CACHE, NEGATIVE_CACHE) if name in calls]
+
+
+def create_cache(model: Any, arguments: Mapping[str, Json]) -> Any:
+    """Return an empty cache of the class that `arguments` name."""
+    library, fields = importlib.import_module("exllamav2"), dict(arguments)
+    return getattr(library, fields.pop("class"))(model, **fields)
 
 
 def _as_one_cache(caches: list[Any]) -> Any:

@@ -24,9 +24,17 @@ from modules.core.events import Done, Event, Failed, Info, Json, Progress, Resul
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
-from modules.engines.exllamav2.arguments import GENERATOR, PAGE_SIZE, Environment, context_length, generator_arguments
+from modules.engines.exllamav2.arguments import (
+    CACHE,
+    GENERATOR,
+    PAGE_SIZE,
+    Environment,
+    context_length,
+    generator_arguments,
+)
 from modules.engines.exllamav2.build import check_config, load_model
 from modules.engines.exllamav2.job import SAMPLER_ERRORS, GrammarFilter, Job, sampler_settings
+from modules.engines.exllamav2.loglikelihoods import WindowEvaluator
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import NO_PAGED_CACHE_NOTE, generator_notes
 from modules.engines.grammars import GrammarRequest
@@ -102,7 +110,6 @@ class Engine:
         self._requests: list[Request] = []
         self.questions = self.texts.questions
         apply_loras = LoraSet(ExLlamaAdapters(loaded.model, self.texts, self._activate_loras)).apply
-        self.operations: Operations = {"forget": self.forget, "apply_loras": apply_loras}
         self.info = Info(
             context_length=self._context,
             special_tokens=self.texts.special_tokens,
@@ -113,6 +120,12 @@ class Engine:
             fim=self.texts.fim_tokens,
             slots=arguments["max_batch_size"] if arguments["paged"] else 1,
         )
+        windows = WindowEvaluator(loaded.model, calls[CACHE], self.info, lambda: self._generator.current_loras)
+        self.operations: Operations = {
+            "forget": self.forget,
+            "apply_loras": apply_loras,
+            "loglikelihoods": windows.loglikelihoods,
+        }
 
     # -- requests -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.engines.exllamav2.arguments import window_chunk
 from modules.engines.exllamav2.build import LoadedModel
 from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixStore
 from modules.engines.token_ids import common_prefix_length
@@ -33,6 +34,7 @@ class ExLlamaModel(Evaluator):
     """An ExLlamaV2 model with its tokenizer. `loras` are those that forward passes apply."""
 
     name = "ExLlamav2_HF"
+    computes_all_logits = True
 
     def __init__(self, loaded: LoadedModel, tokenizer: Any) -> None:
         super().__init__(tokenizer)
@@ -42,6 +44,7 @@ class ExLlamaModel(Evaluator):
         self.eos_tokens = loaded.ends | frozenset(tokenizer_end)
         self.vocab_size, self.prefill_chunk = int(loaded.config.vocab_size), int(loaded.config.max_input_len)
         self.can_guide = len(loaded.caches) > 1
+        self._window_chunk = window_chunk(type(loaded.caches[0]).__name__)
         self.device = torch.device(loaded.model.modules[-1].device())
         self.caches = CachePool(loaded.caches)
         self._interrupted = threading.Event()
@@ -50,14 +53,20 @@ class ExLlamaModel(Evaluator):
         """Return the caches made when loading; `max_bytes` does not matter, because their memory is allocated."""
         return self.caches
 
+    @property
+    def window_chunk(self) -> int:
+        return self._window_chunk
+
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     def forward(self, tokens: Sequence[int], cache: PooledCache, encoder_output: Any = None, last: int = 1) -> Tensor:
         return self._evaluate(tokens, cache, last, None)
 
-    def forward_interruptible(self, tokens: Sequence[int], cache: PooledCache, encoder_output: Any = None) -> Tensor:
+    def forward_interruptible(
+        self, tokens: Sequence[int], cache: PooledCache, encoder_output: Any = None, last: int = 1
+    ) -> Tensor:
         """Raise Interrupted after the current layer; the length of the cache is then as before."""
-        return self._evaluate(tokens, cache, 1, self._interrupted)
+        return self._evaluate(tokens, cache, last, self._interrupted)
 
     def interrupt(self, requested: bool) -> None:
         if requested:

@@ -14,16 +14,19 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from modules.core.errors import OptionError
+from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Event, Failed, Info, Json, Note, Waiting
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines.engine_protocol import Operations
 from modules.engines.hf.batch import Batch, TokenSequence
 from modules.engines.hf.evaluator import Evaluator, Interrupted
 from modules.engines.hf.generation import Generation
+from modules.engines.hf.loglikelihoods import add_logits
 from modules.engines.hf.sampling.pipeline import NoTokenLeft
 from modules.engines.hf.sampling.vocabulary import Vocabulary
+from modules.engines.loglikelihoods import Window
 from modules.engines.repetition import max_cached_tokens
+from modules.engines.target_scores import TargetScores
 from modules.system import cpu_memory
 
 PREFILL_CHUNK_WHILE_DECODING = 96
@@ -34,6 +37,11 @@ PREFIX_CACHE_BYTES = 2 << 30
 """Upper limit of the memory for caches of ended answers."""
 
 _NO_GUIDANCE = {"en": "1, unless the model is loaded with cfg-cache", "zh": "1（除非加载模型时勾选“CFG缓存”）"}
+
+_NO_LOGLIKELIHOODS = {
+    "en": "An encoder-decoder model has no log-likelihoods of a text: its answer is a text of its own.",
+    "zh": "编码器-解码器模型无法计算文本的对数似然：其回答是另一段文本。",
+}
 
 
 class Engine:
@@ -47,10 +55,11 @@ class Engine:
         self._waiting: deque[Generation] = deque()
         self._prefilling: deque[Generation] = deque()
         self._decoding: list[Generation] = []  # in the order of the batch
+        self._windows = 0  # whose log-likelihoods are being computed, each with a cache
         self._batch = Batch(self.model)
         self._warm_up()
         self.questions = self.model.questions
-        self.operations: Operations = {"forget": self.forget}
+        self.operations: Operations = {"forget": self.forget, "loglikelihoods": self.loglikelihoods}
         self.info = Info(
             context_length=self._context,
             special_tokens=self.model.special_tokens,
@@ -99,8 +108,8 @@ class Engine:
         return [eos[0] if bos is None else bos]
 
     def forget(self) -> None:
-        """Drop the caches of ended answers, unless an answer is in progress."""
-        if self.idle:
+        """Drop the caches of ended answers, unless a cache is in use."""
+        if self.idle and not self._windows:
             self._prefixes.clear()
 
     def cancel(self, call: int) -> None:
@@ -168,10 +177,15 @@ class Engine:
         self._prefixes.clear()
 
     def _admit(self) -> None:
-        while self._waiting and len(self._prefilling) + len(self._decoding) < self._max_batch:
+        while self._waiting and self._has_room:
             generation = self._waiting.popleft()
             self._take_caches(generation)
             self._prefilling.append(generation)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more cache may be used."""
+        return len(self._prefilling) + len(self._decoding) + self._windows < self._max_batch
 
     def _take_caches(self, generation: Generation) -> None:
         model, negative = self.model, generation.negative
@@ -223,13 +237,13 @@ class Engine:
             self._decoding.append(generation)
             self._batch.add(sequence)
 
-    def _evaluate(self, sequence: TokenSequence, chunk: int) -> Tensor | None:
-        """Evaluate the next `chunk` tokens; return the logits after the last, or None if the next step has to retry."""
+    def _evaluate(self, sequence: TokenSequence, chunk: int, last: int = 1) -> Tensor | None:
+        """Evaluate the next `chunk` tokens. Return the logits after the `last`; None if the next step has to retry."""
         begin = sequence.evaluated
         end = min(begin + chunk, len(sequence.tokens))
         try:
             logits = self.model.forward_interruptible(
-                sequence.tokens[begin:end], sequence.cache, sequence.encoder_output
+                sequence.tokens[begin:end], sequence.cache, sequence.encoder_output, last
             )
         except (Interrupted, torch.OutOfMemoryError) as error:
             if not isinstance(error, Interrupted) and not self._prefixes.free_memory():
@@ -239,6 +253,53 @@ class Engine:
             return None
         sequence.evaluated = end
         return logits
+
+    # -- log-likelihoods ------------------------------------------------------------------------------------------
+
+    def loglikelihoods(
+        self, tokens: Sequence[int], first: int, keep: str = "", against: str = ""
+    ) -> Generator[None, None, Json]:
+        """See `engine_protocol.Operations`."""
+        if self.model.is_encoder_decoder:
+            raise Unsupported(_NO_LOGLIKELIHOODS)
+        window = Window(tokens, first, self._context, self.info.vocabulary_size, self.model.vocab_size)
+        with TargetScores(self.model.name, window, self.model.used_tokens, keep, against) as scores:
+            while not self._has_room:
+                yield
+            sequence = self._empty_sequence(window)
+            self._windows += 1
+            try:
+                while not window.complete:
+                    self._score_piece(sequence, scores)
+                    yield
+            finally:
+                self._windows -= 1
+                self._prefixes.store([], self.model.truncate(sequence.cache, 0)[0])
+            return scores.result()
+
+    def _empty_sequence(self, window: Window) -> TokenSequence:
+        cache, _ = self._prefixes.take(window.tokens[:1])
+        return TokenSequence(window.tokens, cache)
+
+    def _score_piece(self, sequence: TokenSequence, scores: TargetScores) -> None:
+        """Evaluate a piece of a window. Raises GenerationFailed."""
+        window = scores.window
+        chunk = self.model.window_chunk
+        if self._decoding or self._prefilling:
+            chunk = min(chunk, PREFILL_CHUNK_WHILE_DECODING)
+        if self.model.computes_all_logits:
+            chunk = min(chunk, window.max_rows)
+        if self._prefill_at_once:
+            sequence.cache, sequence.evaluated = self.model.truncate(sequence.cache, 0)
+            chunk = len(window.tokens)
+        tokens, targets = window.next_piece(sequence.evaluated, chunk)
+        try:
+            logits = self._evaluate(sequence, len(tokens), max(targets, 1))
+            if logits is not None and targets:
+                add_logits(scores, logits)
+        except (RuntimeError, MemoryError) as error:
+            traceback.print_exception(error)
+            raise GenerationFailed(self.model.name, f"{type(error).__name__}: {error}") from error
 
     # -- decode ---------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,8 @@ class Evaluator(TextTokenizer, ABC):
     """Tokens that end an answer."""
     vocab_size: int
     """Number of logits, which may exceed the number of tokens of the tokenizer."""
+    computes_all_logits = False
+    """Whether a forward pass that is asked for more than the last logits computes those of all its tokens."""
     prefill_chunk = PREFILL_CHUNK
     """Tokens of a prompt that one forward pass evaluates."""
     can_batch = False
@@ -75,7 +77,9 @@ class Evaluator(TextTokenizer, ABC):
         """Abort calls of `forward_interruptible` from now on, until called with False. Any thread may call it."""
 
     @abstractmethod
-    def forward_interruptible(self, tokens: Sequence[int], cache: Any, encoder_output: Any = None) -> Tensor:
+    def forward_interruptible(
+        self, tokens: Sequence[int], cache: Any, encoder_output: Any = None, last: int = 1
+    ) -> Tensor:
         """Do as `forward` for many tokens. Raises Interrupted after `interrupt`."""
 
     @abstractmethod
@@ -93,6 +97,16 @@ class Evaluator(TextTokenizer, ABC):
     def must_prefill_at_once(self, _cache: Any) -> bool:
         """Return whether several tokens in one pass are evaluated correctly only into an empty cache."""
         return False
+
+    @property
+    def window_chunk(self) -> int:
+        """Tokens of a text that one forward pass evaluates for their log-likelihoods."""
+        return self.prefill_chunk
+
+    @property
+    def used_tokens(self) -> int:
+        """The number of tokens without the padding of the vocabulary."""
+        return min(self.vocabulary_size, self.vocab_size)
 
     # -- models that batch, encoder-decoder models ------------------------------------------------------------------
 

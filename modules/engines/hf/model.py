@@ -34,6 +34,7 @@ class Model(Evaluator):
             self.prefill_chunk = PREFILL_CHUNK_8BIT
         parameters = inspect.signature(self.module.forward).parameters
         self._accepted = {name for name in _OPTIONAL_ARGUMENTS if name in parameters}
+        self.computes_all_logits = "logits_to_keep" not in self._accepted
         self.can_batch = "attention_mask" in self._accepted and not is_encoder_decoder
         self._cache_argument = "past_key_values" if "past_key_values" in parameters else "cache_params"
         self.config = self.module.config.get_text_config(decoder=True)
@@ -64,11 +65,13 @@ class Model(Evaluator):
     def interrupt(self, requested: bool) -> None:
         self._interrupt_requested = requested
 
-    def forward_interruptible(self, tokens: Sequence[int], cache: Any, encoder_output: Any = None) -> Tensor:
+    def forward_interruptible(
+        self, tokens: Sequence[int], cache: Any, encoder_output: Any = None, last: int = 1
+    ) -> Tensor:
         """Abort after the layer being computed; the layers of the cache then hold different numbers of tokens."""
         self._is_interruptible = True
         try:
-            return self.forward(tokens, cache, encoder_output)
+            return self.forward(tokens, cache, encoder_output, last)
         finally:
             self._is_interruptible = False
 

@@ -51,6 +51,10 @@ class LlamaModel(Evaluator):
         self._sequences, self._attention_sink_size = sequences, attention_sink_size
         self._batch = Batch(model.n_batch)
 
+    @property
+    def used_tokens(self) -> int:
+        return min(self.vocabulary_size, self.model.vocabulary.used_size)
+
     def new_prefix_store(self, max_bytes: int) -> SlotPrefixCache:
         self.prefix_cache = SlotPrefixCache(KVCache(self.model, self._sequences, self._attention_sink_size, max_bytes))
         return self.prefix_cache
@@ -60,8 +64,10 @@ class LlamaModel(Evaluator):
     def forward(self, tokens: Sequence[int], cache: AcquiredSlot, encoder_output: Any = None, last: int = 1) -> Tensor:
         return self._evaluate(tokens, cache.slot, last, interruptible=False)
 
-    def forward_interruptible(self, tokens: Sequence[int], cache: AcquiredSlot, encoder_output: Any = None) -> Tensor:
-        return self._evaluate(tokens, cache.slot, 1, interruptible=True)
+    def forward_interruptible(
+        self, tokens: Sequence[int], cache: AcquiredSlot, encoder_output: Any = None, last: int = 1
+    ) -> Tensor:
+        return self._evaluate(tokens, cache.slot, last, interruptible=True)
 
     def interrupt(self, requested: bool) -> None:
         if requested:

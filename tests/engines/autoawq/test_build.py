@@ -24,6 +24,7 @@ from tests.engines.hf.test_lora import TOGETHER, WEIGHTED, apply_loras, fingerpr
 from tests.support.answers import answer, ask, assert_next_tokens_of_a_generation, forget
 from tests.support.hf_folder import write_safetensors
 from tests.support.linked_folder import linked_folder
+from tests.support.log_likelihoods import evaluate
 from tests.support.pickled_weights import pickle_program, pickle_weights
 from tests.support.quantized_folders import plain, quantized_folder, read_safetensors
 from tests.support.quantized_packing import Tensors
@@ -74,6 +75,12 @@ def floats(reloadable: WorkerProcess, shallow: Path) -> WorkerProcess:
 def test_answers_are_those_of_the_dequantized_weights(awq: WorkerProcess, floats: WorkerProcess) -> None:
     for prompt in (FRANCE, "1, 2, 3, 4, 5,"):
         check_same_answer(awq, floats, prompt, tokens=5)
+
+
+def test_log_likelihoods_are_those_of_the_dequantized_weights(awq: WorkerProcess, floats: WorkerProcess) -> None:
+    tokens = ask(awq, "encode", text=FRANCE * 30)
+    ours, theirs = (np.array(evaluate(worker, tokens, 20).logprobs) for worker in (awq, floats))
+    assert np.abs(ours - theirs).max() < 2 * OUR_ERROR  # also of unlikely tokens
 
 
 def check_same_answer(awq: WorkerProcess, floats: WorkerProcess, prompt: str, tokens: int) -> None:

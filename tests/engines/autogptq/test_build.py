@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from modules.core.lora_errors import LoraRefused
@@ -20,8 +21,10 @@ from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
 from tests.engines.hf.test_lora import ALONE, BEGINNINGS, WEIGHTED, apply_loras, fingerprint, learned
 from tests.support import autogptq_probe, gptq_tiny
-from tests.support.answers import Answer, answer, assert_next_tokens_of_a_generation, forget, together
+from tests.support.answers import Answer, answer, ask, assert_next_tokens_of_a_generation, forget, together
+from tests.support.hf_logits import logits_of
 from tests.support.hf_reference import TOP, transformers_answers
+from tests.support.log_likelihoods import evaluate, expected_logprobs
 from tests.support.peft_together import peft_answers
 from tests.support.quantized_folders import plain, quantized_folder
 from tests.support.worker_pool import worker_with
@@ -100,6 +103,13 @@ def test_answers_are_those_of_the_dequantized_weights(process: WorkerProcess, sh
             assert likely_tokens_agree(actual, logprobs), (prompt, ours.text, theirs["text"])
             if logprobs[0] - logprobs[1] < TOLERANCE:
                 break
+
+
+def test_log_likelihoods_are_those_of_the_dequantized_weights(gptq: WorkerProcess, shallow_folder: Path) -> None:
+    tokens = ask(gptq, "encode", text=TALE * 12)
+    reference = logits_of(tokens, {"plain": plain(quantized_folder(shallow_folder, "gptq"))}, {})["plain"]
+    errors = np.array(evaluate(gptq, tokens, 20).logprobs) - expected_logprobs(reference, tokens, 20)
+    assert np.abs(errors).max() < 2 * TOLERANCE  # also of unlikely tokens
 
 
 def test_the_candidates_for_the_next_token_are_those_of_a_generation(gptq: WorkerProcess) -> None:

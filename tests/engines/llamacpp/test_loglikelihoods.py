@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from modules.core.errors import OptionError
 from modules.core.worker_errors import PromptTooLong, ReferenceUnusable
-from modules.engines.loglikelihoods import Loglikelihoods
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA
 from tests.support.answers import answer, ask, forget
 from tests.support.llama_library import run_checked
 from tests.support.llama_requests import LONG, N_CTX, THREADS, chat, describe_cache
+from tests.support.log_likelihoods import evaluate
 from tests.support.worker_pool import WorkerPool
 
 ROUNDING = 1e-4
-
-
-def evaluate(worker: WorkerProcess, tokens: Sequence[int], first: int = 1, **files: object) -> Loglikelihoods:
-    names = {name: str(path) for name, path in files.items()}
-    return Loglikelihoods.from_json(ask(worker, "loglikelihoods", tokens=list(tokens), first=first, **names))
 
 
 @pytest.fixture(scope="module")

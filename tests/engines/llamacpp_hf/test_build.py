@@ -26,6 +26,7 @@ from tests.conftest import LLAMA
 from tests.engines.hf.sampling.test_grammar import SHAPES
 from tests.support.answers import Answer, Crowd, answer, ask, forget, parameters
 from tests.support.llama_library import installed_build, reference_answers
+from tests.support.log_likelihoods import evaluate, expected_logprobs
 from tests.support.shallow_gguf import shallow_gguf
 from tests.support.tiny_model import CONTEXT
 from tests.support.worker_pool import Pooled, WorkerPool
@@ -112,6 +113,24 @@ def test_logits_do_not_depend_on_the_batch_size(model: Path, workers: WorkerPool
         assert np.abs(in_batches - np.array(reference["logits"])).max() < 1e-4
         reply = answer(pooled.worker, FRANCE, max_new_tokens=1)
         assert reference["text"].startswith(reply.text)
+
+
+def test_log_likelihoods_are_those_of_the_loader_llama_cpp_and_conversations_stay(
+    hf: WorkerProcess, llama: WorkerProcess, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    tokens = ask(hf, "encode", text=FRANCE)
+    ours = np.array(evaluate(hf, tokens, 2).logprobs)
+    assert np.abs(ours - expected_logprobs(np.array(reference["logits"]), tokens, 2)).max() < 1e-4
+    forget(hf)
+    conversation = f"{STORY} {CODE}" * 5
+    answer(hf, conversation, max_new_tokens=1)
+    window = ask(hf, "encode", text=STORY * 40)
+    theirs = evaluate(llama, window, 50, keep=tmp_path / "kept")
+    compared = evaluate(hf, window, 50, against=tmp_path / "kept")
+    assert compared.logprobs == pytest.approx(theirs.logprobs, abs=1e-2)  # flash attention, and other batches
+    assert max(compared.kl) < 1e-4
+    done = answer(hf, conversation, max_new_tokens=1).done
+    assert done.cached_tokens == done.prompt_tokens - 1
 
 
 def test_the_greedy_answer_is_that_of_the_llama_class(plain: WorkerProcess, reference: dict[str, Any]) -> None:
