@@ -69,14 +69,13 @@ class HfEmbedding(EmbeddingEngine):
         self._pad = tokenizer.tokenizer.pad_token_id or 0
         if getattr(module.config, "pad_token_id", None) is None:  # decoders that rank find the end of a text by it
             module.config.pad_token_id = self._pad
-        self._padded = int(module.config.max_position_embeddings) if _has_positions_after_padding(module) else 0
         self.longest = self._longest()
         self.questions = tokenizer.questions
         self.prompts, self.default_prompt = steps.prompts, steps.default_prompt
 
     def _longest(self) -> int:
         """Return the tokens of a text at most: by the model's positions, its tokenizer and sentence-transformers."""
-        positions = self._config.max_context - (self._pad + 1 if self._padded else 0)
+        positions = self._config.max_context - (self._pad + 1 if _counts_from_padding(self._module) else 0)
         stated = (self._tokenizer.tokenizer.model_max_length, self._steps.longest)
         return int(min([positions, *(limit for limit in stated if 0 < limit < 1 << 20)]))
 
@@ -89,7 +88,7 @@ class HfEmbedding(EmbeddingEngine):
             special_tokens=self._tokenizer.special_tokens,
             memory=cpu_memory.resident_memory(),
             notes=notes,
-            vocabulary_size=min(self._tokenizer.vocabulary_size, int(self._module.config.vocab_size)),
+            vocabulary_size=min(self._tokenizer.vocabulary_size, int(self._module.config.get_text_config().vocab_size)),
             task=self._config.task,
             dimensions=width if self._config.task == EMBED else 0,
             may_shorten=self._config.is_matryoshka or may_be_shortened(self.name),
@@ -143,9 +142,9 @@ def _padded_size(texts: Sequence[Encoded]) -> int:
     return len(texts) * max(len(text.tokens) for text in texts)
 
 
-def _has_positions_after_padding(module: Any) -> bool:
+def _counts_from_padding(module: Any) -> bool:
     """Whether positions are counted from the padding token's number on, as RoBERTa's are."""
-    return "roberta" in str(module.config.model_type)
+    return str(module.config.model_type).endswith(("roberta", "camembert", "mpnet"))
 
 
 def _pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modules.core.embedding_errors import InputTooLong
 from tests.conftest import TRANSFORMERS
 from tests.engines.llamacpp.test_embedding import vectors
 from tests.support.forked import forked
@@ -97,3 +98,23 @@ def test_a_query_and_a_document_are_told_apart_by_token_types(
     expected = forked(_scores, folder, "paris", TEXTS)
     with workers.lease(folder, TRANSFORMERS) as pooled:
         assert np.allclose(pooled.worker.call("rank", query="paris", documents=TEXTS)["scores"], expected, atol=1e-4)
+
+
+def _write_roberta(folder: Path) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(5)
+    size = {"hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.XLMRobertaConfig(vocab_size=71, max_position_embeddings=34, pad_token_id=1, **size)
+    transformers.XLMRobertaModel(config).save_pretrained(folder)
+
+
+def test_positions_that_follow_the_padding_are_not_all_for_tokens(folder: Path, workers: WorkerPool) -> None:
+    forked(_write_roberta, folder)
+    change(folder / "tokenizer_config.json", pad_token="[UNK]", unk_token="[PAD]")  # the padding has the number 1
+    with workers.lease(folder, TRANSFORMERS) as pooled:
+        assert pooled.info.context_length == 32
+        assert len(vectors(pooled.worker.call("embed", inputs=["the " * 30, "dog"]))) == 2
+        with pytest.raises(InputTooLong):
+            pooled.worker.call("embed", inputs=["the " * 31])
