@@ -19,20 +19,25 @@ from modules.core.training_errors import TrainerDied
 from modules.runtime.worker_process import TAIL_LINES, child_environment
 from modules.system import child_process
 
+PROGRAM = "modules.trainer"
+
 log = logging.getLogger("worker")
 
 
 class TrainingProcess:
-    """A process that trains the run in `folder`, with the packages in `overlay`. Any thread may stop or kill it."""
+    """A process that trains the run in `folder`, with the packages in `overlay`. Any thread may stop or kill it.
 
-    def __init__(self, folder: Path, overlay: Path | None) -> None:
+    `program` is the module that it runs.
+    """
+
+    def __init__(self, folder: Path, overlay: Path | None, program: str = PROGRAM) -> None:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         environment = child_environment(overlay, binds_threads=False) | {
             "HF_HUB_OFFLINE": "1",
             "PYTHONWARNINGS": "ignore",  # of no use to a user, who gets the last lines if the process dies
         }
         self._child = child_process.start(
-            [sys.executable, "-m", "modules.trainer", str(folder)],
+            [sys.executable, "-m", program, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -131,7 +131,7 @@ class RunFolder:
             saved.pop("error", None)
             best = saved.pop("best", None)
             view = RunView(facts, **saved, error=error, best=tuple(best) if best else None)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             view = RunView(facts, "interrupted")
         view = with_log(view, self.log())
         if view.state not in ENDED and not self._is_locked():

@@ -25,7 +25,7 @@ from modules.engines.training.job import CHECKPOINTS, RESULT
 from modules.engines.training.samples import Sample, samples_hash
 from modules.options.option import Value, nearest
 from modules.system.atomic_write import replace_file
-from modules.training.process import TrainingProcess
+from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.publish import publish
 from modules.training.run import ENDED, TRAIN, VALIDATION, RunFacts, RunFolder, RunView, with_entry
 from modules.training.start import check_unchanged, disk_problem, fingerprint, overlay_for, write_job
@@ -52,10 +52,13 @@ class RunRequest:
 
 
 class TrainingRuns:
-    """The runs in `folder`; their LoRAs are put into the folder `loras`. Any thread may call."""
+    """The runs in `folder`; their LoRAs are put into the folder `loras`. Any thread may call.
 
-    def __init__(self, folder: Path, loras: Path) -> None:
-        self.folder, self._loras = folder, loras
+    `program` is the module that trains a run, in a process of its own.
+    """
+
+    def __init__(self, folder: Path, loras: Path, program: str = PROGRAM) -> None:
+        self.folder, self._loras, self._program = folder, loras, program
         self._lock = threading.RLock()
         self._queue: list[str] = []
         self._locks: dict[str, int] = {}  # of the folders of runs that are queued or running
@@ -256,7 +259,9 @@ class TrainingRuns:
             facts = self._live[name].run
             with self._lock:
                 if not self._closed and self._ending.get(name) != DISCARDED:
-                    process = self._process = TrainingProcess(self.folder / name, overlay_for(facts.format))
+                    process = self._process = TrainingProcess(
+                        self.folder / name, overlay_for(facts.format), self._program
+                    )
                     if name in self._ending:
                         process.stop()
             if process is not None:

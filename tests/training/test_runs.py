@@ -1,0 +1,220 @@
+"""Training runs: the queue, their states on disk, stop, resume and delete, with a stand-in for the training process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.catalog.record import ModelRecord
+from modules.core.training_errors import AdapterExists, NotResumable, RunBusy, RunNotFound, TrainerDied, TrainingFailed
+from modules.engines.training.job import CHECKPOINTS, WHOLE
+from modules.engines.training.samples import Sample
+from modules.training.parameters import parse_parameters
+from modules.training.run import RunView
+from modules.training.runs import RunRequest, TrainingRuns
+from tests.support.echo_trainer import UPDATES
+
+SECONDS = 20
+SAMPLES = [Sample(row, (("Question?", False), (" Answer.", True)), eos=True) for row in range(1, 6)]
+
+Start = Callable[..., str]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[TrainingRuns]:
+    made = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(runs: TrainingRuns, tmp_path: Path) -> Start:
+    """Start a run with a LoRA of that name, for a model whose name controls the stand-in."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+
+    def begin(lora: str, model_name: str = "model", **parameters: Any) -> str:
+        return runs.start(request(model, lora, model_name, **parameters))
+
+    return begin
+
+
+def request(model: Path, lora: str, model_name: str = "model", **parameters: Any) -> RunRequest:
+    record = ModelRecord(model_name, model, "safetensors", 1)
+    return RunRequest(record, {}, parse_parameters({"lora_name": lora, **parameters}), SAMPLES)
+
+
+def reach(runs: TrainingRuns, name: str, update: int) -> None:
+    until = time.monotonic() + SECONDS
+    while runs.view(name).update < update:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_run_trains_and_puts_its_lora_into_the_folder(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
+    name = start("海 cat")
+    view = runs.wait(name, SECONDS)
+    assert (view.state, view.error, view.update, view.adapter) == ("finished", None, UPDATES, "海 cat")
+    lora = tmp_path / "loras" / "海 cat"
+    files = {"adapter_model.safetensors", "log.jsonl", "training_log.json", "training_parameters.json"}
+    assert {path.name for path in lora.iterdir()} == files | {"training_prompt.json"}
+    assert json.loads((lora / "training_parameters.json").read_text())["lora_rank"] == 32
+    assert [entry["update"] for entry in runs.log(name)] == list(range(1, UPDATES + 1))
+    assert view.loss == 10 - UPDATES and view.memory == 1000 + UPDATES
+    assert not (tmp_path / "runs" / name / CHECKPOINTS).exists()
+
+
+def test_runs_wait_for_each_other_in_order(runs: TrainingRuns, start: Start) -> None:
+    first, second, third = start("a", "slow"), start("b"), start("c")
+    assert [runs.view(name).position for name in (second, third)] == [1, 2]
+    ended = [runs.wait(name, SECONDS) for name in (first, second, third)]
+    assert [view.state for view in ended] == ["finished"] * 3
+    assert ended[0].ended <= ended[1].started and ended[1].ended <= ended[2].started
+    assert [view.name for view in runs.snapshot()] == ["c", "b", "a"]
+
+
+def test_a_stopped_run_has_a_lora_and_goes_on_from_its_last_checkpoint(runs: TrainingRuns, start: Start) -> None:
+    name = start("a", "slow")
+    reach(runs, name, 4)
+    runs.stop(name)
+    stopped = runs.wait(name, SECONDS)
+    assert (stopped.state, stopped.reason, stopped.adapter, stopped.resumable) == ("stopped", "stopped", "a", True)
+    assert 4 <= stopped.update < UPDATES
+    runs.resume(name)
+    finished = runs.wait(name, SECONDS)
+    assert (finished.state, finished.update) == ("finished", UPDATES)
+
+
+def test_a_discarded_run_leaves_no_lora_and_no_checkpoints(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
+    name = start("a", "slow")
+    reach(runs, name, 4)
+    began = time.monotonic()
+    runs.discard(name)
+    assert runs.wait(name, SECONDS).state == "discarded"
+    assert time.monotonic() - began < 1
+    assert not (tmp_path / "loras" / "a").exists() and not (tmp_path / "runs" / name / CHECKPOINTS).exists()
+    with pytest.raises(NotResumable):
+        runs.resume(name)
+
+
+def test_a_process_that_dies_is_named_and_the_run_can_be_resumed(runs: TrainingRuns, start: Start) -> None:
+    name = start("a", "die")
+    view = runs.wait(name, SECONDS)
+    assert (view.state, view.resumable, view.update) == ("failed", True, 5)
+    assert isinstance(view.error, TrainerDied) and "SIGKILL" in str(view.error)
+    runs.resume(name)
+    assert runs.wait(name, SECONDS).state == "finished"
+
+
+def test_a_failed_run_says_why_and_the_next_one_trains(runs: TrainingRuns, start: Start) -> None:
+    failing, following = start("a", "fail"), start("b", "junk")
+    view = runs.wait(failing, SECONDS)
+    assert view.state == "failed" and isinstance(view.error, TrainingFailed) and "as told" in str(view.error)
+    assert runs.wait(following, SECONDS).state == "finished"
+
+
+def test_runs_of_a_server_that_has_ended_are_interrupted(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
+    running, queued = start("a", "slow"), start("b")
+    reach(runs, running, 4)
+    runs.close()
+    later = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
+    assert [(view.name, view.state) for view in later.snapshot()] == [("b", "interrupted"), ("a", "interrupted")]
+    later.resume(running)
+    later.resume(queued)
+    assert [later.wait(name, SECONDS).state for name in (running, queued)] == ["finished", "finished"]
+    later.close()
+
+
+def test_a_run_whose_server_was_killed_is_interrupted_with_its_figures(tmp_path: Path, runs: TrainingRuns) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    child = os.fork()
+    if child == 0:
+        other = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
+        other.start(request(model, "a", "slow"))
+        time.sleep(SECONDS)
+        os._exit(1)
+    until = time.monotonic() + SECONDS
+    while not any(view.update >= 3 and view.state == "running" for view in runs.snapshot()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    with pytest.raises(RunBusy):
+        runs.resume("a")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    view = runs.view("a")
+    assert (view.state, view.resumable) == ("interrupted", True) and view.update >= 3 and view.loss is not None
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_resumed(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
+    name = start("a", "die")
+    runs.wait(name, SECONDS)
+    (tmp_path / "runs" / name / CHECKPOINTS / "checkpoint-3" / WHOLE).unlink()
+    assert not runs.view(name).resumable
+
+
+def test_resume_is_refused_if_what_the_checkpoints_are_for_has_changed(
+    runs: TrainingRuns, start: Start, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    name = start("a", "die")
+    runs.wait(name, SECONDS)
+    folder = tmp_path / "runs" / name
+    changes = {
+        "rank": (folder / CHECKPOINTS / "checkpoint-3" / "adapter_config.json", '{"r": 4}'),
+        "data": (folder / "train.jsonl", ""),
+        "base model": (tmp_path / "model" / "config.json", '{"x": 1}'),
+    }
+    for what, (path, text) in changes.items():
+        before = path.read_text()
+        path.write_text(text)
+        with subtests.test(what=what), pytest.raises(NotResumable, match=what):
+            runs.resume(name)
+        path.write_text(before)
+
+
+def test_a_lora_of_that_name_is_replaced_only_if_that_was_asked_for(
+    runs: TrainingRuns, start: Start, tmp_path: Path
+) -> None:
+    lora = tmp_path / "loras" / "a"
+    lora.mkdir(parents=True)
+    (lora / "old").touch()
+    with pytest.raises(AdapterExists):
+        start("a")
+    name = start("a", always_override=True)
+    assert runs.wait(name, SECONDS).state == "finished"
+    assert [path.name for path in lora.parent.iterdir()] == ["a"] and not (lora / "old").exists()
+
+
+def test_a_run_is_deleted_once_it_has_ended_and_its_lora_stays(
+    runs: TrainingRuns, start: Start, tmp_path: Path
+) -> None:
+    name = start("a", "slow")
+    with pytest.raises(RunBusy):
+        runs.delete(name)
+    runs.stop(name)
+    runs.wait(name, SECONDS)
+    runs.delete(name)
+    assert runs.snapshot() == [] and (tmp_path / "loras" / "a").is_dir()
+
+
+def test_names_that_are_no_runs_are_refused(runs: TrainingRuns, subtests: pytest.Subtests) -> None:
+    for name in ("", ".", "..", "../loras", "nothing", "a\0b", "/etc"):
+        with subtests.test(name=ascii(name)), pytest.raises(RunNotFound):
+            runs.view(name)
+
+
+def test_a_damaged_state_counts_as_interrupted(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
+    name = start("a")
+    runs.wait(name, SECONDS)
+    for text in ("", "[]", '{"state": 1, "unknown": 2}'):
+        (tmp_path / "runs" / name / "state.json").write_text(text)
+        view: RunView = runs.view(name)
+        assert view.state == "interrupted" and view.update == UPDATES
