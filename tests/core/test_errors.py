@@ -47,6 +47,7 @@ def example(error_class: type[WebUIError]) -> WebUIError:
         Words: {"en": "why", "zh": "原因"},
         str | Words: {"en": "why", "zh": "原因"},
         Sequence[str]: ["one", "two"],
+        Sequence[tuple[str, int]]: [["one", 7]],
     }
     hints = get_type_hints(error_class)
     fields = {field.name: samples[hints[field.name]] for field in dataclasses.fields(error_class)}
