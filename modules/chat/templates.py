@@ -17,7 +17,7 @@ from modules.chat.features import RenderAll, TemplateFeatures, probe, with_known
 from modules.chat.image_parts import marked_in, probe_images
 from modules.chat.mending import mend
 from modules.chat.message import Message
-from modules.chat.renderer import LimitExceeded, Renderer
+from modules.chat.renderer import LimitExceeded, Renderer, Rendering
 from modules.chat.template_notes import ALPACA_NOTE, adaptations, origin_note
 from modules.chat.template_variables import TemplateVariable, probe_variables
 from modules.core.errors import LANGUAGES, OptionError, Unsupported, WebUIError, Words
@@ -47,6 +47,8 @@ ALPACA_STOPS = ("\n\n### Instruction:", "### Instruction:", "\n\n### Response:",
 _REMEMBERED_TEMPLATES = 32
 _STOPPED_SECONDS = 60.0
 """How long a template that was stopped is refused without another try, which might only have met a busy machine."""
+MOST_VARIANTS = 64
+"""Renderings of one request of `render_all`: together they must keep within the limits of one."""
 _CONTINUED_TEXT_ENDS = "ContinuedTextEndsHere"
 REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 """Keys of messages under which their thoughts may be."""
@@ -162,6 +164,39 @@ class ChatTemplates:
         if continue_last:
             return _continued(messages, rendered, template.model)
         return rendered(messages, generation_prompt)
+
+    def render_all(
+        self,
+        template: ModelTemplate,
+        conversations: Sequence[tuple[Sequence[Message], bool]],
+        template_kwargs: Mapping[str, Json] | None = None,
+    ) -> list[Rendering]:
+        """Render many conversations, each with or without the generation prompt, faster than one by one.
+
+        A rendering that the template refused has an `error`. Raises TemplateStopped or NoDefaultTemplate.
+        """
+        kwargs = dict(template_kwargs or {})
+        source = template.for_tools(kwargs.get("tools"))
+        features, common = self._features(source, template), _common(template) | kwargs
+        variants = [
+            {"messages": _with_aliases(mend(messages, features)), "add_generation_prompt": prompt}
+            for messages, prompt in conversations
+        ]
+        return self._render_variants(source, common, variants, template.model)
+
+    def _render_variants(
+        self, source: str, common: Mapping[str, Json], variants: Sequence[Mapping[str, Json]], model: str
+    ) -> list[Rendering]:
+        """Render all of `variants`, in smaller groups if together they exceed a limit. Raises TemplateStopped."""
+        if len(variants) <= MOST_VARIANTS:
+            try:
+                return self._renderer.render(source, common, variants)
+            except LimitExceeded as error:
+                if len(variants) == 1:
+                    raise TemplateStopped(model, error.limit) from None
+        middle = len(variants) // 2
+        halves = (variants[:middle], variants[middle:])
+        return [text for half in halves for text in self._render_variants(source, common, half, model)]
 
     def _render_images(
         self, source: str, template: ModelTemplate, common: Mapping[str, Json], variables: Mapping[str, Json]

@@ -44,6 +44,7 @@ WebUIError
 ├── NotebookError         a text that does not exist, was changed or is being written: see `notebook/errors.py`
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── TrainingError         a training run that cannot start, failed or cannot go on: see `core/training_errors.py`
+├── DatasetNotFound · FormatNotFound · DatasetError   training data that cannot be used: see `training/dataset/errors.py`
 ├── DownloadError         a failed download: see `hub/errors.py` and `downloads/errors.py`
 └── InternalError         a defect of this program; the log has the traceback
 """

@@ -76,15 +76,15 @@ class Replacement:
     @staticmethod
     def between(old: str, new: str) -> Replacement:
         """Return the shortest replacement that makes `new` of `old`."""
-        start = _common_prefix(old, new)
-        tail = _common_prefix(old[start:][::-1], new[start:][::-1])
+        start = common_prefix(old, new)
+        tail = common_prefix(old[start:][::-1], new[start:][::-1])
         return Replacement(start, len(old) - tail, new[start : len(new) - tail])
 
     def apply(self, old: str) -> str:
         return old[: self.start] + self.text + old[self.end :]
 
 
-def _common_prefix(first: str, second: str) -> int:
+def common_prefix(first: str, second: str) -> int:
     """Return how many characters both begin with."""
     low, high = 0, min(len(first), len(second))
     while low < high:

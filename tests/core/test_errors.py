@@ -28,6 +28,7 @@ from modules.core.errors import (
 from modules.downloads.errors import DownloadNotFound
 from modules.hub.errors import DownloadError
 from modules.notebook.errors import NotebookError
+from modules.training.dataset.errors import DatasetError
 
 
 def error_classes(root: type[WebUIError] = WebUIError) -> Iterator[type[WebUIError]]:
@@ -48,6 +49,7 @@ def example(error_class: type[WebUIError]) -> WebUIError:
         str | Words: {"en": "why", "zh": "原因"},
         Sequence[str]: ["one", "two"],
         Sequence[tuple[str, int]]: [["one", 7]],
+        Sequence[tuple[int, Words]]: [[1, {"en": "why", "zh": "原因"}]],
     }
     hints = get_type_hints(error_class)
     fields = {field.name: samples[hints[field.name]] for field in dataclasses.fields(error_class)}
@@ -109,7 +111,15 @@ def test_every_status_is_an_http_error_status(subtests: pytest.Subtests) -> None
             assert 400 <= error_class.status < 600
 
 
-ELSEWHERE = (CharacterError, ConversationError, DeletionError, DownloadError, NotebookError, lora_errors.LoraError)
+ELSEWHERE = (
+    CharacterError,
+    ConversationError,
+    DatasetError,
+    DeletionError,
+    DownloadError,
+    NotebookError,
+    lora_errors.LoraError,
+)
 
 
 def test_the_docstring_of_the_module_names_every_error(subtests: pytest.Subtests) -> None:

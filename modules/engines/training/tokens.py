@@ -206,15 +206,3 @@ def windows(line_ends: Sequence[bool], limits: Limits) -> Iterator[Span]:
             end = next((last + 1 for last in range(end - 1, earliest - 1, -1) if line_ends[last]), end)
         yield start, end
         start, done = max(end - overlap, 0), end
-
-
-def padded(rows: Sequence[TokenRow], pad: int) -> dict[str, list[list[int]]]:
-    """Return a batch whose rows have one length. What is padding follows from the length, never from a token's id."""
-    longest = max(len(row.tokens) for row in rows)
-    batch: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "attention_mask": []}
-    for row in rows:
-        more = longest - len(row.tokens)
-        batch["input_ids"].append(row.tokens + [pad] * more)
-        batch["labels"].append(row.labels + [IGNORED] * more)
-        batch["attention_mask"].append([1] * len(row.tokens) + [0] * more)
-    return batch

@@ -12,7 +12,6 @@ from modules.engines.training.tokens import (
     OffsetTokenizer,
     Tokenized,
     TokenRow,
-    padded,
     tokenize,
     trained_tokens,
     windows,
@@ -97,13 +96,6 @@ def test_a_window_prefers_to_end_behind_a_line_break() -> None:
     ends = [letter == "\n" for letter in "aaa\naaaaaaaaaaaa"]
     assert list(windows(ends, Limits(6, overlap_len=2, newline_favor_len=2)))[:2] == [(0, 4), (2, 8)]
     assert next(windows(ends, Limits(6, overlap_len=2, newline_favor_len=1))) == (0, 6)
-
-
-def test_padding_is_masked_by_length_even_if_it_is_the_eos_token() -> None:
-    rows = [TokenRow(1, [5, EOS], [True, True]), TokenRow(2, [5], [True])]
-    batch = padded(rows, EOS)
-    assert batch["labels"] == [[5, EOS], [5, IGNORED]]
-    assert batch["attention_mask"] == [[1, 1], [1, 0]]
 
 
 def test_segments_of_one_kind_are_merged() -> None:
