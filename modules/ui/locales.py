@@ -1056,6 +1056,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "waiting": ("排队中，第 {position} 位", "Queued (position {position})"),
     "reading": ("正在处理提示词 {percent}%", "Processing the prompt: {percent}%"),
     "cut": ("已达到“最多新词符数”，可继续生成", "stopped at the token limit; Continue goes on"),
+    # -- Training
+    "training": ("训练", "Training"),
+    "tr_views": ("训练视图", "Views of training"),
+    "tr_train": ("训练 LoRA", "Train LoRA"),
     # -- Notebook
     "notebook": ("笔记本", "Notebook"),
     "nb_text": ("文稿", "Text"),

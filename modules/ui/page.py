@@ -24,6 +24,7 @@ from modules.ui.notebook.tab import NotebookTab
 from modules.ui.parameters.tab import ParametersTab
 from modules.ui.session.tab import SessionTab
 from modules.ui.status_feed import StatusFeed
+from modules.ui.training.tab import TrainingTab
 from modules.ui.widgets.icons import CLOSE, MENU, PARAMETERS
 
 gr = gradio()
@@ -48,6 +49,8 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
                     gr.HTML("<div data-characters></div>", elem_id="tx-characters-root")  # see static/characters.js
                 with gr.Tab(page.tr("notebook"), id="notebook", elem_id="tx-page-notebook"):
                     notebook = NotebookTab(page, visitors)
+                with gr.Tab(page.tr("training"), id="training", elem_id="tx-page-training"):
+                    TrainingTab()
                 with gr.Tab(page.tr("parameters"), id="parameters", elem_id="tx-page-parameters"):
                     gr.HTML(_drawer_head(page), elem_id="tx-drawer-head")
                     chat.build_system_message()

@@ -15,7 +15,7 @@ from modules.core.errors import LANGUAGES
 from modules.ui.locales import KEYS, translator
 
 FOLDER = Path(__file__).with_name("static")
-ENTRY_SCRIPTS = ("shell.js", "chat.js", "characters.js", "notebook.js")
+ENTRY_SCRIPTS = ("shell.js", "chat.js", "characters.js", "notebook.js", "training.js")
 """The scripts that run by themselves. All others are modules that these import."""
 
 _TYPES = {

@@ -7,6 +7,7 @@ const PATHS = {
   chat: "M4 5h16v11H10l-5 4v-4H4z",
   characters: "M12 4a4 4 0 1 0 0 8 4 4 0 0 0 0-8zM4.5 20c.8-4 3.7-6 7.5-6s6.7 2 7.5 6",
   notebook: "M6 4h12v16H6zM4 8h3M4 12h3M4 16h3M10 8h5M10 12h5",
+  training: "M4 4v16h16M7 8c1.5 6 5 8 12 8.5",
   columns: "M4 5h16v14H4zM12 5v14",
   undo: "M9 7L4 12l5 5M4 12h10a6 6 0 0 1 6 6",
   redo: "M15 7l5 5-5 5M20 12H10a6 6 0 0 0-6 6",

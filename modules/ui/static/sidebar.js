@@ -13,6 +13,7 @@ export const DESTINATIONS = [
   { id: "chat", name: tr("chat") },
   { id: "characters", name: tr("characters") },
   { id: "notebook", name: tr("notebook") },
+  { id: "training", name: tr("training") },
   { id: "parameters", name: tr("parameters") },
   { id: "model", name: tr("model") },
   { id: "session", name: tr("session") },
