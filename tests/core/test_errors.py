@@ -26,6 +26,7 @@ from modules.core.errors import (
     Words,
 )
 from modules.downloads.errors import DownloadNotFound
+from modules.evaluation.errors import EvaluationError
 from modules.hub.errors import DownloadError
 from modules.notebook.errors import NotebookError
 from modules.training.dataset.errors import DatasetError
@@ -117,6 +118,7 @@ ELSEWHERE = (
     DatasetError,
     DeletionError,
     DownloadError,
+    EvaluationError,
     NotebookError,
     lora_errors.LoraError,
 )
