@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.app import App
-from modules.cli import first_load, model_menu
+from modules.cli import first_load, model_menu, perplexity
 from modules.config import flags as command_line
 from modules.config.flag_lines import with_flags_file
 from modules.config.flags_file import FlagsFile
@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> int:
         if flags.on("explain"):
             print(json.dumps(explain(app), indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"), flush=True)
             return 1 if isinstance(sys.stdout, SafeStream) and sys.stdout.broken else 0
+        if flags.text("perplexity"):
+            return perplexity.run(app, language)
         start_log(flags.on("verbose"))
         if app.settings.notice is not None:
             log.warning("%s", app.settings.notice[language])
@@ -163,6 +165,7 @@ def serve(app: App, arguments: Sequence[str]) -> None:
         app.overlays.close()
         app.runs.close()
         app.notebook_runs.close()
+        app.evaluations.close()
         app.templates.close()
         app.models.close()
         if not app.flags.on("nowebui"):

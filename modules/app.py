@@ -39,6 +39,10 @@ from modules.core.paths import ROOT
 from modules.core.product import FLAGS_FILE
 from modules.downloads.context import TransferOptions
 from modules.downloads.manager import DownloadManager
+from modules.evaluation.results import EvaluationResults
+from modules.evaluation.runs import EvaluationRuns
+from modules.evaluation.subjects import SubjectLoader
+from modules.evaluation.texts import TextLibrary
 from modules.hub.access_token import AccessToken
 from modules.hub.endpoint_url import is_loopback, parse_endpoints
 from modules.hub.errors import BadToken
@@ -137,6 +141,14 @@ class App:
             self.downloads, self.catalog, self.models, self.planner, self.loading, self.memory
         )
         self.deletion = ModelDeletion(self.catalog, self.model_settings, self.models, self.downloads, self.record)
+        self._make_evaluations(flags)
+
+    def _make_evaluations(self, flags: Flags) -> None:
+        """Make the owners of evaluations and of the texts that they read."""
+        self.texts = TextLibrary(Path(flags.text("dataset_dir") or ROOT / "training" / "datasets"))
+        loader = SubjectLoader(self.models, self.planner, self.loading, self.record, self.memory)
+        results = EvaluationResults(self.logs_folder / "evaluations.csv")
+        self.evaluations = EvaluationRuns(self.texts, loader, results, ROOT / "cache" / "kl")
 
     def _make_conversations(self, flags: Flags) -> None:
         """Make the owners of conversations, texts and characters, and of the runs that write."""
@@ -199,6 +211,7 @@ class App:
         self.downloads.sweep()
         self.deletion.sweep()
         self.loras.catalog.sweep()
+        self.evaluations.sweep()
         self._empty_bins()
 
     def _empty_bins(self) -> None:

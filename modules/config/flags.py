@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from modules.config import legacy_flags
 from modules.core.errors import Words
 from modules.core.product import PRODUCT
+from modules.options.evaluation import BOS, MAX_LENGTH, METHOD, STRIDE, WINDOWS
 from modules.options.load import OPTIONS
 from modules.options.option import FlagParser, Option, Value
 
@@ -255,6 +256,16 @@ _SERVER = (
         {"en": "Folder of the personas (default: users/).", "zh": "存放用户身份的目录（默认 users/）。"},
     ),
     Option(
+        "dataset_dir",
+        "dataset-dir",
+        "",
+        {"en": "Dataset folder", "zh": "数据集目录"},
+        {
+            "en": "Folder of texts and training data (default: training/datasets/).",
+            "zh": "存放文本与训练数据的目录（默认 training/datasets/）。",
+        },
+    ),
+    Option(
         "template_dir",
         "template-dir",
         "",
@@ -310,6 +321,29 @@ _SERVER = (
             "en": "Print the value and source of every option and the exact backend calls as JSON, without loading.",
             "zh": "以 JSON 输出每个选项的取值、来源和确切的后端调用，不加载模型。",
         },
+    ),
+    Option(
+        "perplexity",
+        "perplexity",
+        "",
+        {"en": "Perplexity", "zh": "困惑度"},
+        {
+            "en": "Evaluate the model of --model on this text, a file or a name in training/datasets, and exit.",
+            "zh": "用此文本（文件，或 training/datasets 中的名称）评估 --model 所指模型的困惑度，然后退出。",
+        },
+        example="text.txt",
+    ),
+    METHOD,
+    STRIDE,
+    MAX_LENGTH,
+    WINDOWS,
+    BOS,
+    Option(
+        "json",
+        "json",
+        False,
+        {"en": "JSON", "zh": "JSON"},
+        {"en": "Print the result as one JSON object.", "zh": "以一个 JSON 对象输出结果。"},
     ),
     Option(
         "install",

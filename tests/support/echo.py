@@ -2,8 +2,8 @@
 
 Paths: `fail` and `refuse` raise errors for the user, `boom` an unexpected one; `abort`, `segv` and `kill` end the
 process, `exit` calls sys.exit; `slow` loads for ten seconds and `brief` for one, both with progress; `late <ms>` loads
-and ends the process after that time; `refuse_cores` fails to bind its threads; `big` allocates 64 MiB; `sees` reads
-pictures, of which it echoes the marks. Any other path loads at once.
+and ends the process after that time; `bos` puts BOS before texts; `refuse_cores` fails to bind its threads; `big`
+allocates 64 MiB; `sees` reads pictures, of which it echoes the marks. Any other path loads at once.
 
 A prompt is a list of words that are executed in order: see `Echo.generate`.
 """
@@ -28,6 +28,8 @@ from modules.engines.engine_protocol import Report
 from modules.engines.loglikelihoods import Loglikelihoods, Window
 from modules.engines.time_limit import time_limit
 from modules.options.option import Value
+
+BOS = 0
 
 
 class Refusal(Unsupported):
@@ -61,7 +63,22 @@ class Echo:
             "loglikelihoods": self._loglikelihoods,
         }
         self._released = threading.Event()
-        self.questions = {"count": self._count, "release": self._release}
+        self._bos = [BOS] if word == "bos" else []
+        self.questions = {
+            "count": self._count,
+            "release": self._release,
+            "encode": self._encode,
+            "decode": lambda tokens: " ".join(map(str, tokens)),
+            "pieces": self._pieces,
+        }
+
+    def _encode(self, text: str, add_special: bool = True) -> list[int]:
+        """Return a token for each word: a digit is its own, any other word is BOS."""
+        return [*(self._bos if add_special else []), *(int(word) if word.isdigit() else BOS for word in text.split())]
+
+    def _pieces(self, text: str, add_special: bool = True) -> list[list[Json]]:
+        """Return the tokens of `text`, of two bytes each."""
+        return [[token, f"{token} ", f"{token} ".encode().hex(), False] for token in self._encode(text, add_special)]
 
     def _count(self, text: str) -> int:
         return len(self._words_of(text))

@@ -1,0 +1,23 @@
+"""An application whose llama.cpp is the test engine: the log-probability of a token is its number, negated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from tests.support.echo_models import use_echo
+
+
+@pytest.fixture
+def echo_app(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
+    """Its models are good.gguf, and two that put BOS before texts or load slowly; its texts "digits" and "short"."""
+    use_echo(monkeypatch, tmp_path / "models", "good.gguf", "bos model.gguf", "brief model.gguf")
+    folder = tmp_path / "datasets"
+    folder.mkdir()
+    (folder / "digits.txt").write_text("1 2 3 4 5 6 " * 20)
+    (folder / "short.txt").write_text("1")
+    app = make_app("--dataset-dir", str(folder))
+    return app
