@@ -1167,6 +1167,14 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "nb_needs_model": ("需要先加载模型。", "Load a model first."),
     "nb_unsupported": ("当前加载器不支持此功能。", "The loader of this model cannot do this."),
     "nb_empty": ("文稿是空的。", "The text is empty."),
+    # -- charts; see charts.py
+    "chart_empty": ("还没有数据。", "No data yet."),
+    "chart_figures": ("数值表", "Figures"),
+    "chart_log": ("纵轴为对数刻度", "Logarithmic vertical axis"),
+    "chart_missing": ("{count} 个值无法绘制", "{count} values cannot be drawn"),
+    "chart_mean": ("均值", "Mean"),
+    "chart_low": ("95 % 区间下限", "Lower end (95 %)"),
+    "chart_high": ("95 % 区间上限", "Upper end (95 %)"),
 }
 
 KEYS = frozenset(_TEXTS)
