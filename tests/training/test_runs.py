@@ -199,6 +199,7 @@ def test_a_run_is_deleted_once_it_has_ended_and_its_lora_stays(
     name = start("a", "slow")
     with pytest.raises(RunBusy):
         runs.delete(name)
+    reach(runs, name, 1)
     runs.stop(name)
     runs.wait(name, SECONDS)
     runs.delete(name)
