@@ -186,9 +186,12 @@ def serve_reference(request: Json) -> None:
     import llama_cpp.llama_cpp as native
 
     native.llama_backend_init()
-    model = native.llama_model_load_from_file(
-        request["calls"]["llama_model_load_from_file"]["path_model"].encode(), native.llama_model_default_params()
-    )
+    arguments = request["calls"]["llama_model_load_from_file"]
+    model_params = native.llama_model_default_params()
+    for name in ("n_gpu_layers", "use_extra_bufts"):
+        if name in arguments:
+            setattr(model_params, name, arguments[name])
+    model = native.llama_model_load_from_file(arguments["path_model"].encode(), model_params)
     params = native.llama_context_default_params()
     ours = request["calls"]["llama_init_from_model"]
     for name in ("n_threads", "n_threads_batch", "n_ubatch", "flash_attn_type"):
