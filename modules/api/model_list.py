@@ -55,5 +55,12 @@ def _model_object(record: ModelRecord, resident: Resident | None) -> Json:
         "loaded": resident is not None and resident.state == "ready",
         "status": model_status(resident),
         "context_length": (resident.context_length if resident else 0) or record.context_length or None,
-        "input_modalities": ["text", "image"] if resident and resident.images else ["text"],
+        "input_modalities": ["text", "image"] if _reads_images(record, resident) else ["text"],
     }
+
+
+def _reads_images(record: ModelRecord, resident: Resident | None) -> bool:
+    """Whether a model reads pictures: as it is loaded, else whether it has a vision part beside it."""
+    if resident is not None and resident.state == "ready":
+        return resident.images
+    return bool(record.defaults.get("mmproj"))
