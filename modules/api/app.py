@@ -19,6 +19,7 @@ from modules.api.routes import (
     anthropic,
     downloads,
     embeddings,
+    evaluations,
     infill,
     inspection,
     loras,
@@ -44,6 +45,7 @@ def mount_api(server: FastAPI, app: App) -> None:
     api.include_router(models.routes(state))
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))
+    api.include_router(evaluations.routes(app))
     errors.register_handlers(api)
     server.mount("/v1", _guarded(api, app))
     server.include_router(server_info.health_routes(app))
