@@ -72,6 +72,11 @@ from modules.system.guess_limiter import GuessLimiter
 from modules.system.leftovers import sweep
 from modules.system.listener import listening_socket
 from modules.system.restart import Restart
+from modules.training.dataset.files import Datasets
+from modules.training.dataset.formats import DataFormats
+from modules.training.dataset.prepare import TrainingData
+from modules.training.runs import TrainingRuns
+from modules.training.service import Training
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +147,7 @@ class App:
         )
         self.deletion = ModelDeletion(self.catalog, self.model_settings, self.models, self.downloads, self.record)
         self._make_evaluations(flags)
+        self._make_training(flags)
 
     def _make_evaluations(self, flags: Flags) -> None:
         """Make the owners of evaluations and of the texts that they read."""
@@ -149,6 +155,17 @@ class App:
         loader = SubjectLoader(self.models, self.planner, self.loading, self.record, self.memory)
         results = EvaluationResults(self.logs_folder / "evaluations.csv")
         self.evaluations = EvaluationRuns(self.texts, loader, results, ROOT / "cache" / "kl")
+
+    def _make_training(self, flags: Flags) -> None:
+        """Make the owners of training data and of training runs."""
+        data = TrainingData(
+            Datasets(Path(flags.text("dataset_dir") or ROOT / "training" / "datasets")),
+            DataFormats(ROOT / "training" / "formats"),
+            self.templates,
+            self.instruction_templates,
+        )
+        runs = TrainingRuns(Path(flags.text("run_dir") or ROOT / "training" / "runs"), self.loras.catalog.folder)
+        self.training = Training(runs, data, self.record, self.planner, self.loras, self.memory)
 
     def _make_conversations(self, flags: Flags) -> None:
         """Make the owners of conversations, texts and characters, and of the runs that write."""
@@ -212,6 +229,7 @@ class App:
         self.deletion.sweep()
         self.loras.catalog.sweep()
         self.evaluations.sweep()
+        self.training.runs.sweep()
         self._empty_bins()
 
     def _empty_bins(self) -> None:

@@ -170,7 +170,7 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
     def make(*arguments: str) -> App:
         names = {"model": "models", "logs": "logs", "character": "characters", "persona": "users"}
-        names |= {"template": "instruction-templates"}
+        names |= {"run": "runs", "template": "instruction-templates"}
         folders = [part for flag, name in names.items() for part in (f"--{flag}-dir", str(tmp_path / name))]
         defaults = (*folders, "--settings", str(tmp_path / "settings.yaml"))
         apps.append(App(flags.parse([*defaults, *arguments])))
@@ -180,6 +180,7 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     for app in apps:
         app.downloads.close()
         app.overlays.close()
+        app.training.runs.close()
         app.models.close()
 
 

@@ -28,6 +28,7 @@ from modules.api.routes import (
     openai_responses,
     router,
     server_info,
+    training,
 )
 from modules.api.state import ApiState
 from modules.app import App
@@ -46,6 +47,7 @@ def mount_api(server: FastAPI, app: App) -> None:
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))
     api.include_router(evaluations.routes(app))
+    api.include_router(training.routes(app))
     errors.register_handlers(api)
     server.mount("/v1", _guarded(api, app))
     server.include_router(server_info.health_routes(app))

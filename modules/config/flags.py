@@ -266,6 +266,16 @@ _SERVER = (
         },
     ),
     Option(
+        "run_dir",
+        "run-dir",
+        "",
+        {"en": "Folder of training runs", "zh": "训练目录"},
+        {
+            "en": "Folder of training runs and their checkpoints (default: training/runs/).",
+            "zh": "存放训练及其检查点的目录（默认 training/runs/）。",
+        },
+    ),
+    Option(
         "template_dir",
         "template-dir",
         "",
@@ -332,6 +342,17 @@ _SERVER = (
             "zh": "用此文本（文件，或 training/datasets 中的名称）评估 --model 所指模型的困惑度，然后退出。",
         },
         example="text.txt",
+    ),
+    Option(
+        "train",
+        "train",
+        "",
+        {"en": "Train", "zh": "训练"},
+        {
+            "en": "Train a LoRA with the parameters in this YAML file, or go on with the run of that name, and exit.",
+            "zh": "用此 YAML 文件中的参数训练 LoRA，或继续该名称的训练，然后退出。",
+        },
+        example="run.yaml",
     ),
     METHOD,
     STRIDE,

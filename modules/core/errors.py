@@ -45,7 +45,7 @@ WebUIError
 ├── EvaluationError       a text, a result or a comparison that is not to be had: see `evaluation/errors.py`
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── TrainingError         a training run that cannot start, failed or cannot go on: see `core/training_errors.py`
-├── DatasetNotFound · FormatNotFound · DatasetError   training data that cannot be used: see `training/dataset/errors.py`
+├── DatasetNotFound · FormatNotFound · DatasetError   unusable training data: see `training/dataset/errors.py`
 ├── DownloadError         a failed download: see `hub/errors.py` and `downloads/errors.py`
 └── InternalError         a defect of this program; the log has the traceback
 """

@@ -12,7 +12,7 @@ class TrainingError(WebUIError):
     status = 422
 
 
-class RunNotFound(UnknownName, TrainingError):
+class TrainingRunNotFound(UnknownName, TrainingError):
     status = 404
     template = {"en": "There is no training run {name!r}.", "zh": "没有名为 {name!r} 的训练。"}
 

@@ -14,6 +14,8 @@ from modules.training.run import RunView
 from modules.training.start import PROMPT
 
 PARAMETERS_FILE, LOG_FILE, PROMPT_FILE = "training_parameters.json", "training_log.json", "training_prompt.json"
+_REPLACED, _PART = ".replaced", ".training-part"
+"""Endings of hidden folders beside the LoRAs: one that is being replaced, and a copy that is not whole yet."""
 
 
 def publish(run: Path, view: RunView, loras: Path) -> str:
@@ -29,7 +31,7 @@ def publish(run: Path, view: RunView, loras: Path) -> str:
     if (run / LOG).is_file():
         shutil.copyfile(run / LOG, result / LOG)
     loras.mkdir(parents=True, exist_ok=True)
-    replaced = loras / f".{name}.replaced"
+    replaced = loras / f".{name}{_REPLACED}"
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
         os.rename(target, replaced)
@@ -43,12 +45,24 @@ def publish(run: Path, view: RunView, loras: Path) -> str:
     return name
 
 
+def sweep(loras: Path) -> None:
+    """Delete what a killed `publish` has left behind; a LoRA that was to be replaced is put back if nothing did."""
+    for replaced in loras.glob(f".*{_REPLACED}"):
+        target = loras / replaced.name[1 : -len(_REPLACED)]
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            os.rename(replaced, target)
+    for part in loras.glob(f".*{_PART}"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _move(source: Path, target: Path) -> None:
     """Rename a folder; copy it first if the target is on another disk."""
     try:
         os.rename(source, target)
     except OSError:
-        part = target.with_name(f".{target.name}.part")
+        part = target.with_name(f".{target.name}{_PART}")
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(source, part)
         os.rename(part, target)

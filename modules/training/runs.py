@@ -19,14 +19,14 @@ from modules.core.training_errors import (
     AdapterExists,
     NotResumable,
     RunBusy,
-    RunNotFound,
+    TrainingRunNotFound,
 )
 from modules.engines.training.job import CHECKPOINTS, RESULT
 from modules.engines.training.samples import Sample, samples_hash
 from modules.options.option import Value, nearest
 from modules.system.atomic_write import replace_file
 from modules.training.process import PROGRAM, TrainingProcess
-from modules.training.publish import publish
+from modules.training.publish import publish, sweep
 from modules.training.run import ENDED, TRAIN, VALIDATION, RunFacts, RunFolder, RunView, with_entry
 from modules.training.start import check_unchanged, disk_problem, fingerprint, overlay_for, write_job
 
@@ -78,14 +78,14 @@ class TrainingRuns:
         return sorted(views, key=lambda view: view.run.created, reverse=True)
 
     def view(self, name: str) -> RunView:
-        """Return one run. Raises RunNotFound."""
+        """Return one run. Raises TrainingRunNotFound."""
         view = self._view(name)
         if view is None:
-            raise RunNotFound(name[:80], nearest(name, [view.name for view in self.snapshot()]))
+            raise TrainingRunNotFound(name[:80], nearest(name, [view.name for view in self.snapshot()]))
         return view
 
     def log(self, name: str) -> list[Json]:
-        """Return an entry for each update and evaluation of a run. Raises RunNotFound."""
+        """Return an entry for each update and evaluation of a run. Raises TrainingRunNotFound."""
         return self._folder(self.view(name).name).log()
 
     def _view(self, name: str) -> RunView | None:
@@ -101,6 +101,12 @@ class TrainingRuns:
 
     def _folder(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name)
+
+    def sweep(self) -> None:
+        """Delete what killed deletions and starts have left behind. Called once, at start."""
+        for path in self.folder.glob(".deleted-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        sweep(self._loras)
 
     # -- starting and ending ------------------------------------------------------------------------------------------
 
@@ -152,7 +158,7 @@ class TrainingRuns:
     def resume(self, name: str) -> None:
         """Queue a run that did not finish; it goes on from its last checkpoint, or begins again if there is none.
 
-        Raises RunNotFound, RunBusy or NotResumable.
+        Raises TrainingRunNotFound, RunBusy or NotResumable.
         """
         with self._lock:
             view = self.view(name)
@@ -209,7 +215,7 @@ class TrainingRuns:
                 self._process.kill() if how == DISCARDED else self._process.stop()
 
     def delete(self, name: str) -> None:
-        """Delete the folder of a run that has ended; its LoRA stays. Raises RunNotFound or RunBusy."""
+        """Delete the folder of a run that has ended; its LoRA stays. Raises TrainingRunNotFound or RunBusy."""
         with self._lock:
             if self.view(name).state not in ENDED:
                 raise RunBusy(name)

@@ -25,6 +25,7 @@ from modules.core.errors import (
     WebUIError,
     Words,
 )
+from modules.core.training_errors import TrainingError
 from modules.downloads.errors import DownloadNotFound
 from modules.evaluation.errors import EvaluationError
 from modules.hub.errors import DownloadError
@@ -120,6 +121,7 @@ ELSEWHERE = (
     DownloadError,
     EvaluationError,
     NotebookError,
+    TrainingError,
     lora_errors.LoraError,
 )
 

@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from modules.catalog.record import ModelRecord
-from modules.core.training_errors import AdapterExists, NotResumable, RunBusy, RunNotFound, TrainerDied, TrainingFailed
+from modules.core.training_errors import (
+    AdapterExists,
+    NotResumable,
+    RunBusy,
+    TrainerDied,
+    TrainingFailed,
+    TrainingRunNotFound,
+)
 from modules.engines.training.job import CHECKPOINTS, WHOLE
 from modules.engines.training.samples import Sample
 from modules.training.parameters import parse_parameters
@@ -208,7 +215,7 @@ def test_a_run_is_deleted_once_it_has_ended_and_its_lora_stays(
 
 def test_names_that_are_no_runs_are_refused(runs: TrainingRuns, subtests: pytest.Subtests) -> None:
     for name in ("", ".", "..", "../loras", "nothing", "a\0b", "/etc"):
-        with subtests.test(name=ascii(name)), pytest.raises(RunNotFound):
+        with subtests.test(name=ascii(name)), pytest.raises(TrainingRunNotFound):
             runs.view(name)
 
 
