@@ -27,17 +27,17 @@ log = logging.getLogger("worker")
 class TrainingProcess:
     """A process that trains the run in `folder`, with the packages in `overlay`. Any thread may stop or kill it.
 
-    `program` is the module that it runs.
+    `program` is the module that it runs, `arguments` are those behind the folder.
     """
 
-    def __init__(self, folder: Path, overlay: Path | None, program: str = PROGRAM) -> None:
+    def __init__(self, folder: Path, overlay: Path | None, program: str = PROGRAM, *arguments: str) -> None:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         environment = child_environment(overlay, binds_threads=False) | {
             "HF_HUB_OFFLINE": "1",
             "PYTHONWARNINGS": "ignore",  # of no use to a user, who gets the last lines if the process dies
         }
         self._child = child_process.start(
-            [sys.executable, "-m", program, str(folder)],
+            [sys.executable, "-m", program, str(folder), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from modules.engines.training.samples import Sample, Segments
@@ -39,7 +39,8 @@ class OffsetTokenizer:
     def encode(self, segments: Segments) -> tuple[list[int], list[Span]]:
         """Return the tokens of a text and their spans, without special tokens that the text does not contain.
 
-        A tokenizer that is written in Python knows no offsets. It gets the segments one by one.
+        A tokenizer that is written in Python knows no offsets. It gets the segments one by one; where its tokens do not
+        give the text letter by letter, the span of each is that of its segment.
         """
         if self._fast is not None:
             encoding = self._fast.encode("".join(text for text, _ in segments), add_special_tokens=False)
@@ -48,11 +49,18 @@ class OffsetTokenizer:
         spans: list[Span] = []
         start = 0
         for text, _ in segments:
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = self._ids(text, special=False)
             tokens += ids
-            spans += [(start, start + len(text))] * len(ids)
+            spans += self._spans(ids, text, start)
             start += len(text)
         return tokens, spans
+
+    def _spans(self, ids: list[int], text: str, start: int) -> list[Span]:
+        texts = [self.tokenizer.decode([token]) for token in ids]
+        if "".join(texts) != text:
+            return [(start, start + len(text))] * len(ids)
+        ends = list(accumulate(map(len, texts), initial=start))
+        return list(pairwise(ends))
 
     def is_special(self, token: int) -> bool:
         return token in self._specials
@@ -120,25 +128,28 @@ class Tokenized:
     truncated: list[int] = field(default_factory=list)
     untrained: list[int] = field(default_factory=list)
 
+    def add(self, sample: Sample, whole: TokenRow, spans: Sequence[Span], limits: Limits) -> None:
+        """Add the rows of a sample, given its tokens."""
+        if sample.raw:
+            self.rows += raw_rows(whole, spans, sample.text, limits)
+            return
+        if len(whole.tokens) > limits.cutoff_len:
+            if not limits.truncate:
+                self.dropped.append(sample.row)
+                return
+            self.truncated.append(sample.row)
+            whole = cut(whole, 0, limits.cutoff_len)
+        if any(whole.trained[1:]):  # the first token is predicted from nothing
+            self.rows.append(whole)
+        else:
+            self.untrained.append(sample.row)
+
 
 def tokenize(samples: Iterable[Sample], tokenizer: OffsetTokenizer, limits: Limits) -> Tokenized:
     """Return the rows of all samples."""
     result = Tokenized()
     for sample in samples:
-        whole, spans = tokenize_whole(sample, tokenizer)
-        if sample.raw:
-            result.rows += raw_rows(whole, spans, sample.text, limits)
-            continue
-        if len(whole.tokens) > limits.cutoff_len:
-            if not limits.truncate:
-                result.dropped.append(sample.row)
-                continue
-            result.truncated.append(sample.row)
-            whole = cut(whole, 0, limits.cutoff_len)
-        if any(whole.trained[1:]):  # the first token is predicted from nothing
-            result.rows.append(whole)
-        else:
-            result.untrained.append(sample.row)
+        result.add(sample, *tokenize_whole(sample, tokenizer), limits)
     return result
 
 
@@ -180,14 +191,18 @@ def cut(row: TokenRow, start: int, end: int) -> TokenRow:
 
 def raw_rows(whole: TokenRow, spans: Sequence[Span], text: str, limits: Limits) -> Iterator[TokenRow]:
     """Yield the windows of a text. The tokens that a window repeats of the one before it are context, not trained."""
-    line_ends = [end > start and text[end - 1] == "\n" for start, end in spans]
     done = 0
-    for start, end in windows(line_ends, limits):
+    for start, end in text_windows(spans, text, limits):
         row = cut(whole, start, end)
         row.trained[: done - start] = [False] * (done - start)
         done = end
         if any(row.trained[1:]):
             yield row
+
+
+def text_windows(spans: Sequence[Span], text: str, limits: Limits) -> Iterator[Span]:
+    """Yield the windows of a text, given the spans of its tokens."""
+    return windows([end > start and text[end - 1] == "\n" for start, end in spans], limits)
 
 
 def windows(line_ends: Sequence[bool], limits: Limits) -> Iterator[Span]:

@@ -5,7 +5,8 @@ DatasetError
 ├── UnreadableDataset     a file that cannot be read as data: which one, and why
 ├── InvalidFormat         a data format that is not one
 ├── BadRows               rows that cannot be used, the first of them with their reasons
-└── NothingToTrain        no row is left
+├── NothingToTrain        no row is left
+└── PreviewFailed         the process that tokenizes data for a preview ended
 """
 
 from __future__ import annotations
@@ -88,3 +89,16 @@ class NothingToTrain(DatasetError):
     template = {"en": "{file} has nothing to train: {problem}.", "zh": "{file} 没有可训练的内容：{problem}。"}
     file: str
     problem: Words
+
+
+@dataclass(eq=False)
+class PreviewFailed(DatasetError):
+    """The end of the process that tokenizes data. `how` is its signal or exit status, `words` the end of its stderr."""
+
+    status = 500
+    template = {
+        "en": "The data could not be shown: the process that tokenizes it ended ({how}). Try less data.\n{words}",
+        "zh": "无法预览数据：分词进程意外结束（{how}）。请减少数据后重试。\n{words}",
+    }
+    how: str
+    words: str = ""

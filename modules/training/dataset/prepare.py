@@ -11,6 +11,7 @@ from modules.catalog.record import ModelRecord
 from modules.chat.template_files import InstructionTemplates
 from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.core.errors import OptionError, Words
+from modules.core.events import Json
 from modules.engines.training.samples import Sample, joined
 from modules.options.option import Value
 from modules.training.dataset.conversations import FORMS, Conversation, conversation_of
@@ -35,7 +36,11 @@ BadRow = tuple[int, Words]
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """The samples of one file. `bad` are the first rows that cannot be used, `bad_count` is the number of all."""
+    """The samples of one file. `bad` are the first rows that cannot be used, `bad_count` is the number of all.
+
+    `kind` is "chat_template", "dataset" for rows that a data format writes, or "raw_text"; `templates` are the template
+    or the texts of the format.
+    """
 
     file: str
     samples: tuple[Sample, ...]
@@ -43,6 +48,8 @@ class PreparedFile:
     bad: tuple[BadRow, ...] = ()
     bad_count: int = 0
     notes: tuple[Words, ...] = ()
+    kind: str = "raw_text"
+    templates: tuple[str, ...] = ()
 
     def require_usable(self, skip_bad_rows: bool) -> None:
         """Raise BadRows if there are any and they may not be skipped, NothingToTrain if no row is left."""
@@ -68,6 +75,12 @@ class Prepared:
         """What the user should know: of the template, and of rows that are used differently."""
         more = self.evaluation_file.notes if self.evaluation_file else ()
         return tuple({note["en"]: note for note in (*self.file.notes, *more)}.values())
+
+    @property
+    def prompt(self) -> Json:
+        """How rows became text, as the original's training_prompt.json states it."""
+        texts = {f"template_{number}": text for number, text in enumerate(self.file.templates, 1)}
+        return {"template_type": self.file.kind, **texts}
 
     def require_usable(self, skip_bad_rows: bool) -> None:
         """Raise BadRows or NothingToTrain if this data cannot be trained."""
@@ -155,7 +168,17 @@ class _FileWork:
             if report is not None:
                 report(min(start + BATCH, len(rows)), len(rows))
         samples = tuple(sorted(self._samples, key=lambda sample: sample.row))
-        return PreparedFile(self._name, samples, len(rows), tuple(self._bad), self._bad_count, self._notes())
+        kind, templates = self._how()
+        bad = tuple(self._bad)
+        return PreparedFile(self._name, samples, len(rows), bad, self._bad_count, self._notes(), kind, templates)
+
+    def _how(self) -> tuple[str, tuple[str, ...]]:
+        """Return the kind and the templates by which the rows were written; of mixed data, those of conversations."""
+        if self._conversations:
+            return "chat_template", (self._masks.template.source,)
+        formats = [self._format, *self._matching.values()]
+        texts = tuple(text for data_format in formats if data_format for text in data_format.texts.values())
+        return ("dataset", texts) if texts else ("raw_text", ())
 
     def _add(self, rows: Sequence[Row]) -> None:
         conversations: list[tuple[int, Conversation]] = []

@@ -35,6 +35,9 @@ class Letters:
             ids += [EOS] * bool(index) + [ord(letter) for letter in part]
         return {"input_ids": ids}
 
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(map(self.convert_ids_to_tokens, tokens))
+
     def convert_ids_to_tokens(self, token: int) -> str:
         return {BOS: "<bos>", EOS: "<eos>"}.get(token, chr(token))
 

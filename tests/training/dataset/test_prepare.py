@@ -219,6 +219,17 @@ def test_a_share_leaves_rows_on_both_sides() -> None:
     assert split(two[:1], 0.5) == ((two[0],), ())
 
 
+def test_how_rows_became_text_is_kept_for_the_lora(prepare: Prepare) -> None:
+    rows = [{"instruction": Q, "output": A}]
+    assert prepare("rows.json", rows).prompt == {"template_type": "chat_template", "template_1": CHATML}
+    written = prepare("rows.json", rows, format="vicuna").prompt
+    assert (written["template_type"], written["template_1"]) == (
+        "dataset",
+        "USER: %instruction% ASSISTANT: %output%",
+    )
+    assert prepare("book.txt", "text", raw_text_file="book.txt").prompt == {"template_type": "raw_text"}
+
+
 def test_an_evaluation_dataset_is_prepared_as_well(prepare: Prepare, data: TrainingData) -> None:
     (data.datasets.folder / "other.jsonl").write_text('{"text": "other"}\n{"txt": 1}')
     prepared = prepare("rows.json", [{"text": "a"}], eval_dataset="other.jsonl")

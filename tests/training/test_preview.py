@@ -1,0 +1,52 @@
+"""Data is previewed by the tokenizer of the model alone, in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.catalog.record import ModelRecord
+from modules.core.training_errors import TrainingFailed
+from modules.engines.training.samples import Sample
+from modules.loaders.load_settings import option_values, resolve
+from modules.training.dataset.errors import PreviewFailed
+from modules.training.dataset.prepare import Prepared, PreparedFile
+from modules.training.parameters import parse_parameters
+from modules.training.preview import Previews
+from tests.conftest import TRANSFORMERS
+
+SAMPLE = Sample(3, (("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False), ("Zorb!<|im_end|>", True)))
+BAD = {"en": "answer is empty", "zh": "answer 为空"}
+
+
+def prepared(*samples: Sample) -> Prepared:
+    return Prepared(PreparedFile("rows.json", samples, 4, ((2, BAD),), 1), None, samples, ())
+
+
+def record(path: Path) -> ModelRecord:
+    return ModelRecord("tiny", path, "safetensors", 1)
+
+
+def test_the_rows_that_cannot_be_used_are_listed_without_a_process(tmp_path: Path) -> None:
+    shown = Previews("nothing.there").preview(record(tmp_path), {}, {}, prepared())
+    assert "examples" not in shown
+    expected = {"name": "rows.json", "total": 4, "usable": 0, "bad_count": 1, "bad": [{"row": 2, "problem": BAD}]}
+    assert shown["files"] == [expected]
+
+
+def test_a_process_that_ends_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PreviewFailed, match="exit status 1"):
+        Previews("nothing.there").preview(record(tmp_path), {}, parse_parameters({}), prepared(SAMPLE))
+
+
+def test_a_preview_comes_from_the_tokenizer_of_the_model(tiny_folder: Path, tmp_path: Path) -> None:
+    previews = Previews()
+    options = option_values(resolve(TRANSFORMERS, model={}, saved={}, flags={}, form={}))
+    shown = previews.preview(record(tiny_folder), options, parse_parameters({}), prepared(SAMPLE))
+    pieces = shown["examples"][0]["pieces"]
+    assert "".join(text for text, trained, _ in pieces if trained) == "Zorb!<|im_end|>"
+    assert [special for _, _, special in pieces if special] == ["<|im_start|>", "<|im_end|>"] * 2
+    assert previews.preview(record(tiny_folder), options, parse_parameters({}), prepared(SAMPLE)) == shown
+    with pytest.raises(TrainingFailed):
+        previews.preview(record(tmp_path), options, parse_parameters({}), prepared(SAMPLE))
