@@ -209,8 +209,8 @@ _REASON_LLAMACPP: Words = {
     "zh": "专为此格式设计，CPU 和 GPU 均可运行，多人可同时对话。",
 }
 _REASON_LLAMACPP_HF: Words = {
-    "en": "the same engine with the samplers and the tokenizer of transformers: for CFG and perplexity.",
-    "zh": "同一引擎，改用 transformers 的采样器和词符化器：用于 CFG 和困惑度评估。",
+    "en": "the same engine with the samplers and the tokenizer of transformers: for CFG and further samplers.",
+    "zh": "同一引擎，改用 transformers 的采样器和词符化器：用于 CFG 和更多采样器。",
 }
 
 _TABLE = (

@@ -250,8 +250,8 @@ LLAMACPP_HF = (
         False,
         {"en": "Logits of all tokens", "zh": "计算所有词符的 logits"},
         {
-            "en": "Required for perplexity evaluation. Otherwise leave it off: it slows down prompt processing.",
-            "zh": "评估困惑度时需要。其他情况请勿勾选，否则提示词处理会变慢。",
+            "en": "Not needed: perplexity is evaluated without it. Kept for settings of text-generation-webui.",
+            "zh": "无需勾选：评估困惑度不再依赖此项。为兼容 text-generation-webui 的设置而保留。",
         },
         group="advanced",
     ),

@@ -52,9 +52,10 @@ Deliver = Callable[[Event], None]
 
 _ACTIVITIES: dict[str, Words] = {
     "load": {"en": "loading", "zh": "加载"},
+    "apply_loras": {"en": "applying LoRAs", "zh": "应用 LoRA"},
     "generate": {"en": "generating", "zh": "生成"},
     "next": {"en": "generating", "zh": "生成"},
-    "apply_loras": {"en": "applying LoRAs", "zh": "应用 LoRA"},
+    "loglikelihoods": {"en": "evaluating a text", "zh": "评估文本"},
     "": {"en": "idle", "zh": "空闲"},
 }
 
@@ -209,7 +210,7 @@ class WorkerProcess:
             orphans = list(self._calls.values())
             self._calls.clear()
             operations = {operation for operation, _ in orphans}
-            activity = next((name for name in ("load", "apply_loras", "generate", "next") if name in operations), "")
+            activity = next((name for name in _ACTIVITIES if name in operations), "")
             died = self._death_of(exit_code, _ACTIVITIES[activity])
             self.death = Unloaded() if self._closing else died
         for _, deliver in orphans:

@@ -42,6 +42,7 @@ from tests.support import tiny_loras, tiny_model
 from tests.support.answers import Answer, Crowd, answer, ask, forget, together
 from tests.support.checkpoint_files import put
 from tests.support.forked import forked
+from tests.support.log_likelihoods import evaluate, expected_logprobs
 from tests.support.lora_files import peft
 from tests.support.memory_growth import ROUNDS, growth
 from tests.support.shallow_gguf import shallow_gguf
@@ -213,6 +214,15 @@ def test_the_logits_of_every_position_are_those_under_peft(small: LoraModel, sma
         small.apply(weights)
         actual = np.array(ask(small.model._worker, "logits", tokens=TOKENS))
         assert np.abs(actual - peft[name]).max() < effect / MIN_EFFECT
+
+
+def test_log_likelihoods_are_those_under_peft(small: LoraModel, small_folder: Path) -> None:
+    peft = np.load(small_folder / "logits.npz")
+    effect = np.abs(peft["cat"] - peft["none"]).mean()
+    for name, weights in SETS.items():
+        small.apply(weights)
+        actual = np.array(evaluate(small.model._worker, TOKENS).logprobs)
+        assert np.abs(actual - expected_logprobs(peft[name], TOKENS)).max() < effect / MIN_EFFECT
 
 
 # -- trained LoRAs -----------------------------------------------------------------------------------------------------
