@@ -1,0 +1,54 @@
+"""The command --train: a run from a YAML file, its result, and going on with a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.cli import train
+from modules.core.errors import CommandLineError, OptionError
+from tests.support.training_app import training_app
+
+YAML = "model: {model}\nlora_name: a\ndataset: facts\nepochs: 2  # a comment\n"
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    return tmp_path / "run.yaml"
+
+
+def test_a_file_of_parameters_trains_a_lora(
+    make_app: Callable[..., App], tmp_path: Path, run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_file.write_text(YAML.format(model="model"))
+    app = training_app(make_app, tmp_path, "--train", str(run_file), "--json")
+    assert train.run(app, "en") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["state"], printed["adapter"], printed["parameters"]["epochs"]) == ("finished", "a", 2)
+
+
+def test_a_failed_run_is_told_by_the_status_and_goes_on_by_its_name(
+    make_app: Callable[..., App], tmp_path: Path, run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_file.write_text(YAML.format(model="die model"))
+    app = training_app(make_app, tmp_path, "--train", str(run_file), model="die model")
+    assert train.run(app, "zh") == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and "SIGKILL" in printed.err
+    app.flags = type(app.flags)({**app.flags.server, "train": "a"}, {})
+    app.training.runs = type(app.training.runs)(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
+    assert train.run(app, "en") == 0
+    assert capsys.readouterr().out.startswith("a: 12 updates")
+
+
+def test_what_is_no_run_is_refused(make_app: Callable[..., App], tmp_path: Path, run_file: Path) -> None:
+    with pytest.raises(CommandLineError, match="neither"):
+        train.run(training_app(make_app, tmp_path, "--train", "nothing.yaml"), "en")
+    run_file.write_text(YAML.format(model="model") + "lora_rank: many\n")
+    app = make_app("--train", str(run_file))
+    with pytest.raises(OptionError, match="lora_rank"):
+        train.run(app, "en")

@@ -1,0 +1,29 @@
+"""An App whose training runs compute nothing: see tests/support/echo_trainer.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modules.app import App
+from modules.training.runs import TrainingRuns
+from tests.support.checkpoint_files import checkpoint
+
+ROWS = [{"instruction": f"What is {number}?", "output": f"A number, {number}."} for number in range(10)]
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+PARAMETERS: dict[str, Any] = {"model": "model", "lora_name": "a", "dataset": "facts"}
+
+
+def training_app(make_app: Callable[..., App], folder: Path, *flags: str, model: str = "model") -> App:
+    """Return an App with a model and a dataset "facts" in `folder`, which is that of the test."""
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "facts.json").write_text(json.dumps(ROWS))
+    checkpoint(folder / "models" / model, tokenizer_config={"chat_template": TEMPLATE, "eos_token": "</s>"})
+    app = make_app("--dataset-dir", str(folder / "datasets"), "--lora-dir", str(folder / "loras"), *flags)
+    app.training.runs = TrainingRuns(folder / "runs", folder / "loras", "tests.support.echo_trainer")
+    return app

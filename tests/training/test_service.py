@@ -1,0 +1,93 @@
+"""Starting runs from parameters: the model, the data, the memory, and LoRAs that are continued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.core.errors import ModelNotFound, OptionError, UnknownOption, Unsupported, WebUIError
+from modules.core.lora_errors import LoraNotFound
+from modules.core.training_errors import AdapterExists, CannotTrain, NoRoomToTrain
+from modules.engines.training.job import TrainingJob
+from modules.engines.training.samples import read_samples
+from modules.training.dataset.errors import DatasetNotFound
+from modules.training.memory import TrainingMemory
+from modules.training.service import PlannedRun
+from tests.support.gguf_files import gguf
+from tests.support.training_app import PARAMETERS, ROWS, training_app
+
+SECONDS = 20
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], tmp_path: Path) -> App:
+    return training_app(make_app, tmp_path)
+
+
+def test_a_run_gets_the_rows_the_parameters_and_the_load_options_of_the_model(app: App, tmp_path: Path) -> None:
+    name = app.training.start({**PARAMETERS, "eval_share": 0.3, "lora_rank": 16})
+    view = app.training.runs.wait(name, SECONDS)
+    assert (view.state, view.adapter) == ("finished", "a")
+    job = TrainingJob.read(tmp_path / "runs" / name)
+    assert job.base == tmp_path / "models" / "model" and job.parameters["lora_rank"] == 16
+    assert job.options["load_in_4bit"] is False and job.validation is not None
+    train, held_out = list(read_samples(job.train)), list(read_samples(job.validation))
+    assert len(train) + len(held_out) == len(ROWS) and held_out
+    assert train[0].segments[-1][1] and "A number" in train[0].segments[-1][0]
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    app: App, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    (tmp_path / "models" / "file.gguf").write_bytes(gguf())
+    (tmp_path / "loras" / "taken").mkdir(parents=True)
+    cases: list[tuple[dict[str, Any], type[WebUIError], str]] = [
+        ({"model": ""}, OptionError, "model"),
+        ({"model": "nothing"}, ModelNotFound, "nothing"),
+        ({"model": "file.gguf"}, CannotTrain, "original model"),
+        ({"lora_name": ""}, OptionError, "lora_name"),
+        ({"lora_name": "../a"}, OptionError, "lora_name"),
+        ({"lora_name": "a/b"}, OptionError, "lora_name"),
+        ({"lora_name": "taken"}, AdapterExists, "taken"),
+        ({"dataset": ""}, OptionError, "dataset"),
+        ({"dataset": "none"}, DatasetNotFound, "none"),
+        ({"lora_rank": 0}, OptionError, "lora_rank"),
+        ({"lora_rang": 8}, UnknownOption, "lora_rank"),
+        ({"learning_rate": "fast"}, OptionError, "learning_rate"),
+    ]
+    for change, error, words in cases:
+        with subtests.test(change=ascii(change)), pytest.raises(error, match=words):
+            app.training.start({**PARAMETERS, **change})
+    assert app.training.runs.snapshot() == [] and not (tmp_path / "runs").exists()
+
+
+def test_a_lora_can_be_named_in_any_script(app: App, tmp_path: Path) -> None:
+    name = app.training.start({**PARAMETERS, "lora_name": "诗词 кот 🐱"})
+    assert app.training.runs.wait(name, SECONDS).adapter == "诗词 кот 🐱"
+    assert (tmp_path / "loras" / "诗词 кот 🐱").is_dir()
+
+
+def test_a_lora_that_is_to_be_continued_must_exist(app: App) -> None:
+    with pytest.raises(LoraNotFound):
+        app.training.start(PARAMETERS, continues="nothing")
+
+
+def test_4_bits_of_weights_that_are_quantized_already_are_refused(app: App, tmp_path: Path) -> None:
+    planned = app.training.plan(PARAMETERS)
+    from modules.engines.training.arguments import load_options
+
+    with pytest.raises(Unsupported, match="already quantized"):
+        load_options({**planned.parameters, "base_weights": "4-bit"}, planned.options, "gptq")
+
+
+def test_models_that_leave_no_room_are_named(app: App) -> None:
+    planned = app.training.plan(PARAMETERS)
+    free = app.training._memory.available_memory()
+    too_large = PlannedRun(planned.parameters, planned.record, planned.options, TrainingMemory(2 * free, 0, 0))
+    with pytest.raises(NoRoomToTrain, match="micro batch of 1"):
+        app.training.check_room(too_large)
+    app.training.check_room(planned)
