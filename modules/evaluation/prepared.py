@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules.core.errors import Unsupported
+from modules.core.errors import Unsupported, Words
 from modules.core.events import Json
 from modules.evaluation.errors import TextTooShort, WindowTooLong
 from modules.evaluation.fingerprint import hash_json
@@ -71,6 +71,22 @@ def check_ability(model: LoadedModel) -> None:
                 "zh": f"{name} 无法给出文本各词符的概率；可使用 {able} 加载模型。",
             }
         )
+
+
+def explain_difference(prepared: PreparedText, reference: PreparedText) -> Words:
+    """Return why the figures of two models cannot be compared token by token."""
+    if prepared.bos == reference.bos:
+        return {
+            "en": "Not compared with the first model: they do not cut the text into the same windows.",
+            "zh": "未与第一个模型比较：两者切分出的窗口不同。",
+        }
+    bos, other = prepared.bos_text, reference.bos_text
+    return {
+        "en": f"Not compared with the first model: its windows begin with BOS {other or '(none)'}, these with "
+        f"{bos or '(none)'}. Set BOS to always or never.",
+        "zh": f"未与第一个模型比较：其窗口开头的 BOS 为 {other or '（无）'}，而此模型为 {bos or '（无）'}。"
+        "请将 BOS 设为 always 或 never。",
+    }
 
 
 def _window_length(model: LoadedModel, request: EvaluationRequest) -> int:

@@ -31,7 +31,9 @@ class Subject:
 class EvaluationRequest:
     """One evaluation of models on a text, one after the other; the first is the one that others are compared with.
 
-    `text` is the name of a text. `may_unload` agrees that other models are unloaded where memory is short.
+    `text` is the name of a text. `may_unload` agrees that other models are unloaded where memory is short. With
+    `skip_tested`, models whose result is in the table, with all hashes and windows alike, are not evaluated again,
+    unless their distributions are compared.
     """
 
     text: str
@@ -43,10 +45,15 @@ class EvaluationRequest:
     bos: str = "auto"
     kl: bool = False
     may_unload: bool = False
+    skip_tested: bool = False
 
     @staticmethod
     def parse(
-        text: str, subjects: tuple[Subject, ...], options: Mapping[str, object], may_unload: bool = False
+        text: str,
+        subjects: tuple[Subject, ...],
+        options: Mapping[str, object],
+        may_unload: bool = False,
+        skip_tested: bool = False,
     ) -> EvaluationRequest:
         """Return a request with validated options, of which those left out have their defaults.
 
@@ -70,4 +77,5 @@ class EvaluationRequest:
             str(values["bos"]),
             bool(values["kl"]),
             may_unload,
+            skip_tested,
         )

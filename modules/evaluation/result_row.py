@@ -7,28 +7,25 @@ from collections.abc import Mapping
 
 from modules.evaluation.state import Evaluation
 from modules.evaluation.statistics import Interval
+from modules.evaluation.windows import ROLLING
 
 
 def result_cells(result: Evaluation) -> dict[str, str]:
     """Return the cells of a result by column; without a comment."""
     found = result.perplexity
-    cells = {
+    cells = identifying_cells(
+        result.text, result.method, result.stride, result.length, result.bos, found.windows, result.hashes
+    )
+    cells |= {
         "Model": result.model,
         "LoRAs": format_loras(result.loras),
-        "Dataset": result.text.removesuffix(".txt"),
         "Perplexity": _number(found.value),
-        "stride": str(result.stride) if result.method == "rolling" else "",
-        "max_length": str(result.length),
         "Date": result.date,
-        "method": result.method,
-        "bos": result.bos,
-        "windows": str(found.windows),
         "tokens": str(found.tokens),
         "se": _number(found.error),
         "token_se": _number(found.token_error),
         "bits_per_byte": _number(result.bits_per_byte),
         "loader": result.loader,
-        **result.hashes,
         "id": result.id,
         **_interval("difference", result.difference),
     }
@@ -38,6 +35,21 @@ def result_cells(result: Evaluation) -> dict[str, str]:
     if result.reference:
         cells["reference"] = result.reference
     return cells
+
+
+def identifying_cells(
+    text: str, method: str, stride: int, length: int, bos: str, windows: int, hashes: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the cells in which a result must agree with a later evaluation, so that this one would repeat it."""
+    return {
+        "Dataset": text.removesuffix(".txt"),
+        "method": method,
+        "stride": str(stride) if method == ROLLING else "",
+        "max_length": str(length),
+        "bos": bos,
+        "windows": str(windows),
+        **hashes,
+    }
 
 
 def format_loras(loras: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +20,10 @@ from modules.core.product import LOG_FILE
 from modules.core.worker_errors import LoadCancelled
 from modules.evaluation import fingerprint
 from modules.evaluation.errors import KlImpossible
-from modules.evaluation.prepared import PreparedText, check_ability, prepare_text
+from modules.evaluation.prepared import PreparedText, check_ability, explain_difference, prepare_text
 from modules.evaluation.request import EvaluationRequest, Subject
-from modules.evaluation.result_row import result_cells
-from modules.evaluation.results import EvaluationResults
+from modules.evaluation.result_row import identifying_cells, result_cells
+from modules.evaluation.results import EvaluationResults, Row
 from modules.evaluation.scoring import Distributions, Scores, score
 from modules.evaluation.state import Evaluation, RunState, SubjectState
 from modules.evaluation.statistics import bits_per_byte, compare, perplexity
@@ -98,9 +99,12 @@ class EvaluationRun:
         outcome: dict[str, Any] = {"phase": "failed", "error": InternalError(LOG_FILE)}
         try:
             with self._loader.provide(subject, self._stopped.is_set) as model:
-                result = self._evaluate(index, model)
-            self._results.add(result_cells(result))
-            outcome = {"phase": "done", "result": result}
+                found = self._evaluate(index, model)
+            if isinstance(found, Row):
+                outcome = {"phase": "done", "tested": found}
+            else:
+                self._results.add(result_cells(found))
+                outcome = {"phase": "done", "result": found}
         except asyncio.CancelledError:
             outcome = {"phase": "stopped"}
         except WebUIError as error:
@@ -109,22 +113,39 @@ class EvaluationRun:
         finally:
             self._show(index, **outcome)
 
-    def _evaluate(self, index: int, model: LoadedModel) -> Evaluation:
+    def _evaluate(self, index: int, model: LoadedModel) -> Evaluation | Row:
+        """Return the result, or the row of an earlier one that is not to be repeated."""
         self._show(index, phase="tokenizing")
         check_ability(model)
         began = time.monotonic()
         prepared = prepare_text(model, self._text, self._request)
         if self._stopped.is_set():
             raise asyncio.CancelledError
+        facts = hashes(model, self._text)
+        if self._request.skip_tested and not self._request.kl and (row := self._find_tested(prepared, facts)):
+            return row
         self._show(index, phase="evaluating", total=len(prepared.windows))
         with ExitStack() as on_failure:
             keep, against = self._kl_files(prepared, model, on_failure)
             scores = asyncio.run(self._score(index, model, prepared, keep, against))
             on_failure.pop_all()
-        result = self._result(model, prepared, scores, time.monotonic() - began)
+        result = self._result(model, prepared, scores, facts, time.monotonic() - began)
         if self._reference is None:
             self._reference, self._distributions = (result, prepared, scores), keep
         return result
+
+    def _find_tested(self, prepared: PreparedText, facts: Mapping[str, str]) -> Row | None:
+        """Return the row of the same evaluation, if there is one. Without a fingerprint of the files there is none."""
+        cells = identifying_cells(
+            self._text.name,
+            self._request.method,
+            prepared.stride,
+            prepared.length,
+            prepared.bos_text,
+            len(prepared.windows),
+            facts,
+        )
+        return self._results.find(cells) if facts["model_hash"] else None
 
     def _kl_files(
         self, prepared: PreparedText, model: LoadedModel, on_failure: ExitStack
@@ -168,13 +189,16 @@ class EvaluationRun:
             with self._lock:
                 self._scoring = None
 
-    def _result(self, model: LoadedModel, prepared: PreparedText, scores: Scores, seconds: float) -> Evaluation:
+    def _result(
+        self, model: LoadedModel, prepared: PreparedText, scores: Scores, facts: Mapping[str, str], seconds: float
+    ) -> Evaluation:
         found = perplexity(scores.logprobs)
-        reference = difference = None
+        reference = difference = not_compared = None
         if self._reference is not None:
             reference, of_reference, base = self._reference
-            finite = math.isfinite(found.value) and math.isfinite(reference.perplexity.value)
-            if of_reference.windows_hash == prepared.windows_hash and finite:
+            if of_reference.windows_hash != prepared.windows_hash:
+                not_compared = explain_difference(prepared, of_reference)
+            elif math.isfinite(found.value) and math.isfinite(reference.perplexity.value):
                 difference = compare(scores.logprobs, base.logprobs)
         return Evaluation(
             id=uuid.uuid4().hex[:12],
@@ -191,10 +215,11 @@ class EvaluationRun:
             windows_hash=prepared.windows_hash,
             date=datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
             seconds=seconds,
-            hashes=hashes(model, self._text),
+            hashes=facts,
             reference=reference.model if reference and (difference or scores.divergence) else "",
             difference=difference,
             divergence=scores.divergence,
+            not_compared=not_compared,
         )
 
     def _show(self, index: int, **changes: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules.downloads.disk import check_space
+from modules.downloads.disk import free_space
 from modules.engines.loglikelihoods import Loglikelihoods
 from modules.evaluation.errors import KlImpossible
 from modules.evaluation.prepared import ABILITY, PreparedText
@@ -46,7 +46,7 @@ class Scores:
 class Distributions:
     """A folder for the distributions of the reference, one file a window; deleted by `close`.
 
-    Raises KlImpossible if they are too large, DiskFull if they do not fit.
+    Raises KlImpossible if they are too large for the limit or for the disk.
     """
 
     def __init__(self, folder: Path, prepared: PreparedText, vocabulary_size: int) -> None:
@@ -62,7 +62,16 @@ class Distributions:
                     "zh": f"数据需要 {gib:.1f} GiB，上限为 {limit} GiB。请减少窗口数或减小步长。",
                 }
             )
-        check_space(folder, size, DISK_RESERVE)
+        if (free := free_space(folder)) < size + DISK_RESERVE:
+            needed, gib_free = (size + DISK_RESERVE) / 2**30, free / 2**30
+            raise KlImpossible(
+                {
+                    "en": f"They would take {needed:.1f} GiB of disk space in {folder}, of which {gib_free:.1f} GiB "
+                    "are free. Free disk space, or choose fewer windows.",
+                    "zh": f"数据需要 {folder} 中 {needed:.1f} GiB 的磁盘空间，仅剩 {gib_free:.1f} GiB。"
+                    "请清理磁盘，或减少窗口数。",
+                }
+            )
         folder.mkdir(parents=True, exist_ok=True)
 
     def check(self, prepared: PreparedText) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.core.errors import WebUIError
+from modules.core.errors import WebUIError, Words
 from modules.evaluation.request import EvaluationRequest, Subject
+from modules.evaluation.results import Row
 from modules.evaluation.statistics import Interval, Perplexity
 
 Phase = Literal["queued", "loading", "tokenizing", "evaluating", "done", "failed", "stopped"]
@@ -33,7 +34,8 @@ class Evaluation:
     """The result for one model. `loras` are weights by name; `bos` is the token that windows begin with, "" for none.
 
     `difference` is how much higher its mean loss is than that of `reference`, the first model, in nats per token; None
-    for that one itself, and if the tokens differ. `hashes` are those of `results.HASH_COLUMNS`.
+    for that one itself, and if the tokens differ, which `not_compared` then says. `hashes` are those of
+    `results.HASH_COLUMNS`.
     """
 
     id: str
@@ -54,13 +56,15 @@ class Evaluation:
     reference: str = ""
     difference: Interval | None = None
     divergence: Divergence | None = None
+    not_compared: Words | None = None
 
 
 @dataclass(frozen=True)
 class SubjectState:
     """The state of one model of a run. `done` of `total` windows are scored.
 
-    `perplexity` is that of the windows scored so far, `curve` what it was after each of them.
+    `perplexity` is that of the windows scored so far, `curve` what it was after each of them. `tested` is the row of
+    the table because of which it was not evaluated again.
     """
 
     subject: Subject
@@ -71,6 +75,7 @@ class SubjectState:
     curve: tuple[float, ...] = ()
     error: WebUIError | None = None
     result: Evaluation | None = None
+    tested: Row | None = None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class SubjectLoader:
         own = {subject.model for subject in request.subjects}
         for subject in request.subjects:
             if not subject.model:
-                self._models.current  # noqa: B018  raises if there is none
+                _ = self._models.current  # raises if there is none
                 continue
             plan = self.plan(subject)
             loaded = self._models.loaded()

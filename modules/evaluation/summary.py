@@ -23,7 +23,7 @@ Bits per byte  {bits_per_byte}""",
 _NONE = {"en": "none", "zh": "无"}
 
 
-def evaluation_json(result: Evaluation) -> Json:
+def evaluation_json(result: Evaluation, language: str = "en") -> Json:
     """Return a result as a JSON object. Numbers that are not finite are null.
 
     `error` is the standard error by windows, `token_error` that of llama-perplexity; differences are in nats per token.
@@ -50,6 +50,7 @@ def evaluation_json(result: Evaluation) -> Json:
         "hashes": dict(result.hashes),
         "reference": result.reference or None,
         "difference": _interval(result.difference),
+        "not_compared": result.not_compared[language] if result.not_compared else None,
         "divergence": None
         if divergence is None
         else {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -88,6 +89,7 @@ def test_models_whose_windows_differ_are_not_compared(app: App) -> None:
     state = run(app, request("good.gguf", WITH_BOS, max_length=32))
     first, second = (subject.result for subject in state.subjects)
     assert first is not None and second is not None and second.difference is None and second.reference == ""
+    assert second.not_compared is not None and "BOS" in second.not_compared["en"]
     assert (first.bos, second.bos, first.perplexity.tokens, second.perplexity.tokens) == ("", "0", 119, 120)
 
 
@@ -220,6 +222,24 @@ def test_the_same_model_is_not_loaded_twice(app: App) -> None:
     loaded = app.models.current
     run(app, request("good.gguf"))
     assert app.models.current is loaded
+
+
+def test_a_model_that_was_tested_alike_is_skipped_if_that_is_wanted(app: App) -> None:
+    alike = EvaluationRequest("digits", (Subject("good.gguf"),), stride=8, skip_tested=True)
+    (first,) = run(app, alike).subjects
+    (second,) = run(app, alike).subjects
+    assert first.result is not None and second.result is None and second.phase == "done"
+    assert second.tested is not None and second.tested.id == first.result.id
+    changed = (
+        dataclasses.replace(alike, stride=9),
+        dataclasses.replace(alike, bos="always"),
+        dataclasses.replace(alike, windows=1),
+        dataclasses.replace(alike, subjects=(Subject("good.gguf", options={"n_batch": 7}),)),
+        dataclasses.replace(alike, skip_tested=False),
+    )
+    for other in changed:
+        assert only(run(app, other)).tested is None
+    assert len(app.evaluations.results.rows()) == 6
 
 
 def test_options_decide_the_hashes_but_not_the_windows(app: App) -> None:

@@ -41,6 +41,7 @@ class EvaluationBody(RequestBody):
     text: Annotated[Text, Expected("the name of a text", "文本名称")]
     models: Annotated[list[SubjectBody] | None, Expected("a list of models", "模型列表")] = None
     may_unload: Flag = False
+    skip_tested: Flag = False
 
 
 class EvaluationIdBody(RequestBody):
@@ -58,7 +59,9 @@ def routes(app: App) -> APIRouter:
         subjects = [Subject(one.model, one.loader, one.loras, one.options) for one in body.models or ()]
         if body.models is None:
             subjects = [Subject()]
-        wanted = EvaluationRequest.parse(body.text, tuple(subjects), body.model_extra or {}, body.may_unload)
+        wanted = EvaluationRequest.parse(
+            body.text, tuple(subjects), body.model_extra or {}, body.may_unload, body.skip_tested
+        )
         return _answer(app.evaluations.find(app.evaluations.start(wanted)), request)
 
     @router.get("")
@@ -117,5 +120,6 @@ def _subject_json(state: SubjectState, language: str) -> Json:
         "total": state.total,
         "perplexity": state.perplexity if shown else None,
         "error": error_body(state.error, language)["error"] if state.error else None,
-        "result": evaluation_json(state.result) if state.result else None,
+        "tested": {**state.tested.cells, "id": state.tested.id} if state.tested else None,
+        "result": evaluation_json(state.result, language) if state.result else None,
     }
