@@ -96,11 +96,7 @@ class Training:
         self.check_room(planned)
         prepared = self.prepare(planned)
         parameters = planned.parameters
-        prompt = {
-            "template_type": "raw_text" if parameters["raw_text_file"] else "dataset",
-            "template": str(parameters["instruction_template"] or parameters["format"]),
-            "notes": [note["en"] for note in prepared.notes],
-        }
+        prompt = {**prepared.prompt, "notes": [note["en"] for note in prepared.notes]}
         request = RunRequest(
             record=planned.record,
             options=planned.options,

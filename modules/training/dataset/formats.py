@@ -24,6 +24,8 @@ ANSWERS = ("output", "completion", "response", "answer")
 """Fields whose values are what a model answers."""
 
 _MAX_BYTES = 1_000_000
+_ORIGINAL_SUFFIX = "-format"
+"""The end of the names of formats that the original ships."""
 _PLACEHOLDER = re.compile("%([^%\n]{1,80})%")
 
 
@@ -86,8 +88,11 @@ class DataFormats:
 
     def read(self, name: str) -> DataFormat:
         """Return a format. Raises FormatNotFound or InvalidFormat."""
-        if name not in self.names():
-            raise FormatNotFound(name[:80], nearest(name, self.names()))
+        names = self.names()
+        if name not in names:
+            name = name.removesuffix(_ORIGINAL_SUFFIX)
+        if name not in names:
+            raise FormatNotFound(name[:80], nearest(name, names))
         try:
             content = (self.folder / f"{name}.json").read_bytes()
         except OSError as error:

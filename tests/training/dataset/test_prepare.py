@@ -248,6 +248,7 @@ def test_names_lead_nowhere_else(data: TrainingData, tmp_path: Path, subtests: p
     for name in ("../secret.json", "../secret", str(tmp_path / "secret.json"), ".", "..", "a\0b", "\ud800", "nothing"):
         with subtests.test(ascii(name)), pytest.raises(DatasetNotFound):
             data.prepare(parse_parameters({"dataset": name}), TEMPLATE)
+    assert data.formats.read("alpaca-format") == data.formats.read("alpaca")  # its name in the original
     with pytest.raises(FormatNotFound, match="vicuna"):
         data.formats.read("../formats/vicuna")
     with pytest.raises(OptionError, match="dataset"):
