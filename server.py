@@ -169,6 +169,7 @@ def serve(app: App, arguments: Sequence[str]) -> None:
         app.notebook_runs.close()
         app.evaluations.close()
         app.training.runs.close()
+        app.prices.close()
         app.templates.close()
         app.models.close()
         if not app.flags.on("nowebui"):

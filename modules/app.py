@@ -39,6 +39,9 @@ from modules.core.paths import ROOT
 from modules.core.product import FLAGS_FILE
 from modules.downloads.context import TransferOptions
 from modules.downloads.manager import DownloadManager
+from modules.evaluation.price_loads import PriceLoads
+from modules.evaluation.price_store import PriceResults
+from modules.evaluation.prices import Prices
 from modules.evaluation.results import EvaluationResults
 from modules.evaluation.runs import EvaluationRuns
 from modules.evaluation.subjects import SubjectLoader
@@ -109,7 +112,8 @@ class App:
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.memory = MemoryBudget()
-        self.models = ModelManager(CoreBinding(), self.memory, _limits(flags))
+        self._cores = CoreBinding()
+        self.models = ModelManager(self._cores, self.memory, _limits(flags))
         self.instruction_templates = InstructionTemplates(
             Path(flags.text("template_dir") or ROOT / "instruction-templates")
         )
@@ -150,11 +154,13 @@ class App:
         self._make_training(flags)
 
     def _make_evaluations(self, flags: Flags) -> None:
-        """Make the owners of evaluations and of the texts that they read."""
+        """Make the owners of evaluations, of prices of options, and of the texts that they read."""
         self.texts = TextLibrary(Path(flags.text("dataset_dir") or ROOT / "training" / "datasets"))
         loader = SubjectLoader(self.models, self.planner, self.loading, self.record, self.memory)
         results = EvaluationResults(self.logs_folder / "evaluations.csv")
         self.evaluations = EvaluationRuns(self.texts, loader, results, ROOT / "cache" / "kl")
+        loads = PriceLoads(self.models, self.planner, self.loading, self.record, self._cores)
+        self.prices = Prices(loads, PriceResults(self.catalog.folder), self.evaluations, ROOT / "cache" / "kl")
 
     def _make_training(self, flags: Flags) -> None:
         """Make the owners of training data and of training runs."""
@@ -221,6 +227,7 @@ class App:
             self.flags_file.path,
             self.catalog.folder / "config-user.yaml",
             self.catalog.folder / ".trusted.yaml",
+            self.prices.results.path,
         ):
             sweep(file.parent, [file.name])
         if self.cache is not None:

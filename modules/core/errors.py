@@ -42,7 +42,7 @@ WebUIError
 ├── ConversationError     a conversation that does not exist, is damaged or was changed: see `conversations/errors.py`
 ├── CharacterError        a character, card or persona that does not exist or is damaged: see `characters/errors.py`
 ├── NotebookError         a text that does not exist, was changed or is being written: see `notebook/errors.py`
-├── EvaluationError       a text, a result or a comparison that is not to be had: see `evaluation/errors.py`
+├── EvaluationError       a text, result, comparison or price that is not to be had: see `evaluation/errors.py`
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── TrainingError         a training run that cannot start, failed or cannot go on: see `core/training_errors.py`
 ├── DatasetNotFound · FormatNotFound · DatasetError   unusable training data: see `training/dataset/errors.py`

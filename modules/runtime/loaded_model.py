@@ -98,6 +98,11 @@ class LoadedModel:
         return cpu_memory.resident_memory(self._worker.pid)
 
     @property
+    def pid(self) -> int:
+        """The process of its worker."""
+        return self._worker.pid
+
+    @property
     def generations(self) -> int:
         """How many generations are under way or queued."""
         return self._worker.count_calls("generate")

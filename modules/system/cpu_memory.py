@@ -71,6 +71,26 @@ def resident_memory(pid: int | None = None) -> int:
         return 0
 
 
+def peak_memory(pid: int) -> int:
+    """Return the most bytes of memory that process `pid` has held so far; 0 if it has ended.
+
+    Where the system does not tell, it is what the process holds now.
+    """
+    import psutil
+
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    except OSError:  # it has ended, or this is not Linux
+        pass
+    try:
+        usage = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    return int(getattr(usage, "peak_wset", usage.rss))
+
+
 def _left_by_cgroups(root: Path, own: Path) -> Iterator[int]:
     """Yield the bytes that every control group of this process leaves, from its own up to `root`; first no limit."""
     yield sys.maxsize

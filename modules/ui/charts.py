@@ -291,8 +291,6 @@ def _interval_svg(rows: Sequence[IntervalRow], labels: Labels, reference: float 
     bottom = height - _BOTTOM
     parts = [f'<path class="tx-axis" d="M16 {bottom}H{width - 16}"/>', *_x_ticks(axis, width, bottom)]
     parts.append(f'<text x="{width - 16}" y="{height - 6}" text-anchor="end">{escape(labels.x)}</text>')
-    if reference is not None:
-        parts.append(f'<path class="tx-reference" d="M{axis.pixel(reference):.1f} {_TOP}V{bottom}"/>')
     for number, row in enumerate(rows):
         parts.append(_interval_marks(row, number, axis, reference, width, labels.unit))
     return _svg(name, width, height, labels, "".join(parts))
@@ -312,6 +310,8 @@ def _interval_marks(row: IntervalRow, number: int, axis: Scale, reference: float
         f'<text class="tx-row-name" x="16" y="{top + 14}">{escape(label)}</text>',
         f'<text x="{width - 16}" y="{top + 14}" text-anchor="end">{escape(figures)}</text>',
     ]
+    if reference is not None:
+        parts.append(f'<path class="tx-reference" d="M{axis.pixel(reference):.1f} {top + 19}v22"/>')
     if is_drawable(row.low) and is_drawable(row.high):
         low, high = axis.pixel(row.low), axis.pixel(row.high)
         parts.append(f'<path d="M{low:.1f} {y - 5}v10M{low:.1f} {y}H{high:.1f}M{high:.1f} {y - 5}v10"/>')

@@ -3,7 +3,8 @@
 Paths: `fail` and `refuse` raise errors for the user, `boom` an unexpected one; `abort`, `segv` and `kill` end the
 process, `exit` calls sys.exit; `slow` loads for ten seconds and `brief` for one, both with progress; `late <ms>` loads
 and ends the process after that time; `bos` puts BOS before texts; `refuse_cores` fails to bind its threads; `big`
-allocates 64 MiB; `sees` reads pictures, of which it echoes the marks. Any other path loads at once.
+allocates 64 MiB; `timed` says how long its answers took: see `Echo._seconds`; `sees` reads pictures, of which it echoes
+the marks. Any other path loads at once.
 
 A prompt is a list of words that are executed in order: see `Echo.generate`.
 """
@@ -45,6 +46,7 @@ class Echo:
         self._words: dict[str, int] = {}
         self._cores: list[list[int]] = []
         self._refuses_cores = word == "refuse_cores"
+        self._is_timed = word == "timed"
         self._ballast = bytearray(os.urandom(1 << 20) * 64) if word == "big" else b""
         self.info = Info(
             context_length=64,
@@ -143,7 +145,7 @@ class Echo:
         process; stuck exceeds the time limit; chatter prints; stubborn ignores being closed.
         """
         vocabulary = list(self._words)
-        words = iter([vocabulary[token] for token in prompt])
+        words = iter([vocabulary[token] if token < len(vocabulary) else str(token) for token in prompt])
         pause = 0.0
         generated = 0
         for word in words:
@@ -162,7 +164,13 @@ class Echo:
                     time.sleep(pause)
                     yield Text(text + " ")
                     generated += 1
-        return Done("stop", prompt_tokens=len(prompt), completion_tokens=generated)
+        return Done("stop", prompt_tokens=len(prompt), completion_tokens=generated, **self._seconds(generated))
+
+    def _seconds(self, generated: int) -> dict[str, float]:
+        """Return the times of an answer: 10 ms for its prompt, and 1 ms a token, twice that with `numa`."""
+        if not self._is_timed:
+            return {}
+        return {"prompt_seconds": 0.01, "decode_seconds": (generated - 1) * (0.002 if self._options["numa"] else 0.001)}
 
 
 def where(package: str = "") -> Json:

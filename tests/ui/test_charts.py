@@ -132,7 +132,7 @@ def test_an_interval_with_the_reference_inside_has_a_hollow_dot() -> None:
 def test_a_mean_without_interval_is_a_dot_alone() -> None:
     html = interval_chart([IntervalRow("One", 2.0), IntervalRow("None", math.nan)], LABELS, TR, reference=None)
     one, none = drawings(html)[0].findall("g")
-    assert not one.findall("path")
+    assert not one.findall("path")  # neither an interval nor a reference
     assert one.findall("circle")
     assert not none.findall("circle")
 

@@ -1,0 +1,152 @@
+"""Measurements of prices in workers: results, order, stops, failures, and what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.core.errors import ModelNotFound, OptionError, UnknownOption, Unsupported
+from modules.evaluation.errors import ResultsUnreadable, TextNotFound
+from modules.evaluation.price_errors import PriceNotFound, ResidentsInTheWay
+from modules.evaluation.price_loads import FreshLoad, Stop
+from modules.evaluation.price_measure import plan_speed_test
+from modules.evaluation.price_request import PriceRequest
+from modules.evaluation.price_state import PriceState
+from modules.planning.load_request import LoadRequest
+from modules.runtime.load_plan import LoadPlan
+from tests.support.echo_models import use_echo
+from tests.support.echo_plans import wait_until
+
+SECONDS = 30.0
+TIMED, SLOW, BROKEN = "timed model.gguf", "brief model.gguf", "fail model.gguf"
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    use_echo(monkeypatch, tmp_path / "models", TIMED, SLOW, BROKEN, "good.gguf")
+    folder = tmp_path / "datasets"
+    folder.mkdir()
+    (folder / "digits.txt").write_text("1 2 3 4 5 6 " * 40)
+    app = make_app("--dataset-dir", str(folder))
+    yield app
+    app.prices.close()
+    app.models.close()
+
+
+def request(*args: object, **options: object) -> PriceRequest:
+    parts = args or ("numa", "false", "true", TIMED)
+    return PriceRequest.parse(*parts, pairs=2, **options)  # type: ignore[arg-type]
+
+
+def run(app: App, wanted: PriceRequest) -> PriceState:
+    id = app.prices.start(wanted)
+    assert app.prices.wait(id, SECONDS)
+    return app.prices.find(id)
+
+
+def test_an_option_that_halves_the_speed_costs_half_of_it(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = list[object]()
+    load = app.prices._loads.load
+
+    def observed(plan: LoadPlan, stop: Stop) -> contextlib.AbstractContextManager[FreshLoad]:
+        loaded.append(plan.options["numa"])
+        return load(plan, stop)
+
+    monkeypatch.setattr(app.prices._loads, "load", observed)
+    state = run(app, request())
+    result = state.result
+    assert state.phase == "done" and state.error is None and result is not None
+    decoding, prompt = result.effect("decode_speed"), result.effect("prompt_speed")
+    assert decoding is not None and prompt is not None
+    assert (decoding.a, decoding.b) == (pytest.approx(1000), pytest.approx(500))
+    assert decoding.percent.mean == pytest.approx(-50) and decoding.is_seen
+    assert prompt.percent.mean == pytest.approx(0) and not prompt.is_seen
+    perplexity, memory = result.effect("perplexity"), result.effect("memory")
+    assert perplexity is not None and perplexity.a == perplexity.b and perplexity.change.mean == 0
+    assert perplexity.a == pytest.approx(math.exp(3.5), rel=0.1)
+    assert memory is not None and memory.a > 1 << 20
+    assert (result.key, result.a, result.b, result.pairs) == ("numa", "false", "true", 2)
+    assert result.machine["cores"] and result.packages and len(result.model_hash) == 64
+    assert loaded == [False, True, False, True, True, False]  # for the perplexity, then AB BA
+    assert state.done == state.total == len(loaded)
+    assert [kept.id for kept in app.prices.results.of(TIMED, "numa")] == [result.id]
+    assert app.prices.results.path.parent == app.catalog.folder
+    assert app.models.status.state == "empty"
+
+
+def test_two_models_are_compared_like_two_values(app: App) -> None:
+    result = run(app, request("model", TIMED, "good.gguf")).result
+    assert result is not None
+    assert (result.a, result.b, result.model) == (TIMED, "good.gguf", TIMED)
+    assert result.effect("memory") is not None
+    assert result.effect("decode_speed") is None  # one of them does not say how long it took
+
+
+def test_models_in_memory_must_be_unloaded_first(app: App) -> None:
+    app.loading.load(app.planner.plan(LoadRequest(app.record("good.gguf"))))
+    assert app.prices.residents() == ["good.gguf"]
+    with pytest.raises(ResidentsInTheWay, match=r"good\.gguf"):
+        app.prices.start(request())
+    assert app.models.status.state == "ready"
+    id = app.prices.start(request("numa", "false", "true", SLOW, may_unload=True))
+    wait_until(lambda: app.models.status.state == "empty")
+    app.prices.stop(id)
+    assert app.prices.wait(id, SECONDS)
+
+
+def test_requests_that_cannot_be_carried_out_are_refused_at_once(app: App) -> None:
+    for wanted, error in (
+        (("numa", "false", "true", "missing"), ModelNotFound),
+        (("nums", "false", "true", TIMED), UnknownOption),
+        (("numa", "false", "perhaps", TIMED), OptionError),
+    ):
+        with pytest.raises(error):
+            app.prices.start(request(*wanted))
+    with pytest.raises(TextNotFound):
+        app.prices.start(request(text="missing"))
+    with pytest.raises(PriceNotFound):
+        app.prices.find("missing")
+
+
+def test_a_failed_load_ends_it_with_its_sentence(app: App) -> None:
+    state = run(app, request("numa", "false", "true", BROKEN))
+    assert state.phase == "failed" and isinstance(state.error, Unsupported)
+    assert app.prices.results.all() == []
+
+
+def test_a_stop_ends_the_load_and_keeps_nothing(app: App) -> None:
+    running, queued = (app.prices.start(request("numa", "false", "true", SLOW)) for _ in range(2))
+    wait_until(lambda: app.prices.find(running).phase == "quality")
+    for id in (queued, running):
+        app.prices.stop(id)
+        assert app.prices.wait(id, 5)
+        assert app.prices.find(id).phase == "stopped"
+    assert app.prices.results.all() == []
+
+
+def test_a_result_is_shown_without_perplexity_and_even_if_it_cannot_be_kept(app: App) -> None:
+    (app.texts.folder / "short.txt").write_text("1 2 3")
+    app.prices.results.path.write_text("damaged")
+    state = run(app, request(text="short"))
+    assert state.phase == "done" and state.result is not None and isinstance(state.error, ResultsUnreadable)
+    assert state.result.effect("perplexity") is None and "too short" in state.result.quality_problem["en"]
+    assert state.result.effect("decode_speed") is not None
+    assert app.prices.results.path.read_text() == "damaged"
+
+
+def test_prompts_have_512_tokens_or_what_the_context_holds() -> None:
+    ids = list(range(2000))
+    full = plan_speed_test(ids, 8192)
+    assert (len(full.prompt), len(full.rehearsal), full.decoded) == (512, 512, 128)
+    assert not set(full.prompt) & set(full.rehearsal)
+    small = plan_speed_test([5, 6, 7], 64)
+    assert (len(small.prompt), small.decoded) == (47, 16)
+    assert small.rehearsal[0] != small.prompt[0]
+    for faulty in (([], 512), (ids, 4)):
+        with pytest.raises(Unsupported):
+            plan_speed_test(*faulty)
