@@ -171,7 +171,7 @@ class App:
             self.instruction_templates,
         )
         runs = TrainingRuns(Path(flags.text("run_dir") or ROOT / "training" / "runs"), self.loras.catalog.folder)
-        self.training = Training(runs, data, self.record, self.planner, self.loras, self.memory)
+        self.training = Training(runs, data, self.record, self.planner, self.loras, self.memory, self.catalog.folder)
 
     def _make_conversations(self, flags: Flags) -> None:
         """Make the owners of conversations, texts and characters, and of the runs that write."""

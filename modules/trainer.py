@@ -1,4 +1,4 @@
-"""The training process: trains one LoRA. Run as `python -m modules.trainer FOLDER`, the folder of the run.
+"""The training process: trains one LoRA, or merges one. Run as `python -m modules.trainer FOLDER`, that of the run.
 
 The parent reads one JSON object a line from stdout: see `engines.training`. A line "stop" on stdin ends the run after
 the present update. The process ends with its parent; the run can then be resumed from its last checkpoint.
@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ from modules.core.events import Json
 from modules.core.training_errors import TrainingDiskFull, TrainingFailed, TrainingOutOfMemory
 from modules.core.worker_errors import UNNAMED
 from modules.engines.failure_causes import cause
-from modules.engines.training.job import TrainingJob
+from modules.engines.training.job import JOB, MERGE, TrainingJob
 from modules.system import child_process
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory", re.I)
@@ -40,17 +41,27 @@ def main() -> None:
         except OSError:  # the parent has ended
             child_process.end()
 
-    job = TrainingJob.read(folder)
     try:
-        from modules.engines.training.session import train  # imports torch, which takes seconds
-
-        train(job, emit, stop.is_set)
+        _merge(folder, emit) if (folder / MERGE).is_file() else _train(folder, emit, stop.is_set)
     except Exception as error:  # the error edge of this process
         if not isinstance(error, WebUIError):
             traceback.print_exception(error)
-        emit({"event": "failed", **as_error(error, job).to_json()})
+        emit({"event": "failed", **as_error(error, folder).to_json()})
     channel.flush()
     os._exit(0)  # libraries leave threads behind
+
+
+def _train(folder: Path, emit: Callable[[Json], None], stop: Callable[[], bool]) -> None:
+    from modules.engines.training.session import train  # imports torch, which takes seconds
+
+    train(TrainingJob.read(folder), emit, stop)
+
+
+def _merge(folder: Path, emit: Callable[[Json], None]) -> None:
+    from modules.engines.training.merge import MergeJob, merge
+
+    merge(MergeJob.read(folder), lambda done: emit({"event": "weights", "done": done}))
+    emit({"event": "done"})
 
 
 def _read_commands(pipe: BinaryIO, stop: threading.Event) -> None:
@@ -60,18 +71,20 @@ def _read_commands(pipe: BinaryIO, stop: threading.Event) -> None:
     child_process.end()
 
 
-def as_error(error: Exception, job: TrainingJob) -> WebUIError:
-    """Translate what a run raised: lack of memory or disk space, a known cause, or the words of the backend."""
+def as_error(error: Exception, folder: Path) -> WebUIError:
+    """Translate what a run in `folder` raised: lack of memory or disk space, a known cause, or the backend's words."""
     if isinstance(error, WebUIError):
         return error
     words = f"{type(error).__name__}: {error}"
     first_line = words.splitlines()[0][:300]
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(words):
-        parameters = job.parameters
+        if not (folder / JOB).is_file():
+            return TrainingFailed(first_line)
+        parameters = TrainingJob.read(folder).parameters
         return TrainingOutOfMemory(int(parameters["micro_batch_size"]), int(parameters["cutoff_len"]), first_line)
     if _DISK_FULL.search(words):
-        space = os.statvfs(job.folder)
-        return TrainingDiskFull(str(job.folder), space.f_bavail * space.f_frsize)
+        space = os.statvfs(folder)
+        return TrainingDiskFull(str(folder), space.f_bavail * space.f_frsize)
     known = cause(words)
     return TrainingFailed(words if known == UNNAMED else f"{known['en']}\n{first_line}")
 

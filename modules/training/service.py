@@ -20,6 +20,7 @@ from modules.planning.memory_budget import MemoryBudget
 from modules.planning.planner import Planner
 from modules.runtime.load_plan import LoadPlan
 from modules.training.dataset.prepare import Prepared, TrainingData
+from modules.training.export import gguf_adapter, merged_model
 from modules.training.memory import TrainingMemory, estimate
 from modules.training.parameters import parse_parameters
 from modules.training.runs import RunRequest, TrainingRuns
@@ -49,8 +50,9 @@ class Training:
         planner: Planner,
         loras: LoraManager,
         memory: MemoryBudget,
+        models_folder: Path,
     ) -> None:
-        self.runs, self.data = runs, data
+        self.runs, self.data, self._models_folder = runs, data, models_folder
         self._record, self._planner, self._loras, self._memory = record, planner, loras, memory
 
     def plan(self, raw: Mapping[str, object]) -> PlannedRun:
@@ -119,6 +121,23 @@ class Training:
         certain = planned.memory.base + planned.memory.adapter
         if (planned.memory.total if names else certain) > free:
             raise NoRoomToTrain(planned.memory.total, free, names)
+
+    def export_gguf(self, lora: str, model: str) -> Path:
+        """Return the path of a LoRA as a GGUF adapter for a GGUF model. Raises what `gguf_adapter` raises."""
+        return gguf_adapter(self._loras.catalog.find(lora), self._record(model))
+
+    def export_merged(
+        self, lora: str, model: str, name: str, advance: Callable[[float], None] = lambda done: None
+    ) -> Path:
+        """Merge a LoRA into a copy of `model`, a new folder called `name` beside it, and return that folder.
+
+        It takes minutes; `advance` gets the share of the weights that is loaded. Raises what `merged_model` raises.
+        """
+        record = self._record(model)
+        plan = self._load_plan(record)
+        target = self._models_folder / name
+        merged_model(self._loras.catalog.find(lora), record, plan.options, target, self.runs.folder, advance)
+        return target
 
 
 def _shape_of(lora: LoraRecord) -> dict[str, object]:

@@ -82,7 +82,7 @@ def train(folder: Path, crash_at: int = 0, stop_at: int = 0, threads: int = 1) -
     except Crash:
         pass
     except Exception as error:
-        events.append({"event": "failed", **as_error(error, job).to_json()})
+        events.append({"event": "failed", **as_error(error, folder).to_json()})
     return events
 
 

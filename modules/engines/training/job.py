@@ -12,6 +12,8 @@ from modules.options.option import Value
 
 JOB = "job.json"
 """The file in a run's folder that describes it to the training process."""
+MERGE = "merge.json"
+"""A file in its place: a LoRA is to be merged into a model."""
 CHECKPOINTS, RESULT, LOG = "checkpoints", "result", "log.jsonl"
 """In the same folder: checkpoints, the finished adapter, and one line for each update and evaluation."""
 WHOLE = "whole"
