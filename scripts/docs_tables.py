@@ -24,6 +24,7 @@ from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL  # noqa: E40
 from modules.options.load import OPTIONS  # noqa: E402
 from modules.options.option import Option  # noqa: E402
 from modules.setup import install_errors  # noqa: E402
+from modules.training.parameters import PARAMETERS as TRAINING_PARAMETERS  # noqa: E402
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md")))
 SHORT = {
@@ -118,6 +119,7 @@ def tables() -> dict[str, str]:
         "download flags": simple(FLAGS.values(), "--"),
         "load options": load_options(),
         "generation": generation(),
+        "training parameters": simple(TRAINING_PARAMETERS.values(), ""),
         "causes of failed loads": causes(words for _, words in failure_causes.CAUSES),
         "causes of failed installations": causes(words for _, words in install_errors.CAUSES),
         "download errors": errors(DownloadError),
