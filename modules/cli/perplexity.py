@@ -13,10 +13,11 @@ from pathlib import Path
 
 from modules.app import App
 from modules.core.errors import CommandLineError, Words
+from modules.evaluation import wikitext
 from modules.evaluation.request import EvaluationRequest, Subject
 from modules.evaluation.state import RunState, SubjectState
 from modules.evaluation.summary import evaluation_json, evaluation_text
-from modules.evaluation.texts import EvaluationText, read_text
+from modules.evaluation.texts import SUFFIX, EvaluationText, read_text
 from modules.options.evaluation import EVALUATION
 
 _POLL_SECONDS = 0.2
@@ -65,10 +66,14 @@ def run(app: App, language: str) -> int:
 
 
 def _text(app: App) -> EvaluationText:
-    """Read the text: a file of that path, else one of that name in the folder of texts."""
+    """Read the text: a file of that path, else one of that name in the folder of texts. WikiText-2 is fetched first."""
     named = app.flags.text("perplexity")
     path = Path(named)
-    return read_text(path) if path.exists() else app.texts.read(named)
+    if path.exists():
+        return read_text(path)
+    if named.removesuffix(SUFFIX) == wikitext.NAME.removesuffix(SUFFIX) and not app.texts.has(wikitext.NAME):
+        wikitext.fetch_wikitext(app.mirrors, app.texts.folder)
+    return app.texts.read(named)
 
 
 def _follow(app: App, id: str, model: str, language: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 
 from modules.core.errors import Unsupported, Words
@@ -11,7 +11,7 @@ from modules.evaluation.errors import TextTooShort, WindowTooLong
 from modules.evaluation.fingerprint import hash_json
 from modules.evaluation.request import EvaluationRequest
 from modules.evaluation.texts import EvaluationText
-from modules.evaluation.windows import CHUNK_LENGTH, CHUNKS, MIN_LENGTH, Window, plan_windows
+from modules.evaluation.windows import CHUNK_LENGTH, CHUNKS, MIN_LENGTH, WindowPlan, plan_windows
 from modules.loaders.registry import LOADERS
 from modules.runtime.loaded_model import GENERATE, LoadedModel
 
@@ -27,7 +27,7 @@ class PreparedText:
     scored tokens. `windows_hash` is equal for models of which every token can be compared.
     """
 
-    windows: Sequence[Window]
+    windows: WindowPlan
     stride: int
     length: int
     bos: int | None
@@ -51,11 +51,9 @@ def prepare_text(model: LoadedModel, text: EvaluationText, request: EvaluationRe
     if not windows:
         raise TextTooShort(text.name, len(ids), length if request.method == CHUNKS else 2)
     windows = windows[: request.windows or None]
-    size = sum(
-        len(pieces[index][2]) // 2 for window in windows for index in range(window.start, window.start + window.targets)
-    )
+    size = sum(len(pieces[index][2]) // 2 for span in windows.spans for index in range(span.start, span.end))
     bos_text = "" if bos is None else str(model.ask("decode", tokens=[bos])) or str(bos)
-    identity = hash_json([[list(window.tokens), window.first] for window in windows])
+    identity = hash_json([ids, bos, [dataclasses.astuple(span) for span in windows.spans]])
     return PreparedText(windows, stride, length, bos, bos_text, max(size, 1), identity)
 
 

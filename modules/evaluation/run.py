@@ -175,7 +175,7 @@ class EvaluationRun:
     ) -> Scores:
         def report(scores: Scores) -> None:
             curve = self.state.subjects[index].curve
-            value = perplexity(scores.logprobs).value
+            value = scores.running_perplexity
             self._show(index, done=len(scores.logprobs), perplexity=value, curve=(*curve, value))
 
         task = asyncio.ensure_future(score(model, prepared, report, keep, against))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from modules.evaluation.errors import KlImpossible
 from modules.evaluation.prepared import ABILITY, PreparedText
 from modules.evaluation.request import MAX_KL_WINDOWS
 from modules.evaluation.state import Divergence
-from modules.evaluation.statistics import clustered_mean, percentile
+from modules.evaluation.statistics import clustered_mean, exp, percentile
 from modules.runtime.loaded_model import LoadedModel
 
 MAX_KL_BYTES = 16 << 30
@@ -24,11 +25,30 @@ DISK_RESERVE = 1 << 30
 
 @dataclass
 class Scores:
-    """Log-probabilities of the targets, window by window, and after a comparison the divergence at every target."""
+    """Log-probabilities of the targets, window by window, and after a comparison the divergence at every target.
+
+    `total` is the sum of the log-probabilities of so many `tokens`.
+    """
 
     logprobs: list[Sequence[float]] = field(default_factory=list)
+    total: float = 0.0
+    tokens: int = 0
     kl: list[Sequence[float]] = field(default_factory=list)
     same_top: list[Sequence[bool]] = field(default_factory=list)
+
+    def add(self, found: Loglikelihoods) -> None:
+        """Take the scores of the next window."""
+        self.logprobs.append(found.logprobs)
+        self.total += math.fsum(found.logprobs)
+        self.tokens += len(found.logprobs)
+        if found.kl:
+            self.kl.append(found.kl)
+            self.same_top.append(found.same_top)
+
+    @property
+    def running_perplexity(self) -> float:
+        """The perplexity of the windows so far; infinity or NaN as in `statistics.perplexity`."""
+        return exp(-self.total / max(self.tokens, 1))
 
     @property
     def divergence(self) -> Divergence | None:
@@ -52,7 +72,7 @@ class Distributions:
     def __init__(self, folder: Path, prepared: PreparedText, vocabulary_size: int) -> None:
         self.folder, self._hash = folder, prepared.windows_hash
         self.windows = min(len(prepared.windows), MAX_KL_WINDOWS)
-        size = sum(window.targets for window in prepared.windows[: self.windows]) * vocabulary_size * 4
+        size = sum(span.end - span.start for span in prepared.windows.spans[: self.windows]) * vocabulary_size * 4
         if size > MAX_KL_BYTES:
             gib, limit = size / 2**30, MAX_KL_BYTES >> 30
             raise KlImpossible(
@@ -107,11 +127,7 @@ async def score(
     for index, window in enumerate(prepared.windows):
         files = {"keep": keep.file(index) if keep else "", "against": against.file(index) if against else ""}
         answer = await model.ask_async(ABILITY, tokens=list(window.tokens), first=window.first, **files)
-        found = Loglikelihoods.from_json(answer)
-        scores.logprobs.append(found.logprobs)
-        if found.kl:
-            scores.kl.append(found.kl)
-            scores.same_top.append(found.same_top)
+        scores.add(Loglikelihoods.from_json(answer))
         report(scores)
         await asyncio.sleep(0)
     return scores

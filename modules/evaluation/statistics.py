@@ -57,7 +57,7 @@ def perplexity(scores: Scores) -> Perplexity:
         value = math.nan if math.isnan(total) else math.inf
         return Perplexity(value, math.nan, math.nan, count, len(scores))
     mean = total / count
-    value = _exp(mean)
+    value = exp(mean)
     variance = math.fsum((loss - mean) ** 2 for loss in losses) / count
     token_error = value * math.sqrt(variance / (count - 1)) if count > 1 else math.nan
     by_window = standard_error([[-value for value in window] for window in scores])
@@ -137,7 +137,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def _exp(value: float) -> float:
+def exp(value: float) -> float:
+    """Return e to the power of a value; infinity where a float ends."""
     try:
         return math.exp(value)
     except OverflowError:

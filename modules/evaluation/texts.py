@@ -56,6 +56,10 @@ class TextLibrary:
                         found.append(TextFile(path.name, path.stat().st_size))
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name, ending included."""
+        return any(file.name == name for file in self.files())
+
     def read(self, name: str) -> EvaluationText:
         """Return the text called `name`, with or without ".txt". Raises TextNotFound or TextUnreadable."""
         for candidate in (name, name + SUFFIX):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 ROLLING, CHUNKS = "rolling", "chunks"
 METHODS = (ROLLING, CHUNKS)
@@ -31,9 +32,43 @@ class Window:
         return len(self.tokens) - self.first
 
 
+@dataclass(frozen=True)
+class Span:
+    """A window by indexes of the text's tokens: `begin` to `end` are read, those from `start` on are scored.
+
+    With `has_bos`, BOS comes before them.
+    """
+
+    begin: int
+    start: int
+    end: int
+    has_bos: bool
+
+
+class WindowPlan(Sequence[Window]):
+    """The windows of a text, made when they are asked for: with a small stride they repeat every token many times."""
+
+    def __init__(self, ids: Sequence[int], bos: int | None, spans: Sequence[Span]) -> None:
+        self.ids, self.bos, self.spans = ids, bos, spans
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> WindowPlan: ...
+    def __getitem__(self, index: int | slice) -> Window | WindowPlan:
+        if isinstance(index, slice):
+            return WindowPlan(self.ids, self.bos, self.spans[index])
+        span = self.spans[index]
+        prefix = [self.bos] if span.has_bos and self.bos is not None else []
+        return Window([*prefix, *self.ids[span.begin : span.end]], len(prefix) + span.start - span.begin, span.start)
+
+
 def plan_windows(
     ids: Sequence[int], method: str, stride: int, length: int, bos: int | None = None, bos_once: bool = False
-) -> list[Window]:
+) -> WindowPlan:
     """Cut the tokens of a text, which has no special ones, into windows of at most `length` tokens.
 
     "rolling": every token is scored once, the first ones in one window and then `stride` at a time, with all tokens
@@ -48,29 +83,24 @@ def plan_windows(
     Returns no windows for a text that is too short.
     """
     if method == CHUNKS:
-        return list(_chunks(ids, length, bos))
-    return list(_rolling(ids, stride, length, bos, bos_once))
+        return WindowPlan(ids, bos, list(_chunks(len(ids), length, bos is not None)))
+    return WindowPlan(ids, bos, list(_rolling(len(ids), stride, length, bos is not None, bos_once)))
 
 
-def _rolling(ids: Sequence[int], stride: int, length: int, bos: int | None, bos_once: bool) -> Iterator[Window]:
-    prefix = [] if bos is None else [bos]
-    end = min(length - len(prefix), len(ids))
-    if len(prefix) + end > 1:
-        yield Window([*prefix, *ids[:end]], 1, 1 - len(prefix))
-    prefix = [] if bos_once else prefix
-    room = length - len(prefix)
-    while end < len(ids):
-        scored, end = end, min(end + min(stride, room if prefix else room - 1), len(ids))
-        begin = max(end - room, 0)
-        yield Window([*prefix, *ids[begin:end]], len(prefix) + scored - begin, scored)
+def _rolling(count: int, stride: int, length: int, has_bos: bool, bos_once: bool) -> Iterator[Span]:
+    end = min(length - has_bos, count)
+    if has_bos + end > 1:
+        yield Span(0, 1 - has_bos, end, has_bos)
+    has_bos = has_bos and not bos_once
+    room = length - has_bos
+    step = min(stride, room if has_bos else room - 1)
+    while end < count:
+        start, end = end, min(end + step, count)
+        yield Span(max(end - room, 0), start, end, has_bos)
 
 
-def _chunks(ids: Sequence[int], length: int, bos: int | None) -> Iterator[Window]:
-    offset = 0 if bos is None else 1  # of the text's first token
-    tokens = [*([] if bos is None else [bos]), *ids]
-    for begin in range(0, len(tokens) - length + 1, length):
-        chunk = tokens[begin : begin + length]
-        if bos is not None:
-            chunk[0] = bos
-        first = length // 2 + 1
-        yield Window(chunk, first, begin + first - offset)
+def _chunks(count: int, length: int, has_bos: bool) -> Iterator[Span]:
+    for chunk in range((count + has_bos) // length):
+        end = (chunk + 1) * length - has_bos
+        begin = end - length + has_bos
+        yield Span(begin, end - length + length // 2 + 1, end, has_bos)

@@ -13,7 +13,9 @@ from modules.app import App
 from modules.cli import perplexity
 from modules.core.errors import CommandLineError, OptionError
 from modules.evaluation.errors import TextNotFound, TextUnreadable
+from modules.hub.errors import DownloadError
 from tests.support.echo_models import use_echo
+from tests.support.hub_server import HubServer
 
 SLOW = "brief model.gguf"
 """Takes a second to load."""
@@ -74,6 +76,16 @@ def test_a_failure_is_a_sentence_and_status_1(
         assert evaluate(text, model=model) == 1
         output, message = capsys.readouterr()
         assert output == "" and len(message) > 20 and "Traceback" not in message
+
+
+def test_wikitext_is_fetched_through_the_mirror_if_it_is_missing(
+    evaluate: Callable[..., int], served: HubServer, tmp_path: Path
+) -> None:
+    with pytest.raises(DownloadError):  # this mirror does not have it
+        evaluate("wikitext-2-test", "--hf-endpoint", served.url)
+    assert served.requests("wikitext-2-raw-v1.zip")
+    (tmp_path / "datasets" / "wikitext-2-test.txt").write_text("1 2 3 " * 40)
+    assert evaluate("wikitext-2-test", "--hf-endpoint", served.url) == 0
 
 
 def test_bad_arguments_are_refused_before_anything_is_loaded(evaluate: Callable[..., int], tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
+from modules.engines.loglikelihoods import Loglikelihoods
 from modules.evaluation import scoring
 from modules.evaluation.errors import KlImpossible
 from modules.evaluation.prepared import PreparedText
@@ -53,7 +55,11 @@ def test_models_with_other_tokens_are_not_compared(tmp_path: Path) -> None:
 
 def test_the_divergence_has_a_mean_a_percentile_and_the_share_of_equal_tokens() -> None:
     assert Scores([[-1.0]]).divergence is None
-    found = Scores([[-1.0] * 2] * 2, [[0.1, 0.3], [0.1, 0.1]], [[True, False], [True, True]]).divergence
+    scores = Scores()
+    scores.add(Loglikelihoods([-1.0, -1.0], [0.1, 0.3], [True, False]))
+    scores.add(Loglikelihoods([-1.0, -3.0], [0.1, 0.1], [True, True]))
+    found = scores.divergence
+    assert scores.running_perplexity == pytest.approx(math.exp(1.5))
     assert found is not None and found.windows == 2
     assert found.kl.mean == pytest.approx(0.15) and found.kl_99 == pytest.approx(0.294)
     assert found.same_top.mean == 0.75

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from modules.evaluation.windows import CHUNKS, ROLLING, Window, plan_windows
@@ -9,7 +11,7 @@ from modules.evaluation.windows import CHUNKS, ROLLING, Window, plan_windows
 BOS = -1
 
 
-def split(windows: list[Window]) -> list[tuple[list[int], list[int]]]:
+def split(windows: Iterable[Window]) -> list[tuple[list[int], list[int]]]:
     """Return the context and the targets of every window."""
     return [(list(window.tokens[: window.first]), list(window.tokens[window.first :])) for window in windows]
 
@@ -84,11 +86,12 @@ def test_bos_precedes_the_text_and_replaces_the_first_token_of_every_further_chu
 
 
 def test_a_text_that_is_too_short_has_no_windows() -> None:
-    assert (
-        plan_windows([], ROLLING, 1, 4)
-        == plan_windows([5], ROLLING, 1, 4)
-        == plan_windows([], ROLLING, 1, 4, BOS)
-        == []
-    )
-    assert plan_windows([5], ROLLING, 1, 4, BOS) == [Window([BOS, 5], 1, 0)]
-    assert plan_windows(range(511), CHUNKS, 1, 512) == []
+    plans = [plan_windows([], ROLLING, 1, 4), plan_windows([5], ROLLING, 1, 4), plan_windows([], ROLLING, 1, 4, BOS)]
+    assert [len(plan) for plan in [*plans, plan_windows(range(511), CHUNKS, 1, 512)]] == [0] * 4
+    assert list(plan_windows([5], ROLLING, 1, 4, BOS)) == [Window([BOS, 5], 1, 0)]
+
+
+def test_a_plan_of_many_long_windows_takes_little_memory() -> None:
+    windows = plan_windows(range(200_000), ROLLING, stride=1, length=2048)
+    assert len(windows) == 1 + 200_000 - 2048
+    assert split(windows[-1:]) == [(list(range(197_952, 199_999)), [199_999])]

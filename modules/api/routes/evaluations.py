@@ -17,6 +17,7 @@ from modules.core.events import Json
 from modules.evaluation.request import EvaluationRequest, Subject
 from modules.evaluation.state import RunState, SubjectState
 from modules.evaluation.summary import evaluation_json
+from modules.evaluation.wikitext import fetch_wikitext
 
 _OPTIONS = Expected('an object such as {"n_ctx": 4096}', '形如 {"n_ctx": 4096} 的对象')
 _WEIGHTS = Expected('an object such as {"name": 1}', '形如 {"名称": 1} 的对象')
@@ -81,6 +82,10 @@ def routes(app: App) -> APIRouter:
     @router.get("/texts")
     def texts() -> Response:
         return json_response({"texts": [{"name": file.name, "size": file.size} for file in app.texts.files()]})
+
+    @router.post("/texts/wikitext")
+    def fetch_text() -> Response:
+        return json_response({"name": fetch_wikitext(app.mirrors, app.texts.folder).name})
 
     @router.get("/{id}")
     def find(id: str, request: Request) -> Response:

@@ -86,6 +86,12 @@ def test_bad_requests_are_refused_in_a_sentence(server: Server, subtests: pytest
     assert server.http.get(f"{ENDPOINT}/gone").status_code == 404
 
 
+def test_wikitext_that_no_mirror_has_is_an_error_with_its_name(app: App, server: Server) -> None:
+    app.mirrors.choose("http://127.0.0.1:9")
+    refusal = server.refusal(f"{ENDPOINT}/texts/wikitext", {})
+    assert refusal["status"] == 502 and "127.0.0.1" in refusal["message"]
+
+
 def test_guests_may_not_evaluate(make_app: Callable[..., App]) -> None:
     with server_of(make_app("--multi-user")) as server:
         assert server.post(ENDPOINT, {"text": "digits"}).status_code == 403
