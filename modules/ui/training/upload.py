@@ -1,0 +1,31 @@
+"""Put a file from the browser into the folder of datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modules.config.named_files import is_valid_name
+from modules.system.atomic_write import replace_file
+from modules.training.dataset.rows import MAX_BYTES
+from modules.ui.training.errors import DATA_SUFFIXES, BadUpload
+
+
+def add_dataset(folder: Path, name: str, content: bytes) -> str:
+    """Write a dataset and return its name, which has a number if there is another file of that name.
+
+    Raises BadUpload, or OSError.
+    """
+    name = name.replace("\\", "/").rpartition("/")[2].strip()
+    path = Path(name)
+    if path.suffix.lower() not in DATA_SUFFIXES or not is_valid_name(name) or len(content) > MAX_BYTES:
+        raise BadUpload()
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (name, *(f"{path.stem} ({number}){path.suffix}" for number in range(2, 1000)))
+    for candidate in names:
+        target = folder / candidate
+        if not target.exists():
+            replace_file(target, content)
+            return candidate
+        if target.is_file() and target.read_bytes() == content:
+            return candidate
+    raise BadUpload()

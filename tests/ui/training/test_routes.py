@@ -1,0 +1,147 @@
+"""The routes of the Training page: the form, what a run would be, and the runs, with a stand-in for the trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from modules.app import App
+from modules.training.parameters import PARAMETERS as TABLE
+from modules.ui.training import routes
+from tests.support.echo_trainer import UPDATES
+from tests.support.gguf_files import gguf
+from tests.support.training_app import PARAMETERS, ROWS, training_app
+
+SECONDS = 20
+
+
+def client_of(app: App) -> TestClient:
+    server = FastAPI()
+    routes.add_routes(server, app)
+    return TestClient(server)
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], tmp_path: Path) -> App:
+    return training_app(make_app, tmp_path)
+
+
+@pytest.fixture
+def http(app: App) -> TestClient:
+    return client_of(app)
+
+
+def facts(http: TestClient, language: str = "en", **changed: Any) -> dict[str, Any]:
+    return http.post(f"/training/facts?lang={language}", json={"values": {**PARAMETERS, **changed}}).json()
+
+
+def test_the_form_has_all_parameters_and_names_to_choose_from(http: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "models" / "file.gguf").write_bytes(gguf())
+    form = http.get("/training/form?lang=zh").json()
+    fields = {field["key"]: field for group in form["groups"] for field in group["fields"]}
+    assert list(fields) == list(TABLE)
+    assert (fields["lora_rank"]["label"], fields["lora_rank"]["kind"]) == ("LoRA秩", "whole")
+    assert form["lists"]["datasets"] == ["facts.json"] and form["lists"]["models"] == ["model"]
+    assert form["lists"]["others"] == ["file.gguf"]
+
+
+def test_a_run_is_described_before_it_starts(http: TestClient) -> None:
+    found = facts(http)
+    assert (found["rows"], found["updates"], found["few"]) == (len(ROWS), 3, True)
+    better = facts(http, **found["fitted"])
+    assert better["updates"] >= 60 and not better["few"] and better["fitted"] == {}
+    assert facts(http, eval_share=0.3)["evaluation"] > 0
+
+
+def test_changed_data_is_read_again(http: TestClient, tmp_path: Path) -> None:
+    assert facts(http)["rows"] == len(ROWS)
+    (tmp_path / "datasets" / "facts.json").write_text(json.dumps(ROWS[:4]))
+    assert facts(http)["rows"] == 4
+
+
+def test_an_error_names_the_field_to_change(http: TestClient, tmp_path: Path, subtests: pytest.Subtests) -> None:
+    (tmp_path / "models" / "file.gguf").write_bytes(gguf())
+    (tmp_path / "datasets" / "bad.jsonl").write_text('{"instruction": "a", "output": "b"}\n{broken\n')
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"learning_rate": "fast"}, "learning_rate", "fast"),
+        ({"micro_batch_size": "5"}, "micro_batch_size", "32"),
+        ({"model": ""}, "model", ""),
+        ({"model": "file.gguf"}, "model", "GGUF"),
+        ({"model": "nothing"}, "model", "nothing"),
+        ({"dataset": ""}, "dataset", ""),
+        ({"dataset": "none"}, "dataset", "none"),
+        ({"dataset": "", "raw_text_file": "none"}, "raw_text_file", "none"),
+        ({"dataset": "bad"}, "skip_bad_rows", "2"),
+        ({"format": "none"}, "format", "none"),
+        ({"lora_name": "../a"}, "lora_name", "../a"),
+    ]
+    for changed, field, text in cases:
+        for language in ("zh", "en"):
+            with subtests.test(ascii(changed), language=language):
+                found = facts(http, language, **changed)
+                assert found["field"] == field and text in found["error"]
+
+
+def test_a_name_that_is_still_missing_does_not_hide_the_facts(http: TestClient) -> None:
+    assert facts(http, lora_name="")["rows"] == len(ROWS)
+    refused = http.post("/training/start", json={"values": {**PARAMETERS, "lora_name": ""}})
+    assert refused.status_code == 400 and refused.json()["field"] == "lora_name"
+
+
+def test_a_run_is_started_followed_and_its_curves_are_sent_once(app: App, http: TestClient) -> None:
+    name = http.post("/training/start", json={"values": {**PARAMETERS, "lora_name": "海"}}).json()["name"]
+    app.training.runs.wait(name, SECONDS)
+    body = http.get("/training/runs", params={"chart": name, "lang": "en"}).json()
+    (run,) = body["runs"]
+    assert (run["state"], run["update"], run["data"], run["error"]) == ("finished", UPDATES, "facts", None)
+    assert body["drawn"] == UPDATES and body["curves"].count("<figure") == 2
+    assert "curves" not in http.get("/training/runs", params={"chart": name, "drawn": UPDATES}).json()
+    assert http.get("/training/runs/parameters", params={"name": name}).json()["values"]["lora_rank"] == 32
+    assert http.post("/training/runs/delete", json={"name": name}).status_code == 200
+    assert http.get("/training/runs").json()["runs"] == []
+
+
+def test_actions_on_runs_that_do_not_exist_are_refused(http: TestClient, subtests: pytest.Subtests) -> None:
+    for action in ("stop", "discard", "resume", "delete", "apply", "compare"):
+        for name in ("none", "..", "a/b", ""):
+            with subtests.test(f"{action} {name}"):
+                body = {"name": name} | ({"question": "?"} if action == "compare" else {})
+                assert http.post(f"/training/runs/{action}", json=body).status_code == 404
+
+
+def test_parameters_are_read_from_files_of_the_original(http: TestClient) -> None:
+    content = json.dumps({"lora_rank": 8, "warmup_steps": 100, "batch_size": 128, "micro_batch_size": 4, "nothing": 1})
+    read = http.post("/training/parameters?lang=en", json={"content": content}).json()
+    assert (read["values"]["lora_rank"], read["values"]["warmup_steps"]) == (8, 4)
+    assert any("nothing" in note for note in read["notes"])
+    for broken in ("", "[]", "{", "1"):
+        assert http.post("/training/parameters", json={"content": broken}).status_code == 422
+
+
+def test_data_is_uploaded_without_replacing_any(http: TestClient, tmp_path: Path, subtests: pytest.Subtests) -> None:
+    def upload(name: str, content: bytes) -> Any:
+        return http.post("/training/upload", params={"name": name}, content=content)
+
+    assert upload("新.csv", b"instruction,output\na,b\n").json()["name"] == "新.csv"
+    assert upload("新.csv", b"instruction,output\na,b\n").json()["name"] == "新.csv"
+    added = upload("新.csv", b"instruction,output\na,c\n").json()
+    assert added["name"] == "新 (2).csv" and added["name"] in added["lists"]["datasets"]
+    assert upload("../../x.txt", b"a").json()["name"] == "x.txt" and not (tmp_path / "x.txt").exists()
+    for name in ("", "a", "a.exe", ".txt", "a\0.txt", "con.txt", "a" * 290 + ".txt"):
+        with subtests.test(ascii(name)):
+            assert upload(name, b"a").status_code == 422
+
+
+def test_only_the_owner_trains(make_app: Callable[..., App], tmp_path: Path, subtests: pytest.Subtests) -> None:
+    http = client_of(training_app(make_app, tmp_path, "--multi-user"))
+    posts = ("facts", "preview", "start", "upload", "parameters", "runs/stop", "runs/apply", "runs/compare")
+    for method, paths in (("GET", ("form", "lists", "runs", "parameters?lora=a")), ("POST", posts)):
+        for path in paths:
+            with subtests.test(path):
+                assert http.request(method, f"/training/{path}", json={}).status_code == 403
