@@ -19,7 +19,7 @@ from modules.core.errors import InternalError, WebUIError
 from modules.core.product import LOG_FILE
 from modules.core.worker_errors import LoadCancelled
 from modules.evaluation import fingerprint
-from modules.evaluation.errors import KlImpossible
+from modules.evaluation.errors import EvaluationError, KlImpossible, ResultsNotSaved, ResultsUnreadable
 from modules.evaluation.prepared import PreparedText, check_ability, explain_difference, prepare_text
 from modules.evaluation.request import EvaluationRequest, Subject
 from modules.evaluation.result_row import identifying_cells, result_cells
@@ -103,8 +103,7 @@ class EvaluationRun:
             if isinstance(found, Row):
                 outcome = {"phase": "done", "tested": found}
             else:
-                self._results.add(result_cells(found))
-                outcome = {"phase": "done", "result": found}
+                outcome = {"phase": "done", "result": found, "error": self._save(found)}
         except asyncio.CancelledError:
             outcome = {"phase": "stopped"}
         except WebUIError as error:
@@ -112,6 +111,14 @@ class EvaluationRun:
             outcome = {"phase": "stopped"} if is_stopped else {"phase": "failed", "error": error}
         finally:
             self._show(index, **outcome)
+
+    def _save(self, result: Evaluation) -> EvaluationError | None:
+        """Add a result to the table; return why that failed."""
+        try:
+            self._results.add(result_cells(result))
+        except (ResultsUnreadable, ResultsNotSaved) as error:
+            return error
+        return None
 
     def _evaluate(self, index: int, model: LoadedModel) -> Evaluation | Row:
         """Return the result, or the row of an earlier one that is not to be repeated."""

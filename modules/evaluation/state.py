@@ -64,7 +64,7 @@ class SubjectState:
     """The state of one model of a run. `done` of `total` windows are scored.
 
     `perplexity` is that of the windows scored so far, `curve` what it was after each of them. `tested` is the row of
-    the table because of which it was not evaluated again.
+    the table because of which it was not evaluated again. With a `result`, `error` is why this is not in the table.
     """
 
     subject: Subject
@@ -80,14 +80,13 @@ class SubjectState:
 
 @dataclass(frozen=True)
 class RunState:
-    """The state of one run. `error` is why no result could be kept, beside the errors of single models."""
+    """The state of one run."""
 
     id: str
     request: EvaluationRequest
     phase: Phase = "queued"
     subjects: tuple[SubjectState, ...] = ()
     seconds: float = 0.0
-    error: WebUIError | None = None
 
     @property
     def has_ended(self) -> bool:

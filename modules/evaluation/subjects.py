@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from modules.catalog.record import ModelRecord
+from modules.core.embedding_errors import KINDS, CannotGenerate
 from modules.core.worker_errors import LoadCancelled
 from modules.evaluation.errors import ModelsInTheWay
 from modules.evaluation.request import EvaluationRequest, Subject
@@ -40,7 +41,7 @@ class SubjectLoader:
     def check(self, request: EvaluationRequest) -> None:
         """Raise what is wrong with the models of a request before anything is loaded.
 
-        Raises ModelNotFound, NoModelLoaded, what `Planner.plan` raises, or ModelsInTheWay.
+        Raises ModelNotFound, NoModelLoaded, CannotGenerate, what `Planner.plan` raises, or ModelsInTheWay.
         """
         own = {subject.model for subject in request.subjects}
         for subject in request.subjects:
@@ -48,6 +49,8 @@ class SubjectLoader:
                 _ = self._models.current  # raises if there is none
                 continue
             plan = self.plan(subject)
+            if plan.record.task:
+                raise CannotGenerate(plan.record.name, KINDS[plan.record.task])
             loaded = self._models.loaded()
             others = [model for model in loaded if model.record.name not in own]
             if request.may_unload or not others or any(model.plan.loads_the_same(plan) for model in loaded):

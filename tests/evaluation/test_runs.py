@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from modules.app import App
+from modules.core.embedding_errors import CannotGenerate
 from modules.core.errors import ModelNotFound, NoModelLoaded, OptionError, Unsupported
 from modules.core.prompt import Prompt
-from modules.evaluation.errors import EvaluationNotFound, ModelsInTheWay, TextNotFound, TextTooShort, WindowTooLong
+from modules.core.worker_errors import WorkerDied
+from modules.evaluation.errors import (
+    EvaluationNotFound,
+    ModelsInTheWay,
+    ResultsUnreadable,
+    TextNotFound,
+    TextTooShort,
+    WindowTooLong,
+)
 from modules.evaluation.request import EvaluationRequest, Subject
 from modules.evaluation.state import RunState, SubjectState
+from modules.loaders import registry
 from modules.planning.load_request import LoadRequest
 from tests.support.echo_models import limit_models
 from tests.support.echo_plans import texts, wait_until
@@ -166,6 +178,37 @@ def test_a_worker_that_breaks_fails_the_evaluation_without_a_row(app: App) -> No
     state = run(app, request())
     assert state.phase == only(state).phase == "failed" and only(state).error is not None
     assert app.evaluations.results.rows() == []
+
+
+def test_a_worker_that_is_killed_fails_the_evaluation(app: App) -> None:
+    load(app)
+    pid = app.models.current.ask("where")["pid"]
+    id = app.evaluations.start(request(max_length=64, stride=1))
+    wait_until(lambda: app.evaluations.find(id).subjects[0].done > 0)
+    os.kill(pid, signal.SIGKILL)
+    assert app.evaluations.wait(id, SECONDS)
+    assert isinstance(only(app.evaluations.find(id)).error, WorkerDied) and app.evaluations.results.rows() == []
+
+
+def test_a_table_that_is_damaged_keeps_neither_the_result_from_being_shown_nor_is_overwritten(app: App) -> None:
+    load(app)
+    app.evaluations.results.path.parent.mkdir(exist_ok=True)
+    app.evaluations.results.path.write_bytes(b"\xff")
+    subject = only(run(app, request()))
+    assert subject.phase == "done" and subject.result is not None and isinstance(subject.error, ResultsUnreadable)
+    assert app.evaluations.results.path.read_bytes() == b"\xff"
+
+
+def test_an_embedding_model_is_refused_before_it_is_loaded(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = dataclasses.replace(app.record("good.gguf"), task="embed")
+    monkeypatch.setattr(app.evaluations._loader, "_find_record", lambda name: record)
+    monkeypatch.setitem(registry.LOADERS, "llama.cpp", _with_task(registry.LOADERS["llama.cpp"]))
+    with pytest.raises(CannotGenerate):
+        app.evaluations.start(request("good.gguf"))
+
+
+def _with_task(loader: registry.Loader) -> registry.Loader:
+    return dataclasses.replace(loader, abilities=loader.abilities | {"embed"})
 
 
 def test_bad_requests_are_refused_before_anything_is_loaded(app: App) -> None:
