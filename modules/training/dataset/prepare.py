@@ -127,7 +127,8 @@ class TrainingData:
             evaluation = self._prepare_file(other, parameters, template, None)
             return Prepared(file, evaluation, file.samples, evaluation.samples)
         training, held_out = split(file.samples, share)
-        if share and not held_out:
+        usable = file.samples and (parameters["skip_bad_rows"] or not file.bad_count)
+        if share and not held_out and usable:  # otherwise, the bad rows are what is to be said
             expected = {"en": "0, because the data is in one piece", "zh": " 0，因为数据只有一段"}
             raise OptionError("eval_share", share, expected)
         return Prepared(file, None, training, held_out)

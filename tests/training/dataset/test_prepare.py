@@ -219,6 +219,13 @@ def test_a_share_leaves_rows_on_both_sides() -> None:
     assert split(two[:1], 0.5) == ((two[0],), ())
 
 
+def test_bad_rows_are_reported_before_a_share_of_what_is_left(prepare: Prepare) -> None:
+    with pytest.raises(BadRows):
+        prepare("rows.json", [{"text": "a"}, 5], eval_share=0.1).require_usable(skip_bad_rows=False)
+    with pytest.raises(NothingToTrain):
+        prepare("rows.json", [5], eval_share=0.1, skip_bad_rows=True).require_usable(skip_bad_rows=True)
+
+
 def test_how_rows_became_text_is_kept_for_the_lora(prepare: Prepare) -> None:
     rows = [{"instruction": Q, "output": A}]
     assert prepare("rows.json", rows).prompt == {"template_type": "chat_template", "template_1": CHATML}
