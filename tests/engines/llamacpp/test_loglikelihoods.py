@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from modules.core.errors import OptionError
+from modules.core.events import Event, Result
+from modules.core.prompt import Prompt
 from modules.core.worker_errors import PromptTooLong, ReferenceUnusable
+from modules.engines.loglikelihoods import Loglikelihoods
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA
-from tests.support.answers import answer, ask, forget
+from tests.support.answers import Answer, answer, ask, forget, parameters
+from tests.support.echo_plans import wait_until
+from tests.support.hf_folder import read_metadata
+from tests.support.hf_logits import logits_of
 from tests.support.llama_library import run_checked
 from tests.support.llama_requests import LONG, N_CTX, THREADS, chat, describe_cache
-from tests.support.log_likelihoods import evaluate
+from tests.support.log_likelihoods import evaluate, expected_logprobs
+from tests.support.tiny_model import tiny_gguf_bytes
 from tests.support.worker_pool import WorkerPool
 
 ROUNDING = 1e-4
+UNUSED, PADDING = 5, 100
+"""The type of an unused token in GGUF files, and how many of them end the vocabulary of one."""
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +100,70 @@ def test_a_window_waits_for_cells_of_generations_and_they_take_its_own(
         thread.join()
     assert [reply.done.completion_tokens for reply in replies] == [400, 400]
     assert beside.logprobs == pytest.approx(alone.logprobs, abs=0.05)  # other batches, a float16 cache
+
+
+def test_a_window_and_a_prompt_compete_for_cells(
+    shallow_llama: WorkerProcess, tokens: list[int], subtests: pytest.Subtests
+) -> None:
+    """Which of them finds no cell left depends on how long the prompt of a generation under way is."""
+    window = (tokens * 2)[:750]
+    alone = evaluate(shallow_llama, window, 1)
+    for words in (1, 60):
+        with subtests.test(words=words):
+            forget(shallow_llama)
+            inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+            params = parameters(max_new_tokens=100, ban_eos_token=True)
+            first = shallow_llama.events("generate", prompt=chat("ink " * words), params=params)
+            next(first)  # it has begun, so that later steps are short
+            shallow_llama.start("loglikelihoods", inbox.put, tokens=window, first=1)
+            wait_until(lambda: sum(slot["busy"] for slot in describe_cache(shallow_llama)["slots"]) == 2)
+            prompt = Prompt("", tokens=tuple(tokens[-450:]))
+            assert answer(shallow_llama, prompt, max_new_tokens=100, ban_eos_token=True).done.completion_tokens == 100
+            assert Answer(list(first)).done.completion_tokens == 100
+            end = inbox.get(timeout=60)
+            assert isinstance(end, Result)
+            found = Loglikelihoods.from_json(end.value)
+            assert found.logprobs == pytest.approx(alone.logprobs, abs=0.5)  # Q4 weights in other batches
+
+
+def test_cancelled_windows_leave_their_slots(tiny_llama: WorkerProcess, tokens: list[int]) -> None:
+    window = {"tokens": tokens, "first": 1}
+    for _ in range(6):
+        tiny_llama.cancel(tiny_llama.start("loglikelihoods", lambda event: None, **window))
+    assert evaluate(tiny_llama, tokens[:10]).logprobs  # `check_idle` follows
+
+
+def test_a_window_and_a_generation_share_the_only_slot(tiny: Path, workers: WorkerPool, tokens: list[int]) -> None:
+    options = {"n_ctx": 700, "parallel": 1, "threads": THREADS, "threads_batch": THREADS}
+    with workers.lease(tiny, LLAMA, **options) as pooled:
+        worker = pooled.worker
+        alone = evaluate(worker, tokens, 500)
+        replies: list[Answer] = []
+        generating = threading.Thread(
+            target=lambda: replies.append(answer(worker, chat("ink"), max_new_tokens=200, ban_eos_token=True))
+        )
+        generating.start()
+        results = [evaluate(worker, tokens, 500) for _ in range(3)]
+        generating.join()
+        assert replies[0].done.completion_tokens == 200
+        assert all(result.logprobs == pytest.approx(alone.logprobs, abs=0.05) for result in results)
+
+
+def test_padding_of_the_vocabulary_is_not_stored(smollm2: Path, workers: WorkerPool, tmp_path: Path) -> None:
+    metadata = read_metadata(smollm2)
+    kinds = metadata["tokenizer.ggml.token_type"]
+    metadata["tokenizer.ggml.token_type"] = [*kinds[:-PADDING], *[UNUSED] * PADDING]
+    (tmp_path / "padded.gguf").write_bytes(tiny_gguf_bytes(metadata))
+    with workers.lease(tmp_path / "padded.gguf", LLAMA, n_ctx=64, threads=THREADS) as pooled:
+        evaluate(pooled.worker, [5, 6, 7], 1, keep=tmp_path / "kept")
+    assert (tmp_path / "kept").stat().st_size == 48 + 2 * 4 * (len(kinds) - PADDING)
+
+
+def test_the_mean_is_that_of_transformers_on_the_same_weights(
+    tiny_llama: WorkerProcess, tiny_folder: Path, tokens: list[int]
+) -> None:
+    reference = expected_logprobs(logits_of(tokens, {"tiny": tiny_folder}, {})["tiny"], tokens)
+    assert fmean(evaluate(tiny_llama, tokens).logprobs) == pytest.approx(reference.mean(), abs=0.002)
 
 
 def test_a_model_does_not_diverge_from_itself_and_other_windows_are_refused(
