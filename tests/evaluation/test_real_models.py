@@ -17,6 +17,7 @@ from modules.core.paths import ROOT
 from modules.evaluation.request import EvaluationRequest, Subject
 from modules.evaluation.state import Evaluation
 from tests.conftest import SMOLLM2
+from tests.support.perplexity_reference import lm_eval_perplexity
 
 SECONDS = 60.0
 ALICE = ROOT / "training" / "datasets" / "alice-in-wonderland.txt"
@@ -61,6 +62,14 @@ def test_all_loaders_of_a_float32_model_agree(app: App) -> None:
         assert other.divergence is not None and other.divergence.windows == first.perplexity.windows
         assert 0 <= other.divergence.kl.mean < 1e-3 and other.divergence.same_top.mean > 0.9
     assert not (ROOT / "cache" / "kl" / first.id).exists()
+
+
+def test_rolling_windows_with_one_bos_give_the_figure_of_lm_eval(app: App, tiny_folder: Path) -> None:
+    """SmolLM2's tokenizer adds no BOS, so lm-eval's rule puts it before the first window alone."""
+    subject = Subject("tiny", "Transformers", options={"cpu": True})
+    (ours,) = evaluate(app, subject, bos="first", max_length=201, stride=200)
+    theirs = lm_eval_perplexity(tiny_folder, (app.texts.folder / "text.txt").read_text(), 200)
+    assert ours.perplexity.value == pytest.approx(theirs, rel=1e-4) and ours.bos
 
 
 def test_a_model_does_not_diverge_from_itself(app: App) -> None:
