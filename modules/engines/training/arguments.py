@@ -171,6 +171,13 @@ def load_options(parameters: Parameters, options: Options, method: str) -> dict[
                 "zh": f"基础模型已量化（{method}），base_weights 不能为 {weights}，请选择 auto。",
             }
         )
+    if method and parameters["use_dora"]:
+        raise Unsupported(
+            {
+                "en": f"use_dora: DoRA cannot be trained on quantized weights ({method}). Turn it off.",
+                "zh": f"use_dora：量化权重（{method}）不支持 DoRA，请取消勾选。",
+            }
+        )
     changed = {**options, "cpu": bool(parameters["cpu"] or options["cpu"])}
     changed |= {"load_in_8bit": weights == "8-bit", "load_in_4bit": weights == "4-bit", "bf16": weights == "bfloat16"}
     return changed | {"disk": False}  # PEFT cannot train beside weights on disk
