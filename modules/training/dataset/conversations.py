@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,8 +64,19 @@ def conversation_of(fields: Mapping[str, Any]) -> Conversation | None:
         messages.pop()
     if not messages:
         raise BadValue("it has no answer of the assistant", "没有助手的回答")
-    tools = present.get("tools")
-    return Conversation(tuple(messages), tools if isinstance(tools, list) else None)
+    return Conversation(tuple(messages), _tools(present.get("tools")))
+
+
+def _tools(raw: object) -> Json:
+    """Return the tools of a conversation, which some files have as JSON text; None if there are none."""
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise BadValue("tools is not JSON", "tools 不是 JSON") from None
+    if raw is not None and not isinstance(raw, list):
+        raise BadValue("tools is not a list", "tools 不是列表")
+    return raw or None
 
 
 def _refuse_half_pair(fields: Mapping[str, Any], present: Mapping[str, Any]) -> None:

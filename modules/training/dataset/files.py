@@ -50,11 +50,14 @@ class Datasets:
         return read_rows(path)
 
     def texts(self, path: Path) -> Iterator[str]:
-        """Yield the texts of a dataset that is raw text. Raises UnreadableDataset, also if they are all blank."""
+        """Yield the texts of a dataset that is raw text, with Unix line breaks.
+
+        Raises UnreadableDataset, also if they are all blank.
+        """
         files = _texts_in(path) if path.is_dir() else [path]
         size, blank = 0, True
         for file in files:
-            text = read_text(file)
+            text = read_text(file).replace("\r\n", "\n")
             size, blank = size + len(text), blank and not text.strip()
             if size > MAX_BYTES:
                 megabytes = MAX_BYTES // 1_000_000

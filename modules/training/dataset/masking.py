@@ -17,6 +17,7 @@ from modules.chat.renderer import Rendering
 from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.core.events import Json
 from modules.core.prompt import common_prefix
+from modules.core.reasoning import KNOWN_MARKERS
 from modules.engines.training.samples import Segments, joined
 from modules.training.dataset.conversations import THOUGHTS, Conversation
 from modules.training.dataset.values import BadValue
@@ -35,13 +36,15 @@ class MaskedText:
     """A conversation as text. `eos` is whether the template writes nothing behind the last answer.
 
     `last_only` says that the template rewrites earlier turns, so that only the last answer is trained. `left_out` says
-    that some answer is not in the text as it was given.
+    that some answer is not in the text as it was given, `begins_thought` that the prompt for the last answer begins a
+    thought that the answer does not have.
     """
 
     segments: Segments
     eos: bool = False
     last_only: bool = False
     left_out: bool = False
+    begins_thought: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,35 @@ class _Turn:
         question = self.question.text.rstrip() if self.question is not self.prompt else ""
         return not self.answered.text.startswith(question)
 
+    @cached_property
+    def missing(self) -> str:
+        """What the prompt has before this answer, while the history has not: an empty thought, or one that is begun."""
+        if self.span is None or self.is_question_rewritten:
+            return ""
+        start = self.span[0]
+        return self.prompt.text[start:] if start == self.content_end - len(self.content) else ""
+
+    @cached_property
+    def begins_thought(self) -> bool:
+        """Whether an answer cannot follow the prompt as it is, because that has begun a thought."""
+        return any(
+            markers.open in self.missing and markers.close not in self.missing.rpartition(markers.open)[2]
+            for markers in KNOWN_MARKERS
+        )
+
+    def cut(self, spans: Sequence[tuple[int, int]]) -> Segments:
+        """Return the text up to this answer, with the trained `spans`, the last of which is this answer's.
+
+        What the prompt has before the answer is there too, so that it is trained as the model will be asked.
+        """
+        text, pieces, done = self.answered.text, list[tuple[str, bool]](), 0
+        for start, end in spans:
+            pieces += [(text[done:start], False), (text[start:end], True)]
+            done = max(end, done)
+        if pieces and not self.begins_thought:
+            pieces.insert(-1, (self.missing, False))
+        return joined([*pieces, (text[done:], False)])
+
     @property
     def is_refused_greeting(self) -> bool:
         """Whether the template cannot ask for it, because nothing comes before it. Then it is context."""
@@ -115,7 +147,7 @@ class _Turn:
             before = self.content_end - len(self.content)
             found = text.rfind(prompt[-_PROMPT_END:], 0, before)
             return joined([(prompt, False), (text[found + _PROMPT_END if found >= 0 else before : end], True)])
-        return _cut(text, [(start, end)])
+        return self.cut([(start, end)])
 
 
 @dataclass
@@ -180,11 +212,11 @@ class TemplateMasks:
         spans = [self._span_in(whole, turn) for turn in turns]
         greeting = len(turns) > 1 and turns[0].is_refused_greeting
         if all(span or (index == 0 and greeting) for index, span in enumerate(spans)):
-            segments = _cut(whole, [span for span in spans if span])
-            return MaskedText(segments, eos, False, any(turn.is_left_out for turn in turns))
+            segments, left_out = last.cut([span for span in spans if span]), any(turn.is_left_out for turn in turns)
+            return MaskedText(segments, eos, False, left_out, last.begins_thought)
         if self._marked is not None:
             return MaskedText(self._by_marks(conversation), eos)
-        return MaskedText(last.alone, eos, len(turns) > 1, last.is_left_out)
+        return MaskedText(last.alone, eos, len(turns) > 1, last.is_left_out, last.begins_thought)
 
     def _span_in(self, whole: str, turn: _Turn) -> tuple[int, int] | None:
         """Return where an answer is in the whole conversation, None if the template has rewritten what is before it.
@@ -225,11 +257,3 @@ def _with_marks(template: ModelTemplate) -> ModelTemplate | None:
 
     source = _END_GENERATION.sub(block(_CLOSE), _GENERATION.sub(block(_OPEN), source))
     return dataclasses.replace(template, source=source)
-
-
-def _cut(text: str, spans: Sequence[tuple[int, int]]) -> Segments:
-    pieces, done = [], 0
-    for start, end in spans:
-        pieces += [(text[done:start], False), (text[start:end], True)]
-        done = max(end, done)
-    return joined([*pieces, (text[done:], False)])

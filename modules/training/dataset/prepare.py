@@ -161,7 +161,7 @@ class _FileWork:
         self._matching: dict[frozenset[str], DataFormat | None] = {}
         self._samples: list[Sample] = []
         self._bad: list[BadRow] = []
-        self._bad_count = self._last_only = self._left_out = self._conversations = 0
+        self._bad_count = self._last_only = self._left_out = self._begins_thought = self._conversations = 0
 
     def run(self, rows: Sequence[Row], report: Report | None) -> PreparedFile:
         for start in range(0, len(rows), BATCH):
@@ -239,6 +239,7 @@ class _FileWork:
         self._conversations += 1
         self._last_only += text.last_only
         self._left_out += text.left_out
+        self._begins_thought += text.begins_thought
         return sample
 
     def _checked(self, sample: Sample) -> Sample:
@@ -262,6 +263,8 @@ class _FileWork:
             notes.append(_counted(_LAST_ONLY, self._last_only))
         if self._left_out:
             notes.append(_counted(_LEFT_OUT, self._left_out))
+        if self._begins_thought:
+            notes.append(_counted(_BEGINS_THOUGHT, self._begins_thought))
         return tuple(notes)
 
 
@@ -272,6 +275,13 @@ _LAST_ONLY: Words = {
 _LEFT_OUT: Words = {
     "en": "The chat template changes answers or leaves out parts of them, such as thoughts ({count} rows).",
     "zh": "聊天模板会更改回答或略去其中一部分，例如思考过程（{count} 行）。",
+}
+
+_BEGINS_THOUGHT: Words = {
+    "en": "The prompt of the chat template begins a thought, which these answers do not have ({count} rows), so the "
+    "model is trained otherwise than it is asked. Choose an instruction template without thoughts for both.",
+    "zh": "聊天模板的提示词会开启一段思考，而这些回答没有思考（{count} 行），提问与训练的格式因此不同。"
+    "请在训练和对话时都选用不带思考的指令模板。",
 }
 
 

@@ -64,9 +64,6 @@ EXPECTED: Mapping[str, tuple[list[str], bool]] = {
 }
 """What is trained of each answer, and whether only of the last one: the template rewrites what comes before it."""
 
-BEGINNING_THOUGHTS = ("deepseek-r1", "gemma-4")
-"""Families whose prompts go on with a thought that their histories do not have."""
-
 
 def test_the_answers_of_ten_families_are_trained_with_their_end_marks(
     templates: ChatTemplates, subtests: pytest.Subtests
@@ -90,7 +87,8 @@ def test_what_is_not_trained_is_the_prompt_that_a_model_gets(
             prompt = templates.render(ModelTemplate("tiny", source, {}, SPECIAL_TOKENS), [SYSTEM, QUESTION])
             (result,) = masked(templates, source, ONE)
             before = text_of(result).segments[0][0]
-            assert prompt == before or (prompt.startswith(before) and name in BEGINNING_THOUGHTS)
+            assert prompt == before or (prompt == before + "<think>\n" and text_of(result).begins_thought)
+            assert text_of(result).begins_thought == (name == "deepseek-r1")
 
 
 def test_a_system_message_that_moves_to_the_last_question_is_not_lost(templates: ChatTemplates) -> None:
@@ -108,6 +106,13 @@ def test_thoughts_are_trained_or_missed_with_notice(templates: ChatTemplates) ->
 def test_white_space_behind_an_end_mark_belongs_to_the_next_turn(templates: ChatTemplates) -> None:
     (result,) = masked(templates, CHATML, ONE)
     assert text_of(result).segments[-2:] == (("Two,\n\tthree<|im_end|>", True), ("\n", False))
+
+
+def test_an_empty_thought_of_the_prompt_is_context_of_the_answer(templates: ChatTemplates) -> None:
+    (result,) = masked(templates, FAMILIES["gemma-4"], TURNS)
+    before = "".join(text for text, _ in text_of(result).segments[:3])
+    assert before.endswith("<|turn>model\n<|channel>thought\n<channel|>")
+    assert trained(result) == ["Two,\n\tthree<turn|>", "你好 x.<turn|>"]
 
 
 def test_an_answer_that_begins_like_the_prompt_is_whole(templates: ChatTemplates) -> None:

@@ -75,6 +75,7 @@ ROWS_OF_ONE_CONVERSATION: Mapping[str, dict[str, Any]] = {
     "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": Q}]}, CHAT[1]]},
     "ShareGPT": {"conversations": [{"from": "human", "value": Q}, {"from": "gpt", "value": A}]},
     "an instruction": {"instruction": Q, "input": "", "output": A},
+    "tools as text": {"messages": CHAT, "tools": "[]"},
     "a prompt": {"prompt": Q, "completion": A},
     "a prompt of messages": {"prompt": CHAT[:1], "completion": CHAT[1:]},
     "a question": {"question": Q, "answer": A, "id": 7},
@@ -155,6 +156,8 @@ BAD_ROWS: Mapping[str, tuple[Any, str]] = {
     "a broken history": ({"instruction": Q, "output": A, "history": [["x"]]}, "history"),
     "unknown fields": ({"a": "x", "b": "y"}, r"fields \(a, b\) are not known"),
     "no fields": ({"a": None}, r"fields \(none\)"),
+    "broken tools": ({"messages": CHAT, "tools": "[{"}, "tools is not JSON"),
+    "tools that are no list": ({"messages": CHAT, "tools": {"a": 1}}, "tools is not a list"),
     "NUL": ({"text": "a\0b"}, "NUL"),
     "half of a character": ({"text": "a\ud800b"}, "half of a character"),
     "a huge text": ({"text": "a" * 1_000_001}, "more than 1,000,000 characters"),
@@ -187,6 +190,8 @@ def test_raw_texts_are_separated_at_hard_cuts_and_lose_nothing(prepare: Prepare,
     assert texts(prepared.training) == ["one\ntwo", " three "]
     assert all(sample.raw and sample.eos for sample in prepared.training)
     assert "1 texts" in prepared.notes[0]["en"]
+    windows = prepare("book.txt", "one\r\ntwo\r\n\r\n\r\nthree", raw_text_file="book.txt")
+    assert texts(windows.training) == ["one\ntwo", "three"]
     whole = prepare("book.txt", "a\n\n\nb", raw_text_file="book", hard_cut_string="")
     assert texts(whole.training) == ["a\n\n\nb"]
 
