@@ -27,8 +27,6 @@ SECONDS = 120.0
 """After so long, a preview is given up."""
 _KEPT = 8
 """Previews that are remembered."""
-_MOST_BAD = 100
-"""Bad rows that are listed with their reasons."""
 
 
 class Previews:
@@ -117,5 +115,5 @@ def _file(file: PreparedFile) -> Json:
         "total": file.total,
         "usable": len(file.samples),
         "bad_count": file.bad_count,
-        "bad": [{"row": number, "problem": dict(problem)} for number, problem in file.bad[:_MOST_BAD]],
+        "bad": [{"row": number, "problem": dict(problem)} for number, problem in file.bad],
     }
