@@ -1,10 +1,14 @@
 // The Training page: which of its views is shown, by the address after #training/.
 import { make } from "./dom.js";
+import * as perplexity from "./perplexity_view.js";
 import { tr } from "./texts.js";
 import * as train from "./training_view.js";
 
 /** The views in their order. `address` follows #training/; `view` has an `element`, and `show()` and `hide()`. */
-const VIEWS = [{ address: "", name: tr("tr_train"), view: train }];
+const VIEWS = [
+  { address: "", name: tr("tr_train"), view: train },
+  { address: "perplexity", name: tr("pp_title"), view: perplexity },
+];
 
 const hashOf = (address) => (address ? `#training/${address}` : "#training");
 const links = new Map(VIEWS.map(({ address, name }) => [address, make("a", { href: hashOf(address) }, name)]));
