@@ -82,23 +82,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modes", nargs="*", metavar="mode", help=", ".join(modes))
     parser.add_argument("--short", action="store_true", help="fewer updates, rounds and kills")
+    parser.add_argument("--model", type=Path, help="another folder than the demo model's, for all modes but facts")
     args = parser.parse_args()
     for mode in args.modes or modes:
         if mode not in modes:
             parser.error(f"{mode} is none of {', '.join(modes)}")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), args.short)
+        bench = Bench(Path(folder), args.short, args.model or transformers_folder(MODEL))
         for mode in args.modes or modes:
             with session(f"Training: {mode}"):
                 modes[mode](bench)
 
 
 class Bench:
-    """The demo model as a folder, and runs in a temporary folder."""
+    """The base model, and runs in a temporary folder."""
 
-    def __init__(self, folder: Path, short: bool) -> None:
-        self.folder, self.short = folder, short
-        self.model = transformers_folder(MODEL)
+    def __init__(self, folder: Path, short: bool, model: Path) -> None:
+        self.folder, self.short, self.model = folder, short, model
         self.options = option_values(resolve(find_loader("Transformers"), model={}, saved={}, flags={}, form={}))
         self._count = 0
 

@@ -7,6 +7,7 @@ the present update. The process ends with its parent; the run can then be resume
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -34,6 +35,7 @@ def main() -> None:
     stop = threading.Event()
     threading.Thread(target=_read_commands, args=(commands, stop), daemon=True).start()
     folder = Path(sys.argv[1])
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing needs here
 
     def emit(event: Json) -> None:
         try:
