@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import Server, Window
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
-PAGES = ("chat", "notebook", "parameters", "model", "session")
+PAGES = ("chat", "notebook", "training", "parameters", "model", "session")
 
 
 def go_to(page: Page, destination: str) -> None:

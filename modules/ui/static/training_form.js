@@ -36,7 +36,7 @@ const makeRow = (field) => {
   const error = make("p", { id: `${id}-error`, class: "tx-t-error", hidden: true });
   const isTarget = field.key.endsWith("_proj_en");
   const row = field.kind === "check"
-    ? make("div", { class: `tx-t-row tx-t-check${isTarget ? " tx-t-target" : ""}` }, make("div", {}, input, label), isTarget ? make("span", { id: `${id}-help`, class: "tx-unseen" }, field.help) : help, error)
+    ? make("div", { class: `tx-t-row tx-t-check${isTarget ? " tx-t-target" : ""}` }, make("label", {}, input, make("span", {}, field.label)), isTarget ? make("span", { id: `${id}-help`, class: "tx-unseen" }, field.help) : help, error)
     : make("div", { class: `tx-t-row${field.kind === "lines" ? " tx-t-wide" : ""}` }, label, input, help, error);
   controls.set(field.key, { field, input, row, error });
   return row;

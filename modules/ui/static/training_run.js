@@ -106,7 +106,7 @@ const heading = make("h2", {});
 const bar = make("progress", { max: "1", "aria-label": tr("tr_progress") });
 const buttons = make("div", { class: "tx-s-buttons" });
 const logBox = make("input", { type: "checkbox", id: "tx-t-log" });
-const logRow = make("div", { class: "tx-t-row tx-t-check" }, make("div", {}, logBox, make("label", { for: "tx-t-log" }, tr("tr_log"))));
+const logRow = make("div", { class: "tx-t-row tx-t-check" }, make("label", {}, logBox, make("span", {}, tr("tr_log"))));
 live.append(heading, bar, status, buttons, chart, logRow);
 logBox.addEventListener("change", () => {
   logarithmic = logBox.checked;

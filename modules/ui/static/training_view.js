@@ -24,8 +24,8 @@ let live = "";
 // -- tools ----------------------------------------------------------------------------------------------------------------
 
 const copyMenu = make("select", { id: "tx-t-copy", class: "tx-field", "aria-label": tr("tr_copy_from") });
-const parameterFile = make("input", { type: "file", accept: ".json,application/json", class: "tx-unseen", tabindex: "-1", "aria-hidden": "true" });
-const dataFile = make("input", { type: "file", accept: ".json,.jsonl,.csv,.txt", class: "tx-unseen", tabindex: "-1", "aria-hidden": "true" });
+const parameterFile = make("input", { type: "file", accept: ".json,application/json", hidden: true });
+const dataFile = make("input", { type: "file", accept: ".json,.jsonl,.csv,.txt", hidden: true });
 const button = (label, click, attributes = {}) => make("button", { type: "button", class: "tx-button", click, ...attributes }, label);
 
 const saveFile = () => {

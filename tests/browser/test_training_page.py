@@ -1,0 +1,80 @@
+"""Train a LoRA on the Training page: the form, the run that goes on without the page, and its LoRA in the chat."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import Server, Window
+
+ROWS = [{"instruction": f"What color is house {number}?", "output": f"It is green, {number}."} for number in range(20)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, tiny: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("training")
+    for name in ("models", "datasets"):
+        (folder / name).mkdir()
+    (folder / "models" / "tiny").symlink_to(tiny_folder)
+    (folder / "models" / "tiny.gguf").symlink_to(tiny)
+    (folder / "datasets" / "colors.json").write_text(json.dumps(ROWS))
+    (folder / "settings.yaml").touch()
+    folders = [part for name in ("dataset", "run", "lora") for part in (f"--{name}-dir", str(folder / f"{name}s"))]
+    running = Server(folder, "--settings", str(folder / "settings.yaml"), *folders)
+    yield running
+    running.stop()
+
+
+def fill(page: Page, name: str, **parameters: str) -> None:
+    page.evaluate("location.hash = 'training'")
+    page.locator("#tx-t-dataset").select_option("colors.json")
+    page.locator("#tx-t-model").select_option("tiny")
+    for key, value in {"lora_name": name, **parameters}.items():
+        page.locator(f"#tx-t-{key}").fill(value)
+
+
+def test_a_run_goes_on_while_the_page_is_loaded_again_and_its_lora_is_applied(
+    chromium: Browser, server: Server
+) -> None:
+    with contextlib.closing(Window(chromium, server.url, "zh", (1440, 900))) as window:
+        page = window.page
+        fill(page, "颜色", lora_rank="4", batch_size="4")
+        page.locator("#tx-t-start").click()
+        live = page.locator(".tx-t-live")
+        expect(live).to_contain_text("正在训练", timeout=60_000)
+        expect(live.locator("svg").first).to_be_visible()
+        page.reload()
+        expect(page.locator("#tx-t-lora_name")).to_have_value("颜色")
+        run = page.locator('[data-run="颜色"]')
+        expect(run).to_have_attribute("data-state", "finished", timeout=60_000)
+        expect(run).to_contain_text("更新 15/15")
+        run.get_by_role("button", name="应用并聊天").click()
+        expect(page).to_have_url(re.compile("#chat$"))
+        window.loaded(60)
+        window.tab("模型")
+        expect(page.locator("#tx-lora-status")).to_contain_text("颜色")
+
+
+def test_the_form_says_what_is_wrong_and_fits_itself_to_the_data(chromium: Browser, server: Server) -> None:
+    with contextlib.closing(Window(chromium, server.url, "en", (390, 844))) as window:
+        page = window.page
+        fill(page, "../x")
+        error = page.locator("#tx-t-lora_name-error")
+        expect(error).to_contain_text("a name without")
+        page.locator("#tx-t-lora_name").fill("x")
+        expect(error).to_be_hidden()
+        page.locator("#tx-t-fit").click()
+        expect(page.locator(".tx-t-facts")).to_contain_text(re.compile(r"Updates\s*60"))
+        expect(page.locator("#tx-t-batch_size")).to_have_value("4")
+        page.locator("#tx-t-model").select_option("tiny.gguf")
+        expect(page.locator("#tx-t-model-error")).to_contain_text("original model")
+        page.get_by_role("radio", name="Raw text file").check()
+        expect(page.locator("#tx-t-raw_text_file")).to_be_visible()
+        expect(page.locator("#tx-t-dataset")).to_be_hidden()
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
