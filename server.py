@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.app import App
-from modules.cli import first_load, model_menu, perplexity, train
+from modules.cli import first_load, model_menu, perplexity, price, train
 from modules.config import flags as command_line
 from modules.config.flag_lines import with_flags_file
 from modules.config.flags_file import FlagsFile
@@ -58,6 +58,8 @@ def main(arguments: list[str]) -> int:
             return 1 if isinstance(sys.stdout, SafeStream) and sys.stdout.broken else 0
         if flags.text("perplexity"):
             return perplexity.run(app, language)
+        if flags.text("price"):
+            return price.run(app, language)
         if flags.text("train"):
             return train.run(app, language)
         start_log(flags.on("verbose"))

@@ -11,6 +11,7 @@ from modules.core.product import PRODUCT
 from modules.options.evaluation import BOS, MAX_LENGTH, METHOD, STRIDE, WINDOWS
 from modules.options.load import OPTIONS
 from modules.options.option import FlagParser, Option, Value
+from modules.options.price import PAIRS
 
 _SERVER = (
     Option(
@@ -359,6 +360,19 @@ _SERVER = (
     MAX_LENGTH,
     WINDOWS,
     BOS,
+    Option(
+        "price",
+        "price",
+        "",
+        {"en": "Price of an option", "zh": "选项代价"},
+        {
+            "en": "Measure what the second value costs compared with the first, in quality, memory and speed, and "
+            "exit. model=A,B compares two models.",
+            "zh": "测量某选项的第二个值相对第一个值在质量、内存和速度上的代价，然后退出。model=A,B 用于比较两个模型。",
+        },
+        example="cache_8bit=false,true",
+    ),
+    PAIRS,
     Option(
         "json",
         "json",

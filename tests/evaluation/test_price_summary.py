@@ -1,0 +1,40 @@
+"""A price as lines for a terminal."""
+
+from __future__ import annotations
+
+import math
+
+from modules.evaluation.price_result import METRICS, Effect, PriceResult
+from modules.evaluation.price_summary import METRIC_NAMES, price_text
+from modules.evaluation.statistics import Interval
+
+NAN = math.nan
+EFFECTS = (
+    Effect("perplexity", 18.115, 18.12, Interval(0.0003, -0.001, 0.0016)),
+    Effect("memory", 200 << 20, 150 << 20, Interval(math.log(0.75), -0.3, -0.27)),
+)
+RESULT = PriceResult("1", "cache_8bit", "false", "true", "m.gguf", "llama.cpp", EFFECTS, pairs=5)
+
+
+def test_every_figure_has_a_line_with_its_interval() -> None:
+    head, perplexity, memory = price_text(RESULT, "en").splitlines()
+    assert head == "m.gguf · llama.cpp · cache_8bit: false → true (5 pairs of loads; intervals of 95 %)"
+    assert perplexity.endswith("+0.03 (-0.1 … +0.16) %   no difference seen")
+    assert "200  →" in memory and "150" in memory and memory.endswith("-25 (-25.9 … -23.7) %")
+    assert set(METRIC_NAMES) == set(METRICS)
+
+
+def test_chinese_names_are_aligned_by_their_width() -> None:
+    lines = price_text(RESULT, "zh").splitlines()[1:]
+    widths = {sum(2 if ord(character) > 0x2E7F else 1 for character in line.split("→")[0]) for line in lines}
+    assert len(widths) == 1 and "未见差异" in lines[0]
+
+
+def test_doubts_are_part_of_the_text() -> None:
+    effects = (Effect("perplexity", 18.1, 20.0, Interval(NAN, NAN, NAN)),)
+    problem = {"en": "Other tokens.", "zh": ""}
+    text = price_text(
+        PriceResult("1", "model", "a", "b", "a", "llama.cpp", effects, quality_problem=problem, foreign_load=0.4), "en"
+    )
+    assert "Other tokens." in text and "Other programs used 40% of the processors" in text
+    assert "nan" not in text
