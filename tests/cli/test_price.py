@@ -18,9 +18,7 @@ TIMED, BROKEN = "timed model.gguf", "fail model.gguf"
 
 
 @pytest.fixture
-def start(
-    make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., App]:
+def start(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., App]:
     use_echo(monkeypatch, tmp_path / "models", TIMED, BROKEN)
     (tmp_path / "digits.txt").write_text("1 2 3 4 5 6 " * 40)
     return lambda *flags: make_app("--dataset-dir", str(tmp_path), "--pairs", "2", *flags)
