@@ -18,7 +18,7 @@ from modules.api.limits import (
     MAX_INPUTS,
     MAX_TOKENS,
 )
-from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens
+from modules.api.request_body import Expected, Flag, RequestBody, Text, TextOrTokens
 from modules.api.request_fields import NO_EFFECT, misspelled
 from modules.core.errors import OptionError, UnknownOption, Words
 from modules.core.events import Json
@@ -76,7 +76,7 @@ class TaskRequest(RequestBody):
 class EmbeddingRequest(TaskRequest):
     """As in OpenAI's API. `prompt_name` names one of the texts that the model's makers put before an input."""
 
-    input: Annotated[Text | list[Text] | Tokens | list[Tokens], Field(union_mode="left_to_right"), _INPUT]
+    input: Annotated[TextOrTokens, Field(union_mode="left_to_right"), _INPUT]
     encoding_format: Annotated[Literal["float", "base64"], Expected("float or base64", " float 或 base64")] = "float"
     dimensions: Annotated[int | None, Field(ge=1, le=65_536), Expected("a number from 1", "不小于 1 的整数")] = None
     prompt_name: Annotated[Text, Expected("the name of one of the model's prompts", "模型预设提示的名称")] = ""
@@ -102,7 +102,7 @@ class RerankRequest(TaskRequest):
     """As in Jina's API and llama-server's."""
 
     query: Annotated[Text, Expected("a text", "文本")]
-    documents: Annotated[list[Text | dict[str, Any]], _DOCUMENTS]
+    documents: Annotated[list[Text | dict[str, Any]], Field(fail_fast=True), _DOCUMENTS]
     top_n: Annotated[int | None, Field(ge=1), Expected("a number from 1", "不小于 1 的整数")] = None
     return_documents: Flag = False
 

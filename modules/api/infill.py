@@ -42,6 +42,7 @@ class InfillRequest(GenerationRequest):
     input_suffix: Annotated[Text, _TEXT] = ""
     input_extra: Annotated[
         list[ExtraFile],
+        Field(fail_fast=True),
         Field(max_length=MAX_EXTRA),
         Expected(
             f'a list of at most {MAX_EXTRA} objects such as {{"filename": "a.py", "text": "…"}}',

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from modules.api.request_body import Expected, RequestBody, Text, Tokens
+from modules.api.request_body import Expected, RequestBody, Text, Texts, Tokens
 from modules.core.errors import OptionError
 
 # -- models, tokens, LoRAs ---------------------------------------------------------------------------------------------
@@ -48,8 +48,8 @@ class LorasRequest(RequestBody):
 
     model_config = ConfigDict(extra="forbid")
 
-    lora_names: Annotated[list[Text], _NAMES]
-    lora_weights: Annotated[list[float] | None, _WEIGHTS] = None
+    lora_names: Annotated[Texts, _NAMES]
+    lora_weights: Annotated[Annotated[list[float], Field(fail_fast=True)] | None, _WEIGHTS] = None
 
     @model_validator(mode="after")
     def _check_lengths(self) -> LorasRequest:
@@ -72,7 +72,7 @@ class DownloadRequest(RequestBody):
 
     repo: Annotated[Text, Expected("user/model or a link", "用户名/模型名或链接")]
     revision: Annotated[Text, Expected("a branch or commit", "分支或版本")] = ""
-    files: Annotated[list[Text], _FILES] = []
+    files: Annotated[Texts, _FILES] = []
     kind: Annotated[Literal["model", "lora"] | None, Expected("model or lora", " model 或 lora")] = None
 
     @model_validator(mode="before")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -17,6 +17,8 @@ ROUTE_LIMITS = {"/v1/internal/decode": 3_000_000, "/detokenize": 3_000_000, "/ch
 """Limits of single routes: parsing a long list as JSON takes the time of all others, and exports are larger."""
 MAX_DISCARDED_BYTES = 256_000_000
 """How much of a refused body is read and dropped: most clients look for an answer only when they have sent all."""
+MAX_VALUES = 1_000_000
+"""Values in the lists and objects of a body: checking them takes the time of all others."""
 MAX_MESSAGES = 4096
 MAX_ANSWERS = 128
 MAX_CHARACTERS = 2_000_000
@@ -29,6 +31,7 @@ MAX_TOKENS = 262_144
 """Tokens to decode, or to embed."""
 
 _TOO_LARGE: Words = {"en": "The body is larger than {limit} MB.", "zh": "请求体超过 {limit} MB。"}
+_VALUES: Words = {"en": f"at most {MAX_VALUES} values in one body", "zh": f"单个请求体不超过 {MAX_VALUES} 个值"}
 _MESSAGES: Words = {"en": f"at most {MAX_MESSAGES} messages", "zh": f"不超过 {MAX_MESSAGES} 条的消息列表"}
 _ANSWERS: Words = {
     "en": f"at most {MAX_ANSWERS} answers in one request, prompts times n",
@@ -54,23 +57,40 @@ def check_request(raw: Mapping[str, Any]) -> None:
     tokens = raw.get("tokens")
     if isinstance(tokens, list) and len(tokens) > MAX_TOKENS:
         raise OptionError("tokens", len(tokens), _TOKENS)
-    if is_nested_deeper(raw, MAX_NESTING):
-        raise too_deep()
+    _check_values(raw)
+
+
+def _check_values(raw: Mapping[str, Any]) -> None:
+    """Raise OptionError if a body has too many values, or is nested too deeply."""
+    count, level = 0, [raw]
+    for _ in range(MAX_NESTING):
+        count += sum(map(len, level))
+        if count > MAX_VALUES:
+            raise OptionError("body", count, _VALUES)
+        level = _containers_in(level)
+        if not level:
+            return
+    raise too_deep()
 
 
 def is_nested_deeper(raw: object, levels: int) -> bool:
     """Return whether lists and objects lie within each other more than `levels` deep, going level by level."""
     level = [raw]
     for _ in range(levels):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)  # type: ignore[attr-defined]
-            if isinstance(child, (dict, list))
-        ]
+        level = _containers_in(level)
         if not level:
             return False
     return True
+
+
+def _containers_in(containers: Sequence[Any]) -> list[Any]:
+    """Return the lists and objects that lie directly in these."""
+    return [
+        child
+        for parent in containers
+        for child in (parent.values() if isinstance(parent, dict) else parent)
+        if isinstance(child, (dict, list))
+    ]
 
 
 class BodyLimit:

@@ -34,6 +34,8 @@ class Part(BaseModel):
         return part
 
 
+Parts = Annotated[list[Part], Field(fail_fast=True)]
+
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _TEMPLATE_FIELDS = ("name", "tool_call_id")  # chat templates may use them
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning")  # parts with thoughts, which are no text of the answer
@@ -90,8 +92,10 @@ class Message(BaseModel):
         Literal["system", "developer", "user", "assistant", "tool"],
         Expected("system, developer, user, assistant or tool", " system、developer、user、assistant 或 tool"),
     ]
-    content: Annotated[Text | list[Part], Expected("a text or a list of parts", "文本或内容片段列表")] = ""
-    tool_calls: Annotated[list[ToolCall], _CALLS] = []
+    content: Annotated[
+        Text | Annotated[list[Part], Field(fail_fast=True)], Expected("a text or a list of parts", "文本或内容片段列表")
+    ] = ""
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True), _CALLS] = []
 
     @model_validator(mode="before")
     @classmethod

@@ -46,7 +46,11 @@ def _check_encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_check_encodable)]
-Tokens = list[Annotated[int, Field(ge=0, lt=2**31)]]
+# The first wrong item of a list is reported. Collecting all of them takes minutes and gigabytes for a long list.
+Texts = Annotated[list[Text], Field(fail_fast=True)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
+TextOrTokens = Text | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True)]
+Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 Flag = Annotated[bool, Expected("true or false", " true 或 false")]
 
 Body = TypeVar("Body", bound="RequestBody")
@@ -129,7 +133,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     """Return "messages[0].content" for ("messages", 0, "content", …); branches of a union are left out."""
     if len(location) < 2 or isinstance(location[1], str):
         return str(location[0])
-    inner = f".{location[2]}" if len(location) > 2 else ""
+    inner = f".{location[2]}" if len(location) > 2 and str(location[2]).isidentifier() else ""
     return f"{location[0]}[{location[1]}]{inner}"
 
 

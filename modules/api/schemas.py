@@ -10,12 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from modules.api import request_fields
 from modules.api.keep_alive import KeepAlive
 from modules.api.messages import Message
-from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
+from modules.api.request_body import Expected, Flag, RequestBody, Text, TextOrTokens, Texts, expected_in, without_nulls
 from modules.api.response_format import RESPONSE_FORMAT, check_format, schema_of
 from modules.api.tool_fields import FunctionDefinition, ToolChoice, ToolChoiceField, ToolList, functions, tool_choice
 from modules.core.errors import OptionError
@@ -39,11 +39,21 @@ class StreamOptions(BaseModel):
 
 
 _STREAM_OPTIONS = Expected('an object such as {"include_usage": true}', '形如 {"include_usage": true} 的对象')
-_STOP = Expected("a text or a list of texts", "文本或文本列表")
+MAX_STOPS = 256
+"""Stop strings of a request: all of them are looked for at each token."""
+
+_STOP = Expected(f"a text or a list of at most {MAX_STOPS} texts", f"文本，或不超过 {MAX_STOPS} 个文本的列表")
 _COUNT = Expected("a whole number from 1 to 16", " 1 到 16 之间的整数")
 _CANDIDATES = Expected("a whole number from 0 to 20", " 0 到 20 之间的整数")
 _NAME = Expected("a name", "名称")
 _BIAS = Expected('an object such as {"50256": -100}', '形如 {"50256": -100} 的对象')
+
+
+def _check_biases(raw: Any) -> Any:
+    """Raise one error for an object with wrong values, where pydantic would collect one for each value."""
+    if isinstance(raw, dict) and not all(type(bias) in (int, float) for bias in raw.values()):
+        raise ValueError
+    return raw
 
 
 class GenerationRequest(RequestBody):
@@ -53,8 +63,8 @@ class GenerationRequest(RequestBody):
     stream: Flag = False
     stream_options: Annotated[StreamOptions, _STREAM_OPTIONS] = StreamOptions()
     n: Annotated[int, Field(ge=1, le=16), _COUNT] = 1
-    stop: Annotated[Text | list[Text], _STOP] = []
-    logit_bias: Annotated[dict[str, float], _BIAS] = Field(default_factory=dict)
+    stop: Annotated[Text | Annotated[Texts, Field(max_length=MAX_STOPS)], _STOP] = []
+    logit_bias: Annotated[dict[str, float], BeforeValidator(_check_biases), _BIAS] = Field(default_factory=dict)
     response_format: Annotated[dict[str, Any], AfterValidator(check_format), RESPONSE_FORMAT] = Field(
         default_factory=dict
     )
@@ -92,7 +102,7 @@ class GenerationRequest(RequestBody):
 
 class CompletionRequest(GenerationRequest):
     prompt: Annotated[
-        Text | list[Text] | Tokens | list[Tokens],
+        TextOrTokens,
         Field(union_mode="left_to_right"),
         Expected("a text, a list of texts or a list of token numbers", "文本、文本列表或词符编号列表"),
     ]
@@ -140,7 +150,7 @@ def _check_size(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class ChatRequest(GenerationRequest):
-    messages: Annotated[list[Message], Field(min_length=1), _MESSAGES]
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1), _MESSAGES]
     logprobs: Flag = False
     top_logprobs: Annotated[int, Field(ge=0, le=20), _CANDIDATES] = 0
     continue_: Flag = False

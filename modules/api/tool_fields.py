@@ -79,7 +79,7 @@ class ToolDefinition(BaseModel):
         return fields
 
 
-ToolList = Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS), TOOLS]
+ToolList = Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS), TOOLS]
 
 
 def functions(tools: Sequence[ToolDefinition]) -> list[FunctionDefinition]:

@@ -38,6 +38,7 @@ def refusal(body: dict[str, object]) -> str:
         {"text": "x" * 2_000_000},
         {"tokens": [7] * 262_144},
         {"text": 7, "tokens": "x"},
+        {"x": [[1] * 998] * 1000},
         nested(64),
     ],
 )
@@ -52,6 +53,7 @@ def test_a_refusal_names_the_bound() -> None:
     assert "at most 2000000 characters" in refusal({"text": "x" * 2_000_001})
     assert "at most 262144 token" in refusal({"tokens": [7] * 262_145})
     assert "at most 64 levels" in refusal(nested(65))
+    assert "at most 1000000 values" in refusal({"x": [[1] * 1000] * 1000})
 
 
 def test_every_body_of_the_api_is_checked() -> None:

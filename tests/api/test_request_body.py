@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.testclient import TestClient
 
+from modules.api.anthropic.schemas import MessagesRequest
+from modules.api.embeddings import EmbeddingRequest, RerankRequest
 from modules.api.errors import register_handlers
+from modules.api.infill import InfillRequest
+from modules.api.internal_schemas import DownloadRequest, LorasRequest, TokensRequest
+from modules.api.openai_responses.schemas import ResponsesRequest
 from modules.api.request_body import MAX_QUOTED, Expected, Flag, RequestBody, Text, Tokens, expected_in
+from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.core.errors import OptionError, UnknownOption, WebUIError
 
 
@@ -169,3 +176,43 @@ def test_an_invalid_field_is_answered_with_its_name(client: TestClient) -> None:
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (400, "n", "invalid_value")
     assert error["message"] == "n：无法接受 17，应为 1 到 16 之间的整数。"
+
+
+# -- long lists --------------------------------------------------------------------------------------------------------
+
+BODIES = (
+    *(ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest, ResponsesRequest, MessagesRequest),
+    *(InfillRequest, LorasRequest, DownloadRequest, TokensRequest),
+)
+
+
+def patient_lists(schema: object) -> Iterator[str]:
+    """Yield the kinds of items of lists in pydantic's schema that collect an error for each wrong item."""
+    if isinstance(schema, dict):
+        items = schema.get("items_schema")
+        if schema.get("type") == "list" and items and items["type"] != "any" and not schema.get("fail_fast"):
+            yield items["type"]
+        schema = list(schema.values())
+    for child in schema if isinstance(schema, (list, tuple)) else ():
+        yield from patient_lists(child)
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_checking_a_long_list_ends_at_its_first_wrong_item(body: type[RequestBody]) -> None:
+    assert list(patient_lists(body.__pydantic_core_schema__)) == []
+
+
+def test_wrong_values_of_a_large_object_are_one_error() -> None:
+    for body, name in ((CompletionRequest, "logit_bias"), (ResponsesRequest, "metadata")):
+        field = body.model_fields[name]
+        with pytest.raises(ValidationError) as refused:
+            TypeAdapter(Annotated[(field.annotation, *field.metadata)]).validate_python(
+                dict.fromkeys(map(str, range(100)), "x")
+            )
+        assert refused.value.error_count() == 1, name
+
+
+def test_an_error_in_a_list_names_the_item_alone() -> None:
+    with pytest.raises(OptionError) as refused:
+        RerankRequest.model_validate({"query": "x", "documents": ["a", 7]})
+    assert refused.value.option == "documents[1]"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from modules.api.request_body import Expected, Flag, RequestBody, Text, expected_in, without_nulls
+from modules.api.request_body import Expected, Flag, Objects, RequestBody, Text, Texts, expected_in, without_nulls
 
 Block = dict[str, Any]
 """A part of a message, which `conversion` reads by its "type"."""
@@ -22,7 +22,7 @@ class AnthropicMessage(BaseModel):
     role: Annotated[
         Literal["user", "assistant", "system"], Expected("user, assistant or system", " user、assistant 或 system")
     ]
-    content: Annotated[Text | list[Block], _BLOCKS]
+    content: Annotated[Text | Objects, _BLOCKS]
 
 
 class _Options(BaseModel):
@@ -78,9 +78,9 @@ class CountTokensRequest(RequestBody):
     """What the tokens are counted of, the beginning of every request. Generation parameters are `model_extra`."""
 
     model: Annotated[Text, Expected("a name", "名称")] = ""
-    messages: Annotated[list[AnthropicMessage], Field(min_length=1), _MESSAGES]
-    system: Annotated[Text | list[Block], _BLOCKS] = ""
-    tools: Annotated[list[Block], _TOOLS] = []
+    messages: Annotated[list[AnthropicMessage], Field(fail_fast=True, min_length=1), _MESSAGES]
+    system: Annotated[Text | Objects, _BLOCKS] = ""
+    tools: Annotated[Objects, _TOOLS] = []
     tool_choice: Annotated[ToolChoice | None, _CHOICE] = None
     thinking: Annotated[Thinking | None, _THINKING] = None
     output_config: Annotated[OutputConfig | None, _CONFIG] = None
@@ -93,5 +93,5 @@ class CountTokensRequest(RequestBody):
 
 class MessagesRequest(CountTokensRequest):
     max_tokens: Annotated[int, Field(ge=1), Expected("a whole number from 1", "不小于 1 的整数")]
-    stop_sequences: Annotated[list[Text], Expected("a list of texts", "文本列表")] = []
+    stop_sequences: Annotated[Texts, Expected("a list of texts", "文本列表")] = []
     stream: Flag = False

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from modules.api import request_fields
-from modules.api.request_body import Expected, Flag, RequestBody, Text, without_nulls
+from modules.api.request_body import Expected, Flag, Objects, RequestBody, Text, Texts, without_nulls
 from modules.api.schemas import StreamOptions
 from modules.core.errors import OptionError, UnknownOption
 
@@ -66,9 +66,11 @@ def _refuse(value: object) -> object:
     return value
 
 
-def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+def _check_metadata(metadata: Any) -> Any:
     """Return `metadata`, which the response repeats. Raises ValueError beyond OpenAI's limits."""
-    if len(metadata) > 16 or any(len(name) > 64 or len(text) > 512 for name, text in metadata.items()):
+    if isinstance(metadata, dict) and (
+        len(metadata) > 16 or any(len(name) > 64 or len(str(text)) > 512 for name, text in metadata.items())
+    ):
         raise ValueError
     return metadata
 
@@ -107,21 +109,21 @@ class Reasoning(_Object):
 class ResponsesRequest(RequestBody):
     """The body of a response. Further fields are those of a chat completion, such as the generation parameters."""
 
-    input: Annotated[Text | list[dict[str, Any]], _INPUT]
+    input: Annotated[Text | Objects, _INPUT]
     model: Annotated[Text, _NAME] = ""
     stream: Flag = False
     stream_options: Annotated[StreamOptions, _STREAM_OPTIONS] = StreamOptions()
     instructions: Annotated[Text, _TEXT] = ""
-    tools: Annotated[list[dict[str, Any]], _TOOLS] = Field(default_factory=list)
+    tools: Annotated[Objects, _TOOLS] = Field(default_factory=list)
     tool_choice: Annotated[Literal["none", "auto", "required"] | dict[str, Any], _CHOICE] = "auto"
     parallel_tool_calls: Flag = True
     text: Annotated[TextConfig, _TEXT_CONFIG] = TextConfig()
     reasoning: Annotated[Reasoning, _REASONING] = Reasoning()
     max_output_tokens: Annotated[int | None, Field(ge=1), _LENGTH] = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), _CANDIDATES] = 0
-    include: Annotated[list[Text], _INCLUDE] = Field(default_factory=list)
+    include: Annotated[Texts, _INCLUDE] = Field(default_factory=list)
     truncation: Annotated[Literal["auto", "disabled"], _TRUNCATION] = "disabled"
-    metadata: Annotated[dict[str, Text], AfterValidator(_check_metadata), _METADATA] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, Text], BeforeValidator(_check_metadata), _METADATA] = Field(default_factory=dict)
     previous_response_id: Annotated[Any, AfterValidator(_refuse), _STATELESS] = ""
     conversation: Annotated[Any, AfterValidator(_refuse), _STATELESS] = ""
     prompt: Annotated[Any, AfterValidator(_refuse), _STATELESS] = ""
@@ -163,4 +165,4 @@ _OWN_NAMES = frozenset(ResponsesRequest.model_fields)
 class TokenCountRequest(ResponsesRequest):
     """The body of a count of input tokens: as a response, with the input left out as well."""
 
-    input: Annotated[Text | list[dict[str, Any]], _INPUT] = ""
+    input: Annotated[Text | Objects, _INPUT] = ""
