@@ -133,6 +133,8 @@ class Training:
 
         It takes minutes; `advance` gets the share of the weights that is loaded. Raises what `merged_model` raises.
         """
+        if not is_valid_name(name):  # the target must be directly in the folder of models
+            raise OptionError("name", name[:80], _NAME)
         record = self._record(model)
         plan = self._load_plan(record)
         target = self._models_folder / name

@@ -6,7 +6,17 @@ import { language, tr } from "./texts.js";
 import { act, duration, number, stateText } from "./training_run.js";
 
 const rows = make("ul", { class: "tx-t-runs" });
-export const element = make("section", { class: "tx-t-card", "aria-label": tr("tr_runs") }, make("h2", {}, tr("tr_runs")), rows);
+const merge = make("p", { class: "tx-s-note", role: "status", hidden: true });
+export const element = make("section", { class: "tx-t-card", "aria-label": tr("tr_runs") }, make("h2", {}, tr("tr_runs")), merge, rows);
+
+/** Show how the last merge of a LoRA into a model went; null if there was none. */
+export function showMerge(found) {
+  merge.hidden = !found;
+  if (!found) return;
+  const percent = Math.round(found.progress * 100);
+  const text = { running: () => tr("tr_merging", { ...found, percent }), done: () => tr("tr_merged", found), failed: () => tr("tr_merge_failed", found) }[found.state]();
+  if (merge.textContent !== text) merge.textContent = text;
+}
 
 const time = (seconds) => new Date(seconds * 1000).toLocaleString(language === "zh" ? "zh-CN" : "en", { dateStyle: "medium", timeStyle: "short" });
 

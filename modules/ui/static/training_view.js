@@ -5,6 +5,7 @@ import { make } from "./dom.js";
 import { toast } from "./popups.js";
 import { tr } from "./texts.js";
 import * as compare from "./training_compare.js";
+import * as exporting from "./training_export.js";
 import * as form from "./training_form.js";
 import * as list from "./training_list.js";
 import * as preview from "./training_preview.js";
@@ -60,8 +61,8 @@ dataFile.addEventListener("change", async () => {
   dataFile.value = "";
   if (!file) return;
   try {
-    const { name, lists } = await upload("/training/upload", file);
-    setLists(lists);
+    const { name, lists: found } = await upload("/training/upload", file);
+    setLists(found);
     form.chooseData(name);
   } catch (error) {
     toast(error.message);
@@ -81,7 +82,10 @@ const bar = make(
 const left = make("div", { class: "tx-t-left" }, bar, form.element);
 export const element = make("div", { class: "tx-t-train" }, make("div", { class: "tx-t-columns" }, left, panel.element), list.element);
 
-const setLists = (lists) => {
+let lists = { gguf: [] };
+
+const setLists = (found) => {
+  lists = found;
   form.setLists(lists);
   copyMenu.replaceChildren(make("option", { value: "" }, tr("tr_copy_from")), ...lists.loras.map((name) => make("option", { value: name }, name)));
   copyMenu.disabled = lists.loras.length === 0;
@@ -155,7 +159,7 @@ const actions = {
     form.continueFrom(run.adapter);
     form.focusOn("lora_name");
   },
-  exports: () => [],
+  exports: (run) => exporting.items(run, lists.gguf),
 };
 
 async function poll() {
@@ -173,8 +177,9 @@ async function poll() {
     live = going?.name ?? "";
     panel.showLive(body.runs.find(({ name }) => name === panel.chosen()), body);
     list.show(body.runs, actions);
+    list.showMerge(body.merge);
     if (body.runs.some(({ name, adapter }) => adapter && !adapters.has(name))) refreshLists(body.runs);
-    timer = setTimeout(poll, going ? POLL_LIVE : POLL_IDLE);
+    timer = setTimeout(poll, going || body.merge?.state === "running" ? POLL_LIVE : POLL_IDLE);
   } catch {
     timer = setTimeout(poll, POLL_IDLE); // the server does not answer; the page says so
   }

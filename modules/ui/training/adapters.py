@@ -11,6 +11,7 @@ from modules.core.lora_errors import LoraNotFound
 from modules.loaders import generation_settings
 from modules.planning.load_request import LoadRequest
 from modules.runtime.loaded_model import LoadedModel
+from modules.training.run import RunView
 from modules.training.start import training_loader
 from modules.ui.training.errors import BaseNotLoaded
 
@@ -20,6 +21,13 @@ MAX_PROMPT = 8_000
 """Characters of the question."""
 
 
+def adapter_of(app: App, view: RunView) -> str:
+    """Return the name of the LoRA that a run has made. Raises LoraNotFound if there is none, or no longer."""
+    if not view.adapter:
+        raise LoraNotFound(str(view.run.parameters["lora_name"]))
+    return app.loras.catalog.find(view.adapter).name
+
+
 def apply_adapter(app: App, name: str) -> None:
     """Apply the LoRA of a run, and no other, to its base model; load that in the background if it is not loaded.
 
@@ -27,7 +35,7 @@ def apply_adapter(app: App, name: str) -> None:
     `LoadService.begin` raise.
     """
     view = app.training.runs.view(name)
-    adapter = app.loras.catalog.find(view.adapter or name).name
+    adapter = adapter_of(app, view)
     status = app.models.status
     if status.state == "ready" and status.name == view.run.model:
         app.loras.apply({adapter: 1.0})
@@ -42,15 +50,14 @@ def compare(app: App, name: str, question: str) -> dict[str, Json]:
     Raises RunNotFound, LoraNotFound, BaseNotLoaded, and what the two generations raise.
     """
     view = app.training.runs.view(name)
-    if not view.adapter:
-        raise LoraNotFound(name)
+    adapter = adapter_of(app, view)
     model = app.models.current
     if model.record.name != view.run.model:
         raise BaseNotLoaded(view.run.model)
     before = {lora.name: lora.weight for lora in model.loras}
     answers: dict[str, Json] = {}
     try:
-        for key, weights in (("base", {}), ("lora", {view.adapter: 1.0})):
+        for key, weights in (("base", {}), ("lora", {adapter: 1.0})):
             app.loras.apply(weights)
             answers[key] = _answer(app, model, question)
     finally:

@@ -2,6 +2,7 @@
 
 BadParameterFile · BadUpload   files from the browser
 BaseNotLoaded                  a comparison without the base model
+MergeBusy                      a second merge
 """
 
 from __future__ import annotations
@@ -40,3 +41,13 @@ class BaseNotLoaded(WebUIError):
         "zh": "尚未加载 {model}，请先应用此 LoRA。",
     }
     model: str
+
+
+@dataclasses.dataclass(eq=False)
+class MergeBusy(WebUIError):
+    status = 409
+    template = {
+        "en": "Another LoRA is being merged into {name}. Wait until that has ended.",
+        "zh": "正在合并到 {name}，请等待其完成。",
+    }
+    name: str

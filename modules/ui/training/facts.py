@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modules.app import App
 from modules.chat.errors import TemplateNotFound
-from modules.core.errors import ModelNotFound, ModelProblem, OptionError, Unsupported, WebUIError
+from modules.core.errors import ModelNotFound, ModelProblem, OptionError, Unsupported, WebUIError, Words
 from modules.core.events import Json
 from modules.core.training_errors import AdapterExists, CannotTrain, RunBusy
 from modules.engines.training.arguments import schedule
@@ -46,6 +46,10 @@ _FIELDS: tuple[tuple[type[WebUIError], str], ...] = (
 )
 """The parameter to change, by the kind of error."""
 _UNNAMED = "unnamed"
+_BASE_ALONE: Words = {
+    "en": "LoRAs applied to the loaded model do not count: the base model alone is trained.",
+    "zh": "已加载模型上应用的 LoRA 不参与训练，仅以基础模型为起点。",
+}
 
 
 def field_of(error: WebUIError, parameters: Mapping[str, object]) -> str:
@@ -84,8 +88,13 @@ class RunFactsReader:
             "fitted": fitted(parameters, rows),
             "memory": memory.total if memory else 0,
             "seconds": self._seconds(planned, plan.updates),
-            "notes": [dict(note) for note in prepared.notes],
+            "notes": [dict(note) for note in (*prepared.notes, *self._applied(planned))],
         }
+
+    def _applied(self, planned: PlannedRun) -> list[Words]:
+        """Say that LoRAs of the loaded model are no part of the base that is trained."""
+        status = self._app.models.status
+        return [_BASE_ALONE] if status.loras and status.name == planned.record.name else []
 
     def prepared(self, planned: PlannedRun) -> Prepared:
         """Return the data of a run. Raises what `Training.prepare` raises."""

@@ -54,6 +54,7 @@ def lists(app: App) -> dict[str, Json]:
         "formats": data.formats.names(),
         "templates": app.instruction_templates.names(),
         "models": trainable,
+        "gguf": [one.name for one in models if one.header is not None and one.problem is None and not one.task],
         "others": [one.name for one in models if one.name not in trainable],
         "loras": [one.name for one in _loras(app) if (one.path / PARAMETERS_FILE).is_file()],
         "adapters": [one.name for one in _loras(app) if one.config is not None and one.problem is None],

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query
 from pydantic import Field
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from modules.app import App
 from modules.core.errors import WebUIError
@@ -23,7 +24,8 @@ from modules.training.start import disk_problem
 from modules.ui.handlers import ErrorRoute, language_of
 from modules.ui.model.residents import body_of
 from modules.ui.sent_values import Body
-from modules.ui.training.adapters import MAX_PROMPT, apply_adapter, compare
+from modules.ui.training.adapters import MAX_PROMPT, adapter_of, apply_adapter, compare
+from modules.ui.training.exports import Merges, zipped
 from modules.ui.training.facts import RunFactsReader, field_of
 from modules.ui.training.form import MAX_PARAMETERS, form_of, lists, parsed_file
 from modules.ui.training.runs_view import curves, run_json
@@ -52,6 +54,11 @@ class Named(Body):
     name: Name
 
 
+class NewModel(Named):
+    model: Name
+    """The name of the merged model; `name` is that of the run."""
+
+
 class Question(Named):
     question: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
 
@@ -62,7 +69,9 @@ def add_routes(server: FastAPI, app: App) -> None:
     router = APIRouter(prefix="/training", route_class=ErrorRoute, include_in_schema=False, dependencies=owner)
     _add_form(router, app)
     _add_checks(router, app)
-    _add_runs(router, app)
+    merges = Merges(app)
+    _add_runs(router, app, merges)
+    _add_adapters(router, app, merges)
     server.include_router(router)
 
 
@@ -153,7 +162,7 @@ def _problem(error: WebUIError, values: dict[str, Any], language: str) -> dict[s
     return {"error": error.say(language), "field": field_of(error, values)}
 
 
-def _add_runs(router: APIRouter, app: App) -> None:
+def _add_runs(router: APIRouter, app: App, merges: Merges) -> None:
     @router.get("/runs")
     def runs(
         request: Request, chart: Annotated[str, Query(max_length=300)] = "", drawn: int = -1, log: bool = False
@@ -162,6 +171,7 @@ def _add_runs(router: APIRouter, app: App) -> None:
         language, training = language_of(request), app.training.runs
         views = training.snapshot()
         body: dict[str, Json] = {"runs": [run_json(app, view, language) for view in views]}
+        body["merge"] = merges.to_json(language)
         if any(view.name == chart for view in views):
             entries = training.log(chart)
             if len(entries) != drawn:
@@ -192,6 +202,8 @@ def _add_runs(router: APIRouter, app: App) -> None:
         app.training.runs.delete(body.name)
         return {}
 
+
+def _add_adapters(router: APIRouter, app: App, merges: Merges) -> None:
     @router.post("/runs/apply")
     def apply(body: Named) -> Json:
         apply_adapter(app, body.name)
@@ -200,3 +212,30 @@ def _add_runs(router: APIRouter, app: App) -> None:
     @router.post("/runs/compare")
     def compare_answers(body: Question) -> Json:
         return compare(app, body.name, body.question)
+
+    @router.post("/runs/merge")
+    def merge(body: NewModel) -> Json:
+        view = app.training.runs.view(body.name)
+        merges.start(adapter_of(app, view), view.run.model, body.model)
+        return {}
+
+    @router.get("/export/adapter")
+    def adapter(name: Annotated[str, Query(max_length=300)]) -> Response:
+        folder = app.loras.catalog.find(adapter_of(app, app.training.runs.view(name))).path
+        try:
+            archive = zipped(folder)
+        except OSError as error:
+            raise disk_problem(folder, error) from error
+        after = BackgroundTask(archive.unlink, missing_ok=True)
+        return FileResponse(archive, filename=f"{folder.name}.zip", media_type="application/zip", background=after)
+
+    @router.get("/export/check")
+    def check_gguf(name: Annotated[str, Query(max_length=300)], model: Annotated[str, Query(max_length=4096)]) -> Json:
+        """Convert a LoRA without sending it, so that the page can say why that fails."""
+        app.training.export_gguf(adapter_of(app, app.training.runs.view(name)), model)
+        return {}
+
+    @router.get("/export/gguf")
+    def gguf(name: Annotated[str, Query(max_length=300)], model: Annotated[str, Query(max_length=4096)]) -> Response:
+        lora = adapter_of(app, app.training.runs.view(name))
+        return FileResponse(app.training.export_gguf(lora, model), filename=f"{lora}.gguf")

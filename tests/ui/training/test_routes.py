@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,11 +111,37 @@ def test_a_run_is_started_followed_and_its_curves_are_sent_once(app: App, http: 
 
 
 def test_actions_on_runs_that_do_not_exist_are_refused(http: TestClient, subtests: pytest.Subtests) -> None:
-    for action in ("stop", "discard", "resume", "delete", "apply", "compare"):
+    for action in ("stop", "discard", "resume", "delete", "apply", "compare", "merge"):
         for name in ("none", "..", "a/b", ""):
             with subtests.test(f"{action} {name}"):
-                body = {"name": name} | ({"question": "?"} if action == "compare" else {})
+                body = {"name": name} | {"compare": {"question": "?"}, "merge": {"model": "m"}}.get(action, {})
                 assert http.post(f"/training/runs/{action}", json=body).status_code == 404
+
+
+def finished(app: App, http: TestClient) -> str:
+    """Return the name of a run that has finished."""
+    name: str = http.post("/training/start", json={"values": PARAMETERS}).json()["name"]
+    app.training.runs.wait(name, SECONDS)
+    (app.loras.catalog.folder / "a" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    return name
+
+
+def test_a_lora_is_saved_as_a_zip_file_by_the_browser(app: App, http: TestClient) -> None:
+    name = finished(app, http)
+    answer = http.get("/training/export/adapter", params={"name": name})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert {"a/adapter_model.safetensors", "a/training_parameters.json"} <= set(archive.namelist())
+    assert "a.zip" in answer.headers["content-disposition"]
+    assert http.get("/training/export/check", params={"name": name, "model": "model"}).status_code == 400
+
+
+def test_a_merge_that_fails_says_why(app: App, http: TestClient) -> None:
+    name = finished(app, http)
+    assert http.post("/training/runs/merge", json={"name": name, "model": "../x"}).status_code == 200
+    until = time.monotonic() + SECONDS
+    while (merge := http.get("/training/runs?lang=en").json()["merge"])["state"] == "running":
+        assert time.monotonic() < until
+    assert merge["state"] == "failed" and "../x" in merge["error"]
 
 
 def test_parameters_are_read_from_files_of_the_original(http: TestClient) -> None:
