@@ -5,10 +5,11 @@ The first update shows what it really takes. Nothing was measured with GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modules.engines.training.arguments import TARGETS, load_options
+from modules.engines.training.samples import Sample
 from modules.formats.model_shape import ModelShape
 from modules.options.option import Value
 from modules.runtime.memory_room import MemoryRoom, memory_model
@@ -18,8 +19,13 @@ _ADAPTER_BYTES = 16
 """For each number of the adapter: itself, its gradient and two moments of AdamW, in float32."""
 _LOGITS_BYTES = 12
 """For each logit of a row: in the compute dtype, in float32, and its gradient."""
-_KEPT_HIDDEN, _KEPT_INTERMEDIATE = 16, 4
-"""Numbers that a block keeps for the backward pass, for each one of its width and of its feed-forward width."""
+_KEPT_HIDDEN, _KEPT_INTERMEDIATE = 26, 8
+"""Numbers that a block keeps for the backward pass, for each one of its width and of its feed-forward width.
+
+Measured with SmolLM2-135M in float32 on a CPU, all linear layers, dropout 0.05: 3.76 MB for each token of a batch.
+"""
+
+_CHARACTERS_PER_TOKEN, _MARKS = 2, 8
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,26 @@ def adapter_numbers(shape: ModelShape, parameters: Mapping[str, Value]) -> int:
     return int(parameters["lora_rank"]) * per_block * shape.attention_layers
 
 
+def longest_row(samples: Iterable[Sample], cutoff: int) -> int:
+    """Estimate the tokens of the longest row from its characters: more than they usually are."""
+    longest = 0
+    for sample in samples:
+        text = sample.text
+        longest = max(longest, len(text) // _CHARACTERS_PER_TOKEN if text.isascii() else len(text))
+    return min(longest + _MARKS, cutoff)
+
+
 def estimate(
-    shape: ModelShape, options: Mapping[str, Value], parameters: Mapping[str, Value], room: MemoryRoom
+    shape: ModelShape,
+    options: Mapping[str, Value],
+    parameters: Mapping[str, Value],
+    room: MemoryRoom,
+    longest: int = 0,
 ) -> TrainingMemory | None:
-    """Estimate a run; None if the memory of the base model cannot be estimated."""
+    """Estimate a run; None if the memory of the base model cannot be estimated.
+
+    `longest` are the tokens of the longest row; 0 takes the cutoff length.
+    """
     loader = training_loader()
     model = memory_model(loader)
     if model is None:
@@ -65,6 +87,7 @@ def estimate(
     if not recomputes:
         kept = _KEPT_HIDDEN * shape.hidden_size + _KEPT_INTERMEDIATE * shape.intermediate_size
     packs = bool(parameters["packing"])
-    tokens = int(parameters["cutoff_len"]) * (1 if packs else int(parameters["micro_batch_size"]))
+    cutoff = int(parameters["cutoff_len"])
+    tokens = cutoff if packs else (longest or cutoff) * int(parameters["micro_batch_size"])
     batch = tokens * (shape.attention_layers * kept * width + shape.vocab_size * _LOGITS_BYTES)
     return TrainingMemory(base, adapter_numbers(shape, parameters) * _ADAPTER_BYTES, batch)

@@ -16,6 +16,7 @@ from modules.training.start import PROMPT
 PARAMETERS_FILE, LOG_FILE, PROMPT_FILE = "training_parameters.json", "training_log.json", "training_prompt.json"
 _REPLACED, _PART = ".replaced", ".training-part"
 """Endings of hidden folders beside the LoRAs: one that is being replaced, and a copy that is not whole yet."""
+_MODE = 0o644
 
 
 def publish(run: Path, view: RunView, loras: Path) -> str:
@@ -30,6 +31,8 @@ def publish(run: Path, view: RunView, loras: Path) -> str:
     shutil.copyfile(run / PROMPT, result / PROMPT_FILE)
     if (run / LOG).is_file():
         shutil.copyfile(run / LOG, result / LOG)
+    for path in result.iterdir():
+        path.chmod(_MODE)  # safetensors writes files that their owner alone can read
     loras.mkdir(parents=True, exist_ok=True)
     replaced = loras / f".{name}{_REPLACED}"
     shutil.rmtree(replaced, ignore_errors=True)

@@ -21,7 +21,7 @@ from modules.planning.planner import Planner
 from modules.runtime.load_plan import LoadPlan
 from modules.training.dataset.prepare import Prepared, TrainingData
 from modules.training.export import gguf_adapter, merged_model
-from modules.training.memory import TrainingMemory, estimate
+from modules.training.memory import TrainingMemory, estimate, longest_row
 from modules.training.parameters import parse_parameters
 from modules.training.runs import RunRequest, TrainingRuns
 from modules.training.start import training_loader
@@ -95,8 +95,8 @@ class Training:
         """
         lora = self._loras.catalog.find(continues) if continues else None
         planned = self.plan({**raw, **(_shape_of(lora) if lora else {})})
-        self.check_room(planned)
         prepared = self.prepare(planned)
+        self.check_room(planned, prepared)
         parameters = planned.parameters
         prompt = {**prepared.prompt, "notes": [note["en"] for note in prepared.notes]}
         request = RunRequest(
@@ -110,17 +110,26 @@ class Training:
         )
         return self.runs.start(request)
 
-    def check_room(self, planned: PlannedRun) -> None:
+    def memory_of(self, planned: PlannedRun, prepared: Prepared) -> TrainingMemory | None:
+        """Estimate the memory of a run by its longest row; None if it cannot be estimated."""
+        if planned.record.shape is None:
+            return None
+        samples = (*prepared.training, *prepared.evaluation)
+        longest = longest_row(samples, int(planned.parameters["cutoff_len"]))
+        return estimate(planned.record.shape, planned.options, planned.parameters, self._memory, longest)
+
+    def check_room(self, planned: PlannedRun, prepared: Prepared | None = None) -> None:
         """Raise NoRoomToTrain if the run does not fit beside the models in memory, or not at all."""
+        memory = self.memory_of(planned, prepared) if prepared is not None else planned.memory
         free = self._memory.available_memory()
         cards = [] if planned.parameters["cpu"] else self._memory.cards(training_loader())
         free = max((card.free for card in cards), default=free)
-        if planned.memory is None or not free:
+        if memory is None or not free:
             return
         names = ", ".join(holding.name for holding in self._memory.holdings)
-        certain = planned.memory.base + planned.memory.adapter
-        if (planned.memory.total if names else certain) > free:
-            raise NoRoomToTrain(planned.memory.total, free, names)
+        certain = memory.base + memory.adapter
+        if (memory.total if names else certain) > free:
+            raise NoRoomToTrain(memory.total, free, names)
 
     def export_gguf(self, lora: str, model: str) -> Path:
         """Return the path of a LoRA as a GGUF adapter for a GGUF model. Raises what `gguf_adapter` raises."""

@@ -135,7 +135,7 @@ class Watcher(TrainerCallback):
                 "grad_norm": norm if math.isfinite(norm) else str(norm),
                 "learning_rate": logs["learning_rate"],
                 "seconds": round(self._before + time.monotonic() - self._began, 3),
-                "memory": cpu_memory.resident_memory(),
+                "memory": cpu_memory.peak_memory(os.getpid()),
                 "gpu_memory": int(torch.cuda.max_memory_reserved()) if torch.cuda.is_available() else 0,
             }
         )
