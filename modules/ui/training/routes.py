@@ -29,7 +29,7 @@ from modules.ui.training.exports import Merges, zipped
 from modules.ui.training.facts import RunFactsReader, field_of
 from modules.ui.training.form import MAX_PARAMETERS, form_of, lists, parsed_file
 from modules.ui.training.runs_view import curves, run_json
-from modules.ui.training.upload import add_dataset
+from modules.ui.training.upload import add_dataset, bounded_body
 
 Name = Annotated[str, Field(max_length=300)]
 
@@ -100,7 +100,7 @@ def _add_form(router: APIRouter, app: App) -> None:
 
     @router.post("/upload")
     async def upload(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Json:
-        content, folder = await request.body(), app.training.data.datasets.folder
+        content, folder = await bounded_body(request), app.training.data.datasets.folder
 
         def write() -> Json:
             try:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from starlette.requests import Request
+
 from modules.config.named_files import is_valid_name
 from modules.system.atomic_write import replace_file
 from modules.training.dataset.rows import MAX_BYTES
 from modules.ui.training.errors import DATA_SUFFIXES, BadUpload
+
+
+async def bounded_body(request: Request) -> bytes:
+    """Return the body of a request. Raises BadUpload as soon as it has more than MAX_BYTES."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BYTES:
+            raise BadUpload()
+    return bytes(body)
 
 
 def add_dataset(folder: Path, name: str, content: bytes) -> str:
