@@ -26,6 +26,7 @@ from modules.api.routes import (
     models,
     openai,
     openai_responses,
+    prices,
     router,
     server_info,
     training,
@@ -47,6 +48,7 @@ def mount_api(server: FastAPI, app: App) -> None:
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))
     api.include_router(evaluations.routes(app))
+    api.include_router(prices.routes(app))
     api.include_router(training.routes(app))
     errors.register_handlers(api)
     server.mount("/v1", _guarded(api, app))

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 from modules.catalog.record import ModelRecord
 from modules.core.worker_errors import LoadCancelled
-from modules.evaluation.price_errors import ResidentsInTheWay
+from modules.evaluation.price_errors import NoPrice, ResidentsInTheWay
 from modules.evaluation.price_request import PriceRequest, Variant
 from modules.loaders.availability import unavailable
+from modules.options.load import OPTIONS
 from modules.planning.load_request import LoadRequest
 from modules.planning.load_service import LoadService
 from modules.planning.planner import Planner
@@ -51,10 +52,19 @@ class PriceLoads:
     def check(self, request: PriceRequest) -> None:
         """Raise what is wrong with a request before anything is unloaded or loaded.
 
-        Raises ModelNotFound, LoaderUnavailable, what `Planner.plan` raises, or ResidentsInTheWay.
+        Raises ModelNotFound, LoaderUnavailable, what `Planner.plan` raises, NoPrice for an option that the loader does
+        not have, or ResidentsInTheWay.
         """
         for variant in request.variants():
-            self._plan(variant)
+            loader = self._plan(variant).loader
+            if request.key in OPTIONS and request.key not in loader.options:
+                raise NoPrice(
+                    request.key,
+                    {
+                        "en": f"The loader {loader.name} does not have this option.",
+                        "zh": f"加载器 {loader.name} 没有此选项。",
+                    },
+                )
         if not request.may_unload and (names := self.residents()):
             raise ResidentsInTheWay(names)
 

@@ -12,7 +12,7 @@ import pytest
 from modules.app import App
 from modules.core.errors import ModelNotFound, OptionError, UnknownOption, Unsupported
 from modules.evaluation.errors import ResultsUnreadable, TextNotFound
-from modules.evaluation.price_errors import PriceNotFound, ResidentsInTheWay
+from modules.evaluation.price_errors import NoPrice, PriceNotFound, ResidentsInTheWay
 from modules.evaluation.price_loads import FreshLoad, Stop
 from modules.evaluation.price_measure import plan_speed_test
 from modules.evaluation.price_request import PriceRequest
@@ -104,6 +104,7 @@ def test_requests_that_cannot_be_carried_out_are_refused_at_once(app: App) -> No
         (("numa", "false", "true", "missing"), ModelNotFound),
         (("nums", "false", "true", TIMED), UnknownOption),
         (("numa", "false", "perhaps", TIMED), OptionError),
+        (("gpu_split", "1", "2", TIMED), NoPrice),  # another loader's
     ):
         with pytest.raises(error):
             app.prices.start(request(*wanted))
