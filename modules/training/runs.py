@@ -111,11 +111,10 @@ class TrainingRuns:
     # -- starting and ending ------------------------------------------------------------------------------------------
 
     def start(self, request: RunRequest) -> str:
-        """Make a run and queue it; return its name. Raises OptionError, AdapterExists or TrainingDiskFull."""
+        """Make a run and queue it; return its name. Raises AdapterExists, RunBusy or TrainingDiskFull."""
         parameters = request.parameters
         lora = str(parameters["lora_name"])
-        if (self._loras / lora).exists() and not parameters["always_override"]:
-            raise AdapterExists(lora)
+        self._refuse_taken(parameters)
         with self._lock:
             if any(view.run.parameters["lora_name"] == lora for view in self._live.values()):
                 raise RunBusy(lora)
@@ -126,6 +125,12 @@ class TrainingRuns:
                 raise disk_problem(self.folder, error) from error
             self._enqueue(facts)
         return facts.name
+
+    def _refuse_taken(self, parameters: Mapping[str, Value], own: str = "") -> None:
+        """Raise AdapterExists if there is a LoRA of that name, unless it may be replaced or is the run's `own`."""
+        lora = str(parameters["lora_name"])
+        if (self._loras / lora).exists() and not parameters["always_override"] and lora != own:
+            raise AdapterExists(lora)
 
     def _new_folder(self, lora: str) -> RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +163,7 @@ class TrainingRuns:
     def resume(self, name: str) -> None:
         """Queue a run that did not finish; it goes on from its last checkpoint, or begins again if there is none.
 
-        Raises TrainingRunNotFound, RunBusy or NotResumable.
+        Raises TrainingRunNotFound, RunBusy, NotResumable or AdapterExists.
         """
         with self._lock:
             view = self.view(name)
@@ -167,6 +172,7 @@ class TrainingRuns:
             if view.state in ("finished", DISCARDED):
                 raise NotResumable(name, _OVER[view.state])
             check_unchanged(self.folder / name, view.run)
+            self._refuse_taken(view.run.parameters, own=view.adapter)
             self._enqueue(view.run)
 
     def _enqueue(self, facts: RunFacts) -> None:
@@ -281,6 +287,7 @@ class TrainingRuns:
             with self._lock:
                 self._process = None
             if process is not None:
+                process.kill()  # of no effect unless following it has failed
                 process.close()
             self._conclude(name, error)
 
@@ -291,7 +298,8 @@ class TrainingRuns:
             if kind == "failed":
                 raise WebUIError.from_json(event)
             if kind == "done":
-                adapter = publish(self.folder / name, self._live[name], self._loras)
+                whole = (self.folder / name / RESULT).is_dir()  # a run that was stopped at once has none
+                adapter = publish(self.folder / name, self._live[name], self._loras) if whole else ""
                 self._update(name, adapter=adapter, reason=event["reason"], update=event["update"])
             else:
                 self._update(name, **self._changes(name, event))
@@ -332,7 +340,7 @@ class TrainingRuns:
             if how == DISCARDED:
                 self._drop_checkpoints(name)
                 state, error = DISCARDED, None
-            elif view.adapter and error is None:
+            elif (view.adapter or view.reason) and error is None:
                 state = "stopped" if view.reason == "stopped" else "finished"
                 if state == "finished":
                     self._drop_checkpoints(name)

@@ -9,7 +9,8 @@ from pathlib import Path
 from modules.catalog.record import ModelRecord
 from modules.config.named_files import is_valid_name
 from modules.core.errors import OptionError, Unsupported, Words
-from modules.core.training_errors import CannotTrain, NoRoomToTrain
+from modules.core.training_errors import CannotTrain, NoRoomToTrain, TrainingDiskFull
+from modules.downloads.disk import free_space
 from modules.engines.training.arguments import load_options
 from modules.loaders.availability import unavailable
 from modules.lora.catalog import LoraRecord
@@ -26,6 +27,8 @@ from modules.training.parameters import parse_parameters
 from modules.training.runs import RunRequest, TrainingRuns
 from modules.training.start import training_loader
 
+_CHECKPOINTS = 4
+"""Checkpoints, and a finished adapter, that may be on the disk together; each has an adapter and its optimizer."""
 _NAME: Words = {"en": r'a name without \ / : * ? " < > |', "zh": r'不含 \ / : * ? " < > | 的名称'}
 
 
@@ -119,8 +122,13 @@ class Training:
         return estimate(planned.record.shape, planned.options, planned.parameters, self._memory, longest)
 
     def check_room(self, planned: PlannedRun, prepared: Prepared | None = None) -> None:
-        """Raise NoRoomToTrain if the run does not fit beside the models in memory, or not at all."""
+        """Raise NoRoomToTrain if the run does not fit beside the models in memory, or not at all.
+
+        Raises TrainingDiskFull if its checkpoints do not fit on the disk.
+        """
         memory = self.memory_of(planned, prepared) if prepared is not None else planned.memory
+        if memory is not None and _CHECKPOINTS * memory.adapter > (space := free_space(self.runs.folder)):
+            raise TrainingDiskFull(str(self.runs.folder), space)
         free = self._memory.available_memory()
         cards = [] if planned.parameters["cpu"] else self._memory.cards(training_loader())
         free = max((card.free for card in cards), default=free)

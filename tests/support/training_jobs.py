@@ -55,10 +55,11 @@ class Crash(Exception):
     """Stands for the end of the process."""
 
 
-def train(folder: Path, crash_at: int = 0, stop_at: int = 0, threads: int = 1) -> list[Json]:
+def train(folder: Path, crash_at: int = 0, stop_at: int | None = None, threads: int = 1) -> list[Json]:
     """Train the job in `folder` here, and return what it reports; an error is the last event.
 
-    It crashes right after it has reported update `crash_at`, and is asked to stop once it has reported `stop_at`.
+    It crashes right after it has reported update `crash_at`, and is asked to stop once it has reported `stop_at`; 0 is
+    the beginning, -1 before that.
     """
     import torch
 
@@ -75,7 +76,7 @@ def train(folder: Path, crash_at: int = 0, stop_at: int = 0, threads: int = 1) -
             raise Crash
 
     def stop() -> bool:
-        return bool(stop_at) and any(event.get("update", 0) >= stop_at for event in events)
+        return stop_at is not None and any(event.get("update", -1) >= stop_at for event in events)
 
     try:
         train_job(job, emit, stop)

@@ -200,6 +200,26 @@ def test_a_lora_of_that_name_is_replaced_only_if_that_was_asked_for(
     assert [path.name for path in lora.parent.iterdir()] == ["a"] and not (lora / "old").exists()
 
 
+def test_a_run_is_not_resumed_if_another_lora_has_taken_its_name(
+    runs: TrainingRuns, start: Start, tmp_path: Path
+) -> None:
+    name = start("a", "die")
+    runs.wait(name, SECONDS)
+    (tmp_path / "loras" / "a").mkdir(parents=True)
+    with pytest.raises(AdapterExists):
+        runs.resume(name)
+
+
+def test_a_disk_that_fails_ends_the_run_and_its_process(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
+    name = start("a", "slow")
+    reach(runs, name, 1)
+    state = tmp_path / "runs" / name / "state.json"
+    state.unlink()
+    state.mkdir()  # cannot be replaced by a file
+    view = runs.wait(name, 2)
+    assert view.state in ("failed", "interrupted") and view.update < UPDATES
+
+
 def test_a_run_is_deleted_once_it_has_ended_and_its_lora_stays(
     runs: TrainingRuns, start: Start, tmp_path: Path
 ) -> None:

@@ -126,6 +126,12 @@ def check_gradients(model: Any) -> None:
         raise NoGradient(", ".join(names[:3]), len(bad), count)
 
 
+def has_overflow(model: Any) -> bool:
+    """Whether a gradient is infinite or not a number, as float16 gives with too large a scale."""
+    gradients = (weight.grad for weight in trained_tensors(model).values() if weight.grad is not None)
+    return not all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
 def _is_sound(gradient: torch.Tensor | None) -> bool:
     return gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())
 

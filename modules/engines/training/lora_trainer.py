@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 from modules.core.errors import Words
 from modules.core.events import Json
 from modules.core.training_errors import NotFinite
-from modules.engines.training.base_model import check_gradients, evaluating, trained_tensors
+from modules.engines.training.base_model import check_gradients, evaluating, has_overflow, trained_tensors
 from modules.engines.training.batches import count_trained, padded_batch
 from modules.engines.training.job import LOG, WHOLE, read_log
 from modules.engines.training.tokens import TokenRow
@@ -25,6 +25,8 @@ from modules.system import cpu_memory
 
 Emit = Callable[[Json], None]
 
+STOPPED = "stopped"
+"""The reason of a run that was asked to end."""
 STOP_WINDOW = 5
 """Updates over which the loss is averaged before it is compared with `stop_at_loss`."""
 _LOSS: Words = {"en": "loss", "zh": "损失"}
@@ -98,14 +100,17 @@ class Watcher(TrainerCallback):
         self._emit({"event": "begin", "update": state.global_step, "updates": state.max_steps, "seconds": self._before})
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._checked:
-            self._refuse_nan(_LOSS, float(self.trainer._tr_loss), state.global_step + 1)
-            check_gradients(kwargs["model"])
-            self._checked = True
+        if self._checked:
+            return
+        self._refuse_nan(_LOSS, float(self.trainer._tr_loss), state.global_step + 1)
+        if args.fp16 and has_overflow(kwargs["model"]):  # the scaler skips this update, and tries a smaller scale
+            return
+        check_gradients(kwargs["model"])
+        self._checked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._stop() and state.global_step < state.max_steps:
-            self._end(control, "stopped")
+            self._end(control, STOPPED)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         logs = logs or {}

@@ -18,7 +18,7 @@ from modules.engines.training.arguments import Schedule, schedule, trainer_argum
 from modules.engines.training.base_model import BaseModel, check_file, effect
 from modules.engines.training.batches import count_trained, pack, packed_batch, padded_batch
 from modules.engines.training.job import CHECKPOINTS, RESULT, WHOLE, TrainingJob, newest_checkpoint
-from modules.engines.training.lora_trainer import Emit, LoraTrainer, Watcher, save_adapter
+from modules.engines.training.lora_trainer import STOPPED, Emit, LoraTrainer, Watcher, save_adapter
 from modules.engines.training.samples import read_samples
 from modules.engines.training.tokens import Limits, OffsetTokenizer, Tokenized, TokenRow, tokenize
 
@@ -47,9 +47,13 @@ def train(job: TrainingJob, emit: Emit, stop: Stop) -> None:
         _initialize_by_data(model, rows, plan.micro)
     emit({"event": "phase", "phase": "training"})
     trainer, watcher = _trainer(job, base, model, units, validation, plan, emit, stop)
-    trainer.train(resume_from_checkpoint=_prepare_resume(job.folder / CHECKPOINTS))
+    resumed = _prepare_resume(job.folder / CHECKPOINTS)
+    if stop() and resumed is None:
+        emit({"event": "done", "reason": STOPPED, "update": 0, "best": None})
+        return
+    trainer.train(resume_from_checkpoint=resumed)
     emit({"event": "phase", "phase": "saving"})
-    _finish(job, base, model)
+    _finish(job, base, model, watcher.reason)
     emit({"event": "done", "reason": watcher.reason, "update": trainer.state.global_step, "best": _best(trainer)})
 
 
@@ -125,8 +129,11 @@ def _initialize_by_data(model: Any, rows: Sequence[TokenRow], size: int) -> None
     initialize_lora_eva_weights(model, batches, show_progress_bar=False)
 
 
-def _finish(job: TrainingJob, base: BaseModel, model: Any) -> None:
-    """Save the adapter, read it back, and make sure that it changes the model's output."""
+def _finish(job: TrainingJob, base: BaseModel, model: Any, reason: str) -> None:
+    """Save the adapter, read it back, and make sure that it changes the model's output.
+
+    One that was stopped too early to have an effect is not kept.
+    """
     result = job.folder / RESULT
     part = job.folder / f".{RESULT}.part"
     for folder in (result, part):
@@ -135,9 +142,12 @@ def _finish(job: TrainingJob, base: BaseModel, model: Any) -> None:
     save_adapter(model, part)
     check_file(model, part)
     tokens = base.tokenizer(PROBE)["input_ids"]
-    if not effect(model, tokens) > 0:
+    if effect(model, tokens) > 0:
+        part.rename(result)
+    elif reason == STOPPED:
+        shutil.rmtree(part)
+    else:
         raise AdapterUnchanged()
-    part.rename(result)
 
 
 def _best(trainer: LoraTrainer) -> Json:

@@ -111,6 +111,18 @@ def test_a_stop_saves_the_adapter_of_the_last_update(base: Path, tmp_path: Path)
     assert {path.name for path in (job / RESULT).iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
+def test_a_run_that_is_stopped_before_it_has_learned_anything_leaves_no_adapter(
+    base: Path, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    """The first update of a warm-up has the learning rate 0."""
+    for stop_at, update in ((-1, 0), (0, 1)):
+        job = make_job(tmp_path / str(update), base, samples(10), epochs=5)
+        with subtests.test(update=update):
+            end = run(job, stop_at=stop_at)[-1]
+            assert (end["event"], end["reason"], end["update"]) == ("done", "stopped", update)
+            assert not (job / RESULT).exists()
+
+
 def test_packed_rows_do_not_see_each_other(base: Path, tmp_path: Path) -> None:
     """With all rows in each update, the losses are those of rows that are not packed."""
     found = {}
