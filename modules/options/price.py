@@ -17,3 +17,5 @@ PAIRS = Option(
     minimum=2,
     maximum=50,
 )
+UNPRICED = ("trust_remote_code",)
+"""Load options of which the page offers no price."""

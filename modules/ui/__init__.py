@@ -29,7 +29,7 @@ from modules.ui.page import build
 from modules.ui.parameters.tab import PARAMETERS_CSS
 from modules.ui.session import routes as session_routes
 from modules.ui.static_files import StaticFiles, scale_text, scaled
-from modules.ui.training import perplexity
+from modules.ui.training import perplexity, price
 from modules.ui.training import routes as training_routes
 
 gr = gradio()
@@ -113,6 +113,7 @@ def attach(server: FastAPI, app: App) -> None:
     session_routes.add_route(server, app)
     training_routes.add_routes(server, app)
     perplexity.add_routes(server, app)
+    price.add_routes(server, app)
     for language in LANGUAGES:
         gr.mount_gradio_app(
             server,

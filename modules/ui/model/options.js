@@ -3,7 +3,7 @@
 const card = document.querySelector("#tx-opts");
 let query = "";
 
-const EMPTY = { sources: {}, errors: {}, presets: {}, counts: {}, words: {} };
+const EMPTY = { sources: {}, errors: {}, presets: {}, counts: {}, words: {}, priced: [], values: {}, loader: "" };
 const readMarks = () => ({ ...EMPTY, ...JSON.parse(element.querySelector("[data-marks]")?.dataset.marks || "{}") });
 const keyOf = (option) => option.id.replace("tx-opt-", "");
 
@@ -63,6 +63,11 @@ const mark = () => {
     const header = group.querySelector(".label-wrap > span");
     if (header) header.dataset.changed = count ? `${count} ${changed}` : "";
   }
+  if (!invalid) {
+    const { priced, values, loader } = readMarks();
+    const model = element.querySelector("[data-marks]")?.dataset.model ?? "";
+    document.dispatchEvent(new CustomEvent("tx-marked", { detail: { model, loader, values, priced } })); // for price_buttons.js
+  }
   const unsaved = Object.values(sources).some(([source]) => source === "form");
   document.querySelector("#tx-save")?.classList.toggle("tx-unsaved", unsaved);
 };
@@ -87,7 +92,7 @@ const refresh = () => {
 };
 
 new MutationObserver((changes) => {
-  if (changes.some((change) => [...change.addedNodes].some((node) => node.nodeType === 1 && !/tx-(source|reset|error|presets)/.test(node.className)))) refresh();
+  if (changes.some((change) => [...change.addedNodes].some((node) => node.nodeType === 1 && !/tx-(source|reset|error|presets|price)/.test(node.className)))) refresh();
 }).observe(card, { childList: true, subtree: true });
 document.addEventListener("tx-filter", (event) => { query = event.detail.trim().toLowerCase(); filter(); });
 document.addEventListener("tx-loader", () => { if (query) filter(); });

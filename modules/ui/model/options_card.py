@@ -16,6 +16,7 @@ from modules.loaders.availability import unavailable
 from modules.loaders.load_settings import Setting
 from modules.loaders.registry import LOADERS, Loader, find_loader
 from modules.options.load import OPTIONS
+from modules.options.price import UNPRICED
 from modules.planning.recommendation import compatible_loaders
 from modules.runtime.load_plan import LoadPlan
 from modules.system import cpu_memory
@@ -205,7 +206,15 @@ class OptionsCard:
         sources = {key: setting.source for key, setting in plan.settings.items() if setting.source != "default"}
         contexts = {key: _context_presets(plan.record.context_length) for key in CONTEXT_KEYS}
         presets = {**contexts, "n_gpu_layers": list(_LAYER_WORDS)}
-        return {self.marks: marks(self._tr, sources, presets=presets, model=plan.record.name)}
+        priced = self._priced(plan)
+        return {self.marks: marks(self._tr, sources, presets=presets, model=plan.record.name, priced=priced)}
+
+    def _priced(self, plan: LoadPlan) -> Mapping[str, object]:
+        """Return of which options the owner may measure the price, and with which values beside."""
+        chosen = {key: setting.value for key, setting in plan.settings.items() if setting.source == "form"}
+        may = not self._app.flags.on("multi_user") and not plan.record.task
+        keys = [key for key in plan.settings if key not in UNPRICED] if may else []
+        return {"priced": keys, "values": chosen, "loader": plan.loader.name}
 
     def mark_error(self, error: OptionError, longest: int = 0) -> Updates:
         """Mark an invalid value at its field. `longest` is the context length that the model was trained with."""
@@ -227,6 +236,7 @@ def marks(
     errors: Mapping[str, str] = MappingProxyType({}),
     presets: Mapping[str, Sequence[int]] = MappingProxyType({}),
     model: str = "",
+    priced: Mapping[str, object] = MappingProxyType({}),
 ) -> str:
     """Render the data of `options.js`: sources, errors and preset values by option, and the number of changed options
     by folded group."""
@@ -240,6 +250,7 @@ def marks(
         "presets": dict(presets),
         "words": {"n_gpu_layers": {value: tr(key) for value, key in _LAYER_WORDS.items()}},
         "counts": dict(changed),
+        **priced,
     }
     content = escape(json.dumps(data, ensure_ascii=False), quote=True)
     return f'<div hidden data-model="{escape(model, quote=True)}" data-marks="{content}"></div>'

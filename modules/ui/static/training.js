@@ -1,6 +1,7 @@
 // The Training page: which of its views is shown, by the address after #training/.
 import { make } from "./dom.js";
 import * as perplexity from "./perplexity_view.js";
+import * as price from "./price_view.js";
 import { tr } from "./texts.js";
 import * as train from "./training_view.js";
 
@@ -8,6 +9,7 @@ import * as train from "./training_view.js";
 const VIEWS = [
   { address: "", name: tr("tr_train"), view: train },
   { address: "perplexity", name: tr("pp_title"), view: perplexity },
+  { address: "price", name: tr("pc_title"), view: price },
 ];
 
 const hashOf = (address) => (address ? `#training/${address}` : "#training");
