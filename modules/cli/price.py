@@ -64,7 +64,7 @@ def _follow(app: App, id: str, language: str) -> None:
     while not app.prices.wait(id, _POLL_SECONDS):
         state = app.prices.find(id)
         line = _progress(state, language)
-        is_new = line != shown if on_terminal else (state.phase, state.done) != loads
+        is_new = line != shown and (on_terminal or (state.phase, state.done) != loads)
         if line and is_new:
             print(
                 f"\r\x1b[K{line}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True

@@ -54,7 +54,7 @@ def _effect_line(effect: Effect, language: str) -> str:
     scale = 1 << 20 if effect.metric.endswith("memory") else 1
     name = METRIC_NAMES[effect.metric][language]
     padding = " " * (24 - sum(2 if ord(character) > 0x2E7F else 1 for character in name))
-    values = f"{name}{padding}{effect.a / scale:>10.4g}  →{effect.b / scale:>10.4g}"
+    values = f"{name}{padding}{effect.a / scale:>10.5g}  →{effect.b / scale:>10.5g}"
     if math.isnan(effect.change.mean):
         return values
     seen = "" if effect.is_seen else f"   {UNSEEN[language]}"
@@ -62,5 +62,9 @@ def _effect_line(effect: Effect, language: str) -> str:
 
 
 def _with_ends(interval: Interval, sign: str = "") -> str:
-    ends = "" if math.isnan(interval.low) else f" ({interval.low:{sign}.3g} … {interval.high:{sign}.3g})"
-    return f"{interval.mean:{sign}.3g}{ends}"
+    mean, low, high = (_three_digits(value, sign) for value in (interval.mean, interval.low, interval.high))
+    return mean if math.isnan(interval.low) else f"{mean} ({low} … {high})"
+
+
+def _three_digits(value: float, sign: str) -> str:
+    return f"{value:{sign}.0f}" if abs(value) >= 100 else f"{value:{sign}.3g}"

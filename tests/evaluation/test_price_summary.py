@@ -24,6 +24,12 @@ def test_every_figure_has_a_line_with_its_interval() -> None:
     assert set(METRIC_NAMES) == set(METRICS)
 
 
+def test_wide_intervals_are_written_out() -> None:
+    wide = Effect("load_seconds", 1.283, 1.13, Interval(math.log(0.88), math.log(0.02), math.log(38.8)))
+    text = price_text(PriceResult("1", "numa", "false", "true", "m", "llama.cpp", (wide,)), "en")
+    assert text.endswith("-12 (-98 … +3780) %   no difference seen")
+
+
 def test_chinese_names_are_aligned_by_their_width() -> None:
     lines = price_text(RESULT, "zh").splitlines()[1:]
     widths = {sum(2 if ord(character) > 0x2E7F else 1 for character in line.split("→")[0]) for line in lines}
