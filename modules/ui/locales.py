@@ -1121,6 +1121,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "选择数据和基础模型后，此处显示行数、更新次数和所需内存。",
         "Choose data and a base model to see rows, updates and memory.",
     ),
+    "tr_see_field": ("请检查“{field}”。", "Check “{field}”."),
+    "tr_show_field": ("前往", "Go there"),
     "tr_rows": ("行数", "Rows"),
     "tr_texts": ("文本段数", "Texts"),
     "tr_rows_bad": ("{rows}（跳过 {bad} 行）", "{rows} ({bad} skipped)"),

@@ -168,6 +168,8 @@ export function showError(key, text) {
   }
 }
 
+export const labelOf = (key) => controls.get(key)?.field.label ?? key;
+
 /** Move the focus to a field. */
 export const focusOn = (key) => controls.get(key)?.input.focus();
 

@@ -59,6 +59,10 @@ export function showProblem(text) {
 /** Say that nothing is known yet, because of `text`. */
 export const showMissing = (text) => facts.replaceChildren(make("p", { class: "tx-s-quiet" }, text));
 
+/** Say that a field is wrong, with a button that leads to it. */
+export const showWrong = (text, lead) =>
+  facts.replaceChildren(make("div", { class: "tx-t-amber" }, make("p", {}, text), make("button", { type: "button", class: "tx-button", click: lead }, tr("tr_show_field"))));
+
 /** Show what a run would be. `fit` is called with parameters that suit the data better. */
 export function showFacts(found, fit) {
   const rows = found.bad ? tr("tr_rows_bad", { rows: found.rows, bad: found.bad }) : String(found.rows);

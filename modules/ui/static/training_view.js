@@ -118,7 +118,9 @@ async function loadFacts() {
     return;
   }
   const missing = ["model", "lora_name", "dataset", "raw_text_file"].includes(found.field) && !values[found.field];
-  panel.showMissing(missing ? tr("tr_first_choose") : found.error);
+  if (missing) panel.showMissing(tr("tr_first_choose"));
+  else if (found.field) panel.showWrong(tr("tr_see_field", { field: form.labelOf(found.field) }), () => form.focusOn(found.field));
+  else panel.showMissing(found.error);
   form.showError(missing ? "" : found.field, missing ? "" : found.error);
 }
 
