@@ -58,7 +58,7 @@ class Effect:
     def percent(self) -> Interval:
         """The change in percent of a."""
         change = self.change
-        return Interval(*(100 * math.expm1(value) for value in (change.mean, change.low, change.high)))
+        return Interval(_percent(change.mean), _percent(change.low), _percent(change.high))
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,13 @@ def effects_of(pairs: Sequence[Pair]) -> tuple[Effect, ...]:
             first, second = (_geometric_mean(side) for side in zip(*values, strict=True))
             found.append(Effect(metric, first, second, ratios))
     return tuple(found)
+
+
+def _percent(log_ratio: float) -> float:
+    try:
+        return 100 * math.expm1(log_ratio)
+    except OverflowError:  # the end of an interval of two pairs that have little in common
+        return math.inf
 
 
 def _geometric_mean(values: Sequence[float]) -> float:

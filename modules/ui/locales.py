@@ -1541,8 +1541,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "chart_log": ("纵轴为对数刻度", "Logarithmic vertical axis"),
     "chart_missing": ("{count} 个值无法绘制", "{count} values cannot be drawn"),
     "chart_mean": ("均值", "Mean"),
-    "chart_low": ("95 % 区间下限", "Lower end (95 %)"),
-    "chart_high": ("95 % 区间上限", "Upper end (95 %)"),
+    "chart_low": ("下限（95 %）", "Lower end (95 %)"),
+    "chart_high": ("上限（95 %）", "Upper end (95 %)"),
 }
 
 KEYS = frozenset(_TEXTS)

@@ -43,6 +43,13 @@ def test_no_difference_is_seen_if_the_interval_has_zero_inside() -> None:
     assert not Effect("memory", 1, 2, Interval(0.7, NAN, NAN)).is_seen
 
 
+def test_an_interval_may_have_no_end_in_percent() -> None:
+    (_, speed) = effects_of([pair(1.0, 1e-50), pair(1.0, 1e50)])
+    assert (speed.percent.low, speed.percent.high) == (-100, math.inf)
+    body = json.dumps(result(effects=(speed,)).to_json(), allow_nan=False)
+    assert PriceResult.from_json(json.loads(body)).effects == (speed,)
+
+
 def test_what_one_load_lacks_has_no_effect() -> None:
     assert [effect.metric for effect in effects_of([pair(10.0, 11.0), pair(10.0, 0.0)])] == ["memory"]
     assert effects_of([]) == ()
