@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ from typing import Any
 from modules.core.errors import WebUIError
 from modules.core.events import Json
 from modules.engines.training.job import CHECKPOINTS, LOG, newest_checkpoint, read_log
+from modules.engines.training.samples import Sample
 from modules.options.option import Value
 from modules.system import file_lock
 from modules.system.atomic_write import replace_file
 
 RUN, STATE, LOCK = "run.json", "state.json", ".lock"
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
-ENDED = ("finished", "stopped", "failed", "interrupted", "discarded")
+DISCARDED = "discarded"
+ENDED = ("finished", "stopped", "failed", "interrupted", DISCARDED)
 RESUMABLE = ("stopped", "failed", "interrupted")
+_RETRY_SECONDS = 0.02
 _SMOOTHING = 0.9
 """Weight of the earlier losses in the smoothed loss."""
 
@@ -108,6 +112,10 @@ class RunFolder:
         """Write the facts. The data is written by the caller."""
         replace_file(self.path / RUN, _dumped(asdict(facts)))
 
+    def write_samples(self, name: str, samples: Iterable[Sample]) -> None:
+        """Write a file of samples. Raises OSError."""
+        replace_file(self.path / name, b"".join(sample.to_line() for sample in samples))
+
     def facts(self) -> RunFacts | None:
         """Return the facts; None if the folder is not that of a run, or was not completed."""
         try:
@@ -143,13 +151,16 @@ class RunFolder:
         """Return an entry for each update and each evaluation."""
         return read_log(self.path / LOG)
 
-    def lock(self) -> int | None:
-        """Lock the folder for this process and return the descriptor to close; None if another one holds it."""
+    def lock(self, seconds: float = 0.0) -> int | None:
+        """Lock the folder for this process and return the descriptor to close; None if another one holds it so long."""
+        deadline = time.monotonic() + seconds
         descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        if file_lock.try_acquire(descriptor):
-            return descriptor
-        os.close(descriptor)
-        return None
+        while not file_lock.try_acquire(descriptor):
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(_RETRY_SECONDS)
+        return descriptor
 
     def _is_locked(self) -> bool:
         descriptor = self.lock()

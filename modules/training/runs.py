@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,22 +17,21 @@ from modules.core.events import Json
 from modules.core.product import LOG_FILE
 from modules.core.training_errors import (
     AdapterExists,
-    NotResumable,
     RunBusy,
     TrainingRunNotFound,
 )
 from modules.engines.training.job import CHECKPOINTS, RESULT
 from modules.engines.training.samples import Sample, samples_hash
 from modules.options.option import Value, nearest
-from modules.system.atomic_write import replace_file
 from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.publish import publish, sweep
-from modules.training.run import ENDED, TRAIN, VALIDATION, RunFacts, RunFolder, RunView, with_entry
-from modules.training.start import check_unchanged, disk_problem, fingerprint, overlay_for, write_job
+from modules.training.run import DISCARDED, ENDED, TRAIN, VALIDATION, RunFacts, RunFolder, RunView, with_entry
+from modules.training.start import check_resumable, disk_problem, fingerprint, overlay_for, write_job
 
 log = logging.getLogger(__name__)
 
-DISCARDED = "discarded"
+_LOCK_SECONDS = 0.5
+"""How long a start waits for those who look whether a run is going on, which lock its folder for a moment."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,10 @@ class TrainingRuns:
             if any(view.run.parameters["lora_name"] == lora for view in self._live.values()):
                 raise RunBusy(lora)
             try:
-                folder = self._new_folder(lora)
-                facts = self._write(folder, request)
+                facts = self._create(lora, request)
+                self._enqueue(facts)
             except OSError as error:
                 raise disk_problem(self.folder, error) from error
-            self._enqueue(facts)
         return facts.name
 
     def _refuse_taken(self, parameters: Mapping[str, Value], own: str = "") -> None:
@@ -131,6 +129,15 @@ class TrainingRuns:
         lora = str(parameters["lora_name"])
         if (self._loras / lora).exists() and not parameters["always_override"] and lora != own:
             raise AdapterExists(lora)
+
+    def _create(self, lora: str, request: RunRequest) -> RunFacts:
+        """Make the folder of a run and return its facts. Raises OSError; then there is no folder."""
+        folder = self._new_folder(lora)
+        try:
+            return self._write(folder, request)
+        except OSError:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            raise
 
     def _new_folder(self, lora: str) -> RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -140,9 +147,9 @@ class TrainingRuns:
         return self._folder(name)
 
     def _write(self, folder: RunFolder, request: RunRequest) -> RunFacts:
-        _write_samples(folder.path / TRAIN, request.train)
+        folder.write_samples(TRAIN, request.train)
         if request.validation:
-            _write_samples(folder.path / VALIDATION, request.validation)
+            folder.write_samples(VALIDATION, request.validation)
         facts = RunFacts(
             name=folder.path.name,
             model=request.record.name,
@@ -169,23 +176,31 @@ class TrainingRuns:
             view = self.view(name)
             if view.state not in ENDED:
                 raise RunBusy(name)
-            if view.state in ("finished", DISCARDED):
-                raise NotResumable(name, _OVER[view.state])
-            check_unchanged(self.folder / name, view.run)
+            check_resumable(self.folder / name, view)
             self._refuse_taken(view.run.parameters, own=view.adapter)
-            self._enqueue(view.run)
+            try:
+                self._enqueue(view.run)
+            except OSError as error:
+                raise disk_problem(self.folder, error) from error
 
     def _enqueue(self, facts: RunFacts) -> None:
         folder = self._folder(facts.name)
-        descriptor = folder.lock()
+        descriptor = folder.lock(_LOCK_SECONDS)
         if descriptor is None:
             raise RunBusy(facts.name)
-        self._locks[facts.name] = descriptor
         earlier = folder.view(facts)
         live = replace(earlier, state="queued", phase="", error=None, reason="", ended=0.0, resumable=False)
+        try:
+            folder.save(live)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._locks[facts.name] = descriptor
         self._live[facts.name] = live
         self._queue.append(facts.name)
-        folder.save(live)
+        self._start_thread()
+
+    def _start_thread(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="training", daemon=True)
             self._thread.start()
@@ -255,19 +270,25 @@ class TrainingRuns:
     # -- training, in a thread of its own -----------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while True:
+        try:
+            while name := self._next():
+                self._train(name)
+        finally:
             with self._lock:
-                if not self._queue:
-                    self._thread = None
-                    return
-                name = self._queue.pop(0)
-                self._update(name, state="running", phase="starting", started=time.time())
-            self._train(name)
+                self._thread = None
+                if self._queue:  # a run was queued just now, or a defect has ended this thread
+                    self._start_thread()
+
+    def _next(self) -> str:
+        """Take a run out of the queue; return "" if there is none."""
+        with self._lock:
+            return self._queue.pop(0) if self._queue else ""
 
     def _train(self, name: str) -> None:
         error: WebUIError | None = InternalError(LOG_FILE)
         process = None
         try:
+            self._update(name, state="running", phase="starting", started=time.time())
             facts = self._live[name].run
             with self._lock:
                 if not self._closed and self._ending.get(name) != DISCARDED:
@@ -289,7 +310,7 @@ class TrainingRuns:
             if process is not None:
                 process.kill()  # of no effect unless following it has failed
                 process.close()
-            self._conclude(name, error)
+            self._conclude(name, error, has_trained=process is not None)
 
     def _follow(self, name: str, process: TrainingProcess) -> None:
         """Take in what the process reports until it has ended. Raises the error of a run that failed."""
@@ -332,15 +353,15 @@ class TrainingRuns:
         first, began = self._began
         return (time.monotonic() - began) / max(view.update - first, 1) * max(view.updates - view.update, 0)
 
-    def _conclude(self, name: str, error: WebUIError | None) -> None:
-        """Decide how the run has ended, and write that."""
+    def _conclude(self, name: str, error: WebUIError | None, has_trained: bool) -> None:
+        """Decide how the run has ended, and write that. One that `has_trained` without an error has come to its end."""
         with self._lock:
             how = self._ending.pop(name, "")
             view = self._live[name]
             if how == DISCARDED:
                 self._drop_checkpoints(name)
                 state, error = DISCARDED, None
-            elif (view.adapter or view.reason) and error is None:
+            elif has_trained and error is None:
                 state = "stopped" if view.reason == "stopped" else "finished"
                 if state == "finished":
                     self._drop_checkpoints(name)
@@ -376,14 +397,3 @@ class TrainingRuns:
 
 
 _FIGURES = ("update", "loss", "smoothed", "learning_rate", "grad_norm", "seconds", "memory", "gpu_memory")
-_OVER = {
-    "finished": {
-        "en": "it has finished. Start another run that continues its LoRA.",
-        "zh": "它已完成。可新建训练以续训其 LoRA。",
-    },
-    DISCARDED: {"en": "its checkpoints have been deleted.", "zh": "其检查点已被删除。"},
-}
-
-
-def _write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    replace_file(path, b"".join(sample.to_line() for sample in samples))

@@ -14,6 +14,7 @@ from modules.downloads.disk import free_space
 from modules.engines.training.arguments import load_options
 from modules.loaders.availability import unavailable
 from modules.lora.catalog import LoraRecord
+from modules.lora.compatibility import check_fit
 from modules.lora.manager import LoraManager
 from modules.options.option import Value
 from modules.planning.load_request import LoadRequest
@@ -94,10 +95,13 @@ class Training:
     def start(self, raw: Mapping[str, object], continues: str = "") -> str:
         """Make a run, queue it and return its name. `continues` is a LoRA whose weights it starts from.
 
-        Raises what `plan` and `prepare` raise, NoRoomToTrain, LoraNotFound, AdapterExists and TrainingDiskFull.
+        Raises what `plan` and `prepare` raise, NoRoomToTrain, LoraNotFound, LoraMismatch, AdapterExists and
+        TrainingDiskFull.
         """
         lora = self._loras.catalog.find(continues) if continues else None
         planned = self.plan({**raw, **(_shape_of(lora) if lora else {})})
+        if lora is not None:
+            check_fit(lora, planned.record)
         prepared = self.prepare(planned)
         self.check_room(planned, prepared)
         parameters = planned.parameters
@@ -148,7 +152,8 @@ class Training:
     ) -> Path:
         """Merge a LoRA into a copy of `model`, a new folder called `name` beside it, and return that folder.
 
-        It takes minutes; `advance` gets the share of the weights that is loaded. Raises what `merged_model` raises.
+        It takes minutes; `advance` gets the share of the weights that is loaded. Raises OptionError for an invalid
+        name, and what `merged_model` raises.
         """
         if not is_valid_name(name):  # the target must be directly in the folder of models
             raise OptionError("name", name[:80], _NAME)

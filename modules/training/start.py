@@ -16,7 +16,7 @@ from modules.engines.training.job import CHECKPOINTS, JOB, TrainingJob, newest_c
 from modules.loaders.availability import overlay_of
 from modules.loaders.registry import LOADERS, Loader
 from modules.system.atomic_write import replace_file
-from modules.training.run import TRAIN, VALIDATION, RunFacts
+from modules.training.run import DISCARDED, TRAIN, VALIDATION, RunFacts, RunView
 
 PROMPT = "prompt.json"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -63,8 +63,11 @@ def write_job(folder: Path, facts: RunFacts, adapter: Path | None, prompt: Mappi
     replace_file(folder / PROMPT, json.dumps(dict(prompt), ensure_ascii=False, indent=1).encode())
 
 
-def check_unchanged(folder: Path, facts: RunFacts) -> None:
-    """Raise NotResumable if the base model, the data or the rank differ from those of the checkpoints."""
+def check_resumable(folder: Path, view: RunView) -> None:
+    """Raise NotResumable for a run that is over, or if the base model, the data or the rank have changed."""
+    facts = view.run
+    if view.state in _OVER:
+        raise NotResumable(facts.name, _OVER[view.state])
     if not Path(facts.path).is_dir():
         raise NotResumable(facts.name, _gone(facts.path))
     if fingerprint(Path(facts.path)) != facts.base:
@@ -78,6 +81,15 @@ def check_unchanged(folder: Path, facts: RunFacts) -> None:
     checkpoint = newest_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None and _rank(checkpoint) not in (facts.parameters["lora_rank"], None):
         raise NotResumable(facts.name, _changed("the rank", "秩"))
+
+
+_OVER: Mapping[str, Words] = {
+    "finished": {
+        "en": "it has finished. Start another run that continues its LoRA.",
+        "zh": "它已完成。可新建训练以续训其 LoRA。",
+    },
+    DISCARDED: {"en": "its checkpoints have been deleted.", "zh": "其检查点已被删除。"},
+}
 
 
 def _rank(checkpoint: Path) -> Json:

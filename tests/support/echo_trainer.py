@@ -1,8 +1,8 @@
 """A stand-in for `modules.trainer` that computes nothing: a run of twelve updates, with a checkpoint at every third.
 
-Words in the name of the base model control it: `slow` makes every update take a tenth of a second, `die` ends the
-process by a signal at update 5 unless it was resumed, `fail` reports an error there, `junk` writes a line that is no
-JSON.
+Words in the name of the base model control it: `slow` makes every update take a tenth of a second, `held` waits at
+update 5 for a stop or for a file `go` in the run's folder, `die` ends the process by a signal there, `fail` reports an
+error there, all three unless it was resumed; `junk` writes a line that is no JSON.
 """
 
 from __future__ import annotations
@@ -51,11 +51,19 @@ def main() -> None:
             if "fail" in words:
                 emit({"event": "failed", **TrainingFailed("as told").to_json()})
                 return
+            if "held" in words:
+                _wait(lambda: stop.is_set() or (job.folder / "go").exists())
         time.sleep(0.1 if "slow" in words else 0)
     result = job.folder / RESULT
     result.mkdir(exist_ok=True)
     (result / "adapter_model.safetensors").write_bytes(b"weights")
     emit({"event": "done", "reason": "stopped" if update < UPDATES else "", "update": update, "best": None})
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def _train(job: TrainingJob, update: int, emit: Callable[[dict[str, object]], None]) -> None:

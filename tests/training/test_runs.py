@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from modules.core.training_errors import (
 from modules.engines.training.job import CHECKPOINTS, WHOLE
 from modules.engines.training.samples import Sample
 from modules.training.parameters import parse_parameters
-from modules.training.run import RunView
+from modules.training.run import RunFolder, RunView
 from modules.training.runs import RunRequest, TrainingRuns
 from tests.support.echo_trainer import UPDATES
 
@@ -80,8 +82,11 @@ def test_a_run_trains_and_puts_its_lora_into_the_folder(runs: TrainingRuns, star
 
 
 def test_runs_wait_for_each_other_in_order(runs: TrainingRuns, start: Start) -> None:
-    first, second, third = start("a", "slow"), start("b"), start("c")
+    first = start("a", "held")
+    reach(runs, first, 5)
+    second, third = start("b"), start("c")
     assert [runs.view(name).position for name in (second, third)] == [1, 2]
+    (runs.folder / first / "go").touch()
     ended = [runs.wait(name, SECONDS) for name in (first, second, third)]
     assert [view.state for view in ended] == ["finished"] * 3
     assert ended[0].ended <= ended[1].started and ended[1].ended <= ended[2].started
@@ -89,24 +94,22 @@ def test_runs_wait_for_each_other_in_order(runs: TrainingRuns, start: Start) -> 
 
 
 def test_a_stopped_run_has_a_lora_and_goes_on_from_its_last_checkpoint(runs: TrainingRuns, start: Start) -> None:
-    name = start("a", "slow")
-    reach(runs, name, 4)
+    name = start("a", "held")
+    reach(runs, name, 5)
     runs.stop(name)
     stopped = runs.wait(name, SECONDS)
     assert (stopped.state, stopped.reason, stopped.adapter, stopped.resumable) == ("stopped", "stopped", "a", True)
-    assert 4 <= stopped.update < UPDATES
+    assert stopped.update == 5
     runs.resume(name)
     finished = runs.wait(name, SECONDS)
     assert (finished.state, finished.update) == ("finished", UPDATES)
 
 
 def test_a_discarded_run_leaves_no_lora_and_no_checkpoints(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
-    name = start("a", "slow")
-    reach(runs, name, 4)
-    began = time.monotonic()
+    name = start("a", "held")
+    reach(runs, name, 5)
     runs.discard(name)
     assert runs.wait(name, SECONDS).state == "discarded"
-    assert time.monotonic() - began < 1
     assert not (tmp_path / "loras" / "a").exists() and not (tmp_path / "runs" / name / CHECKPOINTS).exists()
     with pytest.raises(NotResumable):
         runs.resume(name)
@@ -128,9 +131,47 @@ def test_a_failed_run_says_why_and_the_next_one_trains(runs: TrainingRuns, start
     assert runs.wait(following, SECONDS).state == "finished"
 
 
+def test_a_run_whose_state_cannot_be_written_fails_and_the_next_one_trains(
+    runs: TrainingRuns, start: Start, subtests: pytest.Subtests
+) -> None:
+    running, queued, last = start("a", "held slow"), start("b"), start("c")
+    reach(runs, running, 5)
+    for name in (running, queued):
+        state = runs.folder / name / "state.json"
+        state.unlink()
+        (state / "taken").mkdir(parents=True)
+    (runs.folder / running / "go").touch()
+    with subtests.test(what="the next run"):
+        assert runs.wait(last, SECONDS).state == "finished"
+    with subtests.test(what="the process of the failed run has ended"):
+        assert len(runs.log(running)) < UPDATES
+    assert {runs.wait(name, SECONDS).adapter for name in (running, queued)} == {""}
+
+
+def test_a_run_that_cannot_be_written_leaves_no_folder(runs: TrainingRuns, start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(TrainingFailed):
+            start("a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(runs.folder.iterdir()) == []
+
+
+def test_a_run_is_resumed_while_others_look_whether_it_goes_on(runs: TrainingRuns, start: Start) -> None:
+    name = start("a", "die")
+    runs.wait(name, SECONDS)
+    looking = RunFolder(runs.folder / name).lock()
+    assert looking is not None
+    threading.Timer(0.1, os.close, [looking]).start()
+    runs.resume(name)
+    assert runs.wait(name, SECONDS).state == "finished"
+
+
 def test_runs_of_a_server_that_has_ended_are_interrupted(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
-    running, queued = start("a", "slow"), start("b")
-    reach(runs, running, 4)
+    running, queued = start("a", "held"), start("b")
+    reach(runs, running, 5)
     runs.close()
     later = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
     assert [(view.name, view.state) for view in later.snapshot()] == [("b", "interrupted"), ("a", "interrupted")]
@@ -146,7 +187,7 @@ def test_a_run_whose_server_was_killed_is_interrupted_with_its_figures(tmp_path:
     child = os.fork()
     if child == 0:
         other = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
-        other.start(request(model, "a", "slow"))
+        other.start(request(model, "a", "held"))
         time.sleep(SECONDS)
         os._exit(1)
     until = time.monotonic() + SECONDS
@@ -223,10 +264,10 @@ def test_a_disk_that_fails_ends_the_run_and_its_process(runs: TrainingRuns, star
 def test_a_run_is_deleted_once_it_has_ended_and_its_lora_stays(
     runs: TrainingRuns, start: Start, tmp_path: Path
 ) -> None:
-    name = start("a", "slow")
+    name = start("a", "held")
     with pytest.raises(RunBusy):
         runs.delete(name)
-    reach(runs, name, 1)
+    reach(runs, name, 5)
     runs.stop(name)
     runs.wait(name, SECONDS)
     runs.delete(name)
