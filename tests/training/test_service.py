@@ -10,7 +10,7 @@ import pytest
 
 from modules.app import App
 from modules.core.errors import ModelNotFound, OptionError, UnknownOption, Unsupported, WebUIError
-from modules.core.lora_errors import LoraNotFound
+from modules.core.lora_errors import LoraMismatch, LoraNotFound
 from modules.core.training_errors import AdapterExists, CannotTrain, NoRoomToTrain
 from modules.engines.training.job import TrainingJob
 from modules.engines.training.samples import read_samples
@@ -18,6 +18,7 @@ from modules.training.dataset.errors import DatasetNotFound
 from modules.training.memory import TrainingMemory
 from modules.training.service import PlannedRun
 from tests.support.gguf_files import gguf
+from tests.support.lora_files import LAYER, peft
 from tests.support.training_app import PARAMETERS, ROWS, training_app
 
 SECONDS = 20
@@ -74,6 +75,20 @@ def test_a_lora_can_be_named_in_any_script(app: App, tmp_path: Path) -> None:
 def test_a_lora_that_is_to_be_continued_must_exist(app: App) -> None:
     with pytest.raises(LoraNotFound):
         app.training.start(PARAMETERS, continues="nothing")
+
+
+def test_a_lora_of_another_model_is_not_continued(app: App, tmp_path: Path) -> None:
+    layer = LAYER.replace(".0.", ".999.")
+    peft(tmp_path / "loras" / "misfit", {layer + f"q_proj.lora_{side}.weight": (4, 4) for side in "AB"})
+    with pytest.raises(LoraMismatch):
+        app.training.start(PARAMETERS, continues="misfit")
+    assert app.training.runs.snapshot() == []
+
+
+def test_a_merged_model_gets_a_folder_among_the_models_alone(app: App, subtests: pytest.Subtests) -> None:
+    for name in ("../new", "a/b", "/tmp/new", "..", "", "a\0b", "\ud800"):
+        with subtests.test(name=ascii(name)), pytest.raises(OptionError, match="name"):
+            app.training.export_merged("none", "model", name)
 
 
 def test_4_bits_of_weights_that_are_quantized_already_are_refused(app: App, tmp_path: Path) -> None:
