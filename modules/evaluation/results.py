@@ -105,11 +105,16 @@ class EvaluationResults:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row.cells, "id": row.id} for row in rows)
+        writer.writerows(_single_breaks({**row.cells, "id": row.id}) for row in rows)
         try:
             replace_file(self.path, text.getvalue().encode("utf-8", "replace"))
         except OSError as error:
             raise ResultsNotSaved(str(self.path), error.strerror or str(error)) from error
+
+
+def _single_breaks(cells: Mapping[str, str]) -> dict[str, str]:
+    """Replace carriage returns, which the writer does not quote, so that they would end a row."""
+    return {column: text.replace("\r\n", "\n").replace("\r", "\n") for column, text in cells.items()}
 
 
 def _identified(cells: Sequence[Mapping[str, str]]) -> list[Row]:

@@ -74,6 +74,13 @@ def test_a_comment_of_a_row_that_is_gone_changes_nothing(table: EvaluationResult
     assert table.rows()[0]["Comment"] == ""
 
 
+def test_breaks_of_lines_stay_within_their_cell(table: EvaluationResults) -> None:
+    table.add(cells("a1", Model="m\rn"))
+    table.set_comments({"a1": "one\rtwo\r\nthree\nfour"})
+    (row,) = table.rows()
+    assert (row["Model"], row["Comment"], row["Dataset"]) == ("m\nn", "one\ntwo\nthree\nfour", "t")
+
+
 def test_a_damaged_file_is_not_overwritten(
     table: EvaluationResults, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
