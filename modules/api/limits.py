@@ -13,8 +13,13 @@ from modules.api.errors import MAX_NESTING, error_response, too_deep
 from modules.core.errors import OptionError, Words
 
 MAX_BODY_BYTES = 32_000_000
-ROUTE_LIMITS = {"/v1/internal/decode": 3_000_000, "/detokenize": 3_000_000, "/chat/import": 50_000_000}
-"""Limits of single routes: parsing a long list as JSON takes the time of all others, and exports are larger."""
+ROUTE_LIMITS = {
+    "/v1/internal/decode": 3_000_000,
+    "/detokenize": 3_000_000,
+    "/chat/import": 50_000_000,
+    "/training/upload": 100_000_000,
+}
+"""Limits of single routes: parsing a long list as JSON takes the time of all others; files are larger."""
 MAX_DISCARDED_BYTES = 256_000_000
 """How much of a refused body is read and dropped: most clients look for an answer only when they have sent all."""
 MAX_VALUES = 1_000_000

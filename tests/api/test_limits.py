@@ -11,6 +11,7 @@ from modules.api.internal_schemas import TextRequest
 from modules.api.limits import BodyLimit, check_request
 from modules.api.schemas import ChatRequest
 from modules.core.errors import OptionError
+from modules.training.dataset.rows import MAX_BYTES
 
 
 def nested(levels: int) -> dict[str, object]:
@@ -91,6 +92,11 @@ def test_a_larger_body_is_answered_413_whether_or_not_its_length_is_announced(ht
 
 def test_a_length_that_is_no_number_is_refused(http: TestClient) -> None:
     assert http.get("/", headers={"Content-Length": "-1"}).status_code == 413
+
+
+def test_a_dataset_of_any_size_that_can_be_trained_is_passed_on() -> None:
+    http = TestClient(BodyLimit(count_body), raise_server_exceptions=False)
+    assert http.post("/training/upload?name=a.jsonl", content=b"x" * MAX_BYTES).text == str(MAX_BYTES)
 
 
 def test_a_list_of_tokens_has_a_smaller_limit_than_other_bodies() -> None:
