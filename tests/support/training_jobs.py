@@ -30,7 +30,12 @@ def _segments(row: int) -> tuple[tuple[str, bool], ...]:
 
 
 def make_job(
-    folder: Path, base: Path, rows: Sequence[Sample], validation: Sequence[Sample] = (), **parameters: Any
+    folder: Path,
+    base: Path,
+    rows: Sequence[Sample],
+    validation: Sequence[Sample] = (),
+    adapter: Path | None = None,
+    **parameters: Any,
 ) -> Path:
     """Write a job into `folder` and return the folder."""
     folder.mkdir(parents=True)
@@ -46,6 +51,7 @@ def make_job(
         parameters=parse_parameters({**SMALL, **parameters}),
         train=folder / "train.jsonl",
         validation=folder / "validation.jsonl" if validation else None,
+        adapter=adapter,
     )
     (folder / JOB).write_text(json.dumps(job.to_json()))
     return folder

@@ -100,7 +100,7 @@ def test_a_run_that_crashed_goes_on_to_the_bit(base: Path, tmp_path: Path, subte
     with subtests.test(what="after the last checkpoint"):
         assert losses(second) == {update: whole[update] for update in range(5, 10)}
     with subtests.test(what="log"):
-        logged = [json.loads(line) for line in (broken / "log.jsonl").read_text().splitlines()]
+        logged = json_lines(broken / "log.jsonl")
         assert losses(logged) == whole and len(logged) == len(whole)
 
 
@@ -121,6 +121,21 @@ def test_a_run_that_is_stopped_before_it_has_learned_anything_leaves_no_adapter(
             end = run(job, stop_at=stop_at)[-1]
             assert (end["event"], end["reason"], end["update"]) == ("done", "stopped", update)
             assert not (job / RESULT).exists()
+
+
+def test_a_run_can_continue_a_lora_with_other_data(base: Path, tmp_path: Path) -> None:
+    parameters: dict[str, Any] = {"lora_dropout": 0, "learning_rate": 0.01, "epochs": 4}
+    first = make_job(tmp_path / "first", base, samples(8), samples(4, 101), **parameters)
+    learned = losses(run(first), "evaluation")
+    second = make_job(tmp_path / "second", base, samples(8, 51), samples(4, 101), first / RESULT, **parameters)
+    events = run(second)
+    assert events[-1]["event"] == "done", events[-1]
+    assert losses(events)[1] < 0.95 * losses(json_lines(first / "log.jsonl"))[1]
+    assert min(losses(events, "evaluation").values()) < min(learned.values())
+
+
+def json_lines(path: Path) -> list[Json]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_packed_rows_do_not_see_each_other(base: Path, tmp_path: Path) -> None:
