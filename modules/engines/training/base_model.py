@@ -139,12 +139,17 @@ def _is_sound(gradient: torch.Tensor | None) -> bool:
 def check_file(model: Any, folder: Path) -> None:
     """Raise TrainingFailed unless the adapter's file in `folder` holds the tensors of `model`."""
     stored = load_file(folder / "adapter_model.safetensors")
-    tensors = {name.replace(f".{ADAPTER}", ""): weight for name, weight in trained_tensors(model).items()}
+    tensors = {_name_in_file(name): weight for name, weight in trained_tensors(model).items()}
     if stored.keys() != tensors.keys():
         raise TrainingFailed(f"the file of the adapter has {len(stored)} tensors, the adapter {len(tensors)}")
     for name, weight in tensors.items():
         if not torch.equal(stored[name], weight.detach().cpu()):
             raise TrainingFailed(f"the file of the adapter has another content: {name}")
+
+
+def _name_in_file(name: str) -> str:
+    name = name.replace(f".{ADAPTER}", "")
+    return name.removesuffix(".weight") if name.endswith(".lora_magnitude_vector.weight") else name
 
 
 def effect(model: Any, tokens: list[int]) -> float:

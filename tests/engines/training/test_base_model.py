@@ -13,14 +13,14 @@ from tests.support.forked import forked
 pytestmark = pytest.mark.usefixtures("backend")
 
 
-def small_model() -> Any:
+def small_model(dora: bool = False) -> Any:
     """Return two linear layers with an adapter each, after a backward pass."""
     import peft
     import torch
 
     torch.manual_seed(1)
     layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
-    model: Any = peft.get_peft_model(layers, peft.LoraConfig(r=2, target_modules=["0", "2"]))
+    model: Any = peft.get_peft_model(layers, peft.LoraConfig(r=2, target_modules=["0", "2"], use_dora=dora))
     model(torch.ones(1, 4)).sum().backward()
     return model
 
@@ -51,11 +51,11 @@ def test_adapters_without_a_gradient_are_named(subtests: pytest.Subtests) -> Non
     assert forked(broken, "") == ""
 
 
-def check_stored(folder: Path, change: bool) -> str:
+def check_stored(folder: Path, change: bool, dora: bool = False) -> str:
     from modules.engines.training.base_model import check_file, trained_tensors
     from modules.engines.training.lora_trainer import save_adapter
 
-    model = small_model()
+    model = small_model(dora)
     save_adapter(model, folder)
     if change:
         next(iter(trained_tensors(model).values())).data += 1
@@ -68,4 +68,5 @@ def check_stored(folder: Path, change: bool) -> str:
 
 def test_a_file_with_another_content_is_noticed(tmp_path: Path) -> None:
     assert forked(check_stored, tmp_path / "same", False) == ""
+    assert forked(check_stored, tmp_path / "dora", False, True) == ""
     assert "another content" in forked(check_stored, tmp_path / "changed", True)
