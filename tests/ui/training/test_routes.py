@@ -110,6 +110,18 @@ def test_a_run_is_started_followed_and_its_curves_are_sent_once(app: App, http: 
     assert http.get("/training/runs").json()["runs"] == []
 
 
+def test_a_run_that_failed_says_why_and_can_be_resumed(make_app: Callable[..., App], tmp_path: Path) -> None:
+    app = training_app(make_app, tmp_path, model="fail model")
+    http = client_of(app)
+    values = {**PARAMETERS, "model": "fail model"}
+    name = http.post("/training/start", json={"values": values}).json()["name"]
+    app.training.runs.wait(name, SECONDS)
+    (run,) = http.get("/training/runs?lang=zh").json()["runs"]
+    assert (run["state"], run["resumable"]) == ("failed", True) and run["error"].startswith("训练失败")
+    assert http.post("/training/runs/resume", json={"name": name}).status_code == 200
+    assert app.training.runs.wait(name, SECONDS).state == "finished"
+
+
 def test_actions_on_runs_that_do_not_exist_are_refused(http: TestClient, subtests: pytest.Subtests) -> None:
     for action in ("stop", "discard", "resume", "delete", "apply", "compare", "merge"):
         for name in ("none", "..", "a/b", ""):
