@@ -44,7 +44,7 @@ export const element = make(
   chart,
 );
 
-const heads = new Map(COLUMNS.map(({ key, name }) => [key, make("th", { scope: "col" }, make("button", { type: "button", click: () => sortBy(key) }, name))]));
+const heads = new Map(COLUMNS.map(({ key, name, number }) => [key, make("th", { scope: "col", class: number ? "tx-p-number" : null }, make("button", { type: "button", click: () => sortBy(key) }, name))]));
 head.append(make("th", { scope: "col" }, make("span", { class: "tx-unseen" }, tr("pp_choose"))), ...heads.values(), make("th", { scope: "col" }, tr("pp_col_comment")));
 
 function sortBy(key) {

@@ -245,9 +245,9 @@ async function build() {
       inForm = more = asked.values;
     }
     fillKeys();
-    if (asked) key.value = asked.key;
-    if (asked || !sides.a.childElementCount) {
-      if (!key.value) key.value = "cache_8bit";
+    const isFirst = !sides.a.childElementCount;
+    if (asked || isFirst) {
+      key.value = asked?.key ?? "cache_8bit";
       if (!key.value) key.selectedIndex = 0;
       showValues();
     }

@@ -164,7 +164,7 @@ def _comparison(title: str, percent: Interval, figure: str, notes: Sequence[str]
     else:
         key = "pp_higher" if percent.mean > 0 else "pp_lower"
         words = tr(key).format(figure=figure, percent=number_text(abs(percent.mean), 3))
-    drawing = interval_chart([row], Labels(title, words, x="%", unit="%"), tr)
+    drawing = interval_chart([row], Labels(title, words, x=tr("pc_axis"), unit="%"), tr)
     return drawing + _paragraphs(words, *notes)
 
 

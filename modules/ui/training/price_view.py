@@ -128,7 +128,9 @@ def _findings(result: PriceResult, tr: Tr) -> str:
 
 def _table(result: PriceResult, tr: Tr) -> str:
     heads = ("", _shown(result.a), _shown(result.b), tr("pc_axis"))
-    head = "".join(f'<th scope="col">{escape(text)}</th>' if text else "<td></td>" for text in heads)
+    head = "".join(
+        f'<th scope="col" class="tx-p-number">{escape(text)}</th>' if text else "<td></td>" for text in heads
+    )
     body = "".join(_table_row(effect, tr) for effect in result.effects)
     name = escape(tr("pc_figures"))
     return (

@@ -1,0 +1,61 @@
+"""Perplexity and prices on the Training page: results stay over reloads, and options lead to their prices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import Server, Window, kept_open
+
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def window(chromium: Browser, server: Server) -> Iterator[Window]:
+    with kept_open(chromium, server) as (window, _):
+        yield window
+
+
+def test_an_evaluation_is_found_again_after_a_reload_and_in_the_table(window: Window) -> None:
+    page = window.page
+    page.evaluate("location.hash = 'training/perplexity'")
+    page.get_by_role("checkbox", name=MODEL, exact=True).check()
+    for key, value in (("max_length", "64"), ("stride", "64"), ("windows", "3")):
+        page.locator(f"#tx-p-{key}").fill(value)
+    page.locator("#tx-p-start").click()
+    expect(page.locator("#tx-p-run")).to_be_visible()
+    page.reload()
+    expect(page.locator("#tx-p-run .tx-p-state")).to_have_text("完成")
+    expect(page.locator("#tx-p-run")).to_contain_text(re.compile(r"困惑度 \d"))
+    row = page.locator(".tx-p-table tbody tr").first
+    expect(row).to_contain_text("rolling · 64/64")
+    comment = row.get_by_role("textbox")
+    comment.fill("第一次")
+    comment.blur()
+    page.get_by_role("button", name="刷新表格").click()
+    expect(page.locator(".tx-p-table tbody tr").first.get_by_role("textbox")).to_have_value("第一次")
+    expect(page.locator(".tx-p-results .tx-chart").first).to_be_visible()
+    page.get_by_role("searchbox", name="筛选").fill("chunks")
+    expect(page.locator(".tx-p-table tbody tr")).to_have_count(0)
+
+
+def test_the_button_at_an_option_opens_its_price_with_the_values_of_the_form(window: Window) -> None:
+    page = window.page
+    window.tab("模型")
+    window.pick(MODEL)
+    page.locator("#tx-opt-n_ctx input").first.fill("1024")
+    page.locator("#tx-opt-n_ctx input").first.blur()
+    expect(page.locator("#tx-opt-n_ctx .tx-source")).to_have_attribute("data-source", "form")
+    page.locator("#tx-opt-flash_attn .tx-price button").click()
+    expect(page.locator("#tx-pc-key")).to_have_value("flash_attn")
+    expect(page.locator("#tx-pc-model")).to_have_value(MODEL)
+    expect(page.locator("#tx-pc-loader")).to_have_value("llama.cpp")
+    expect(page.get_by_text("n_ctx=1024")).to_be_visible()
+    page.locator("#tx-pc-key").select_option("n_ctx")
+    expect(page.locator("#tx-pc-b")).to_have_value("1024")
+    page.locator("#tx-pc-b").fill("many")
+    page.locator("#tx-pc-start").click()
+    expect(page.get_by_role("alert").filter(has_text="n_ctx")).to_be_visible()
