@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from figures import session, table, verdict
@@ -37,10 +38,12 @@ def main() -> None:
 
 
 def measure(model: Path, loader: str, price: str, pairs: int) -> dict[str, dict[str, dict[str, object]]]:
-    """Return the JSON object of one comparison."""
-    flags = ["--model-dir", str(model.parent), "--model", model.name, "--loader", loader]
-    command = [sys.executable, "server.py", *flags, "--price", price, "--pairs", str(pairs), "--json"]
-    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    """Return the JSON object of one comparison, which is kept in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / model.name).symlink_to(model.resolve())
+        flags = ["--model-dir", folder, "--model", model.name, "--loader", loader]
+        command = [sys.executable, "server.py", *flags, "--price", price, "--pairs", str(pairs), "--json"]
+        ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     result: dict[str, dict[str, dict[str, object]]] = json.loads(ran.stdout)
     return result
 
