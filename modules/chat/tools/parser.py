@@ -75,9 +75,10 @@ class _ThoughtScanner:
                 length = found.start()
                 before = self._held[length - 1 : length] or self._last
                 self._scanner, self._scanned, self._calls = CallScanner(self._format, self._tools, before), length, []
-            self._calls += self._scanner.feed(self._held[self._scanned :])
+            found_now = self._scanner.feed(self._held[self._scanned :])
+            self._calls += found_now
             self._scanned = len(self._held)
-            if not self._fails():
+            if not self._fails(found_now):
                 break
             self._scanner = None
             opener = self._opener.match(self._held, length)
@@ -92,17 +93,18 @@ class _ThoughtScanner:
     def end(self) -> list[Piece]:
         """Return what is held back, as the reply ends here."""
         if self._scanner is not None:
-            self._calls += self._scanner.end()
-            if self._calls and not self._fails() and all(map(is_object, _arguments(self._calls))):
+            rest = self._scanner.end()
+            self._calls += rest
+            if self._calls and not self._fails(rest) and all(map(is_object, _arguments(self._calls))):
                 calls, self._held, self._scanner = self._calls, "", None
                 return calls
         return self.release()
 
-    def _fails(self) -> bool:
-        """Return whether what is held has other things than calls of known tools."""
+    def _fails(self, pieces: Sequence[Piece]) -> bool:
+        """Return whether what is held has other things than calls of known tools; `pieces` are the newest of it."""
         assert self._scanner is not None
         reader = self._scanner.reader
-        others = any(kind not in (CALL, ARGUMENTS) for kind, _ in self._calls)
+        others = any(kind not in (CALL, ARGUMENTS) for kind, _ in pieces)
         return others or bool(reader.faults) or any(name not in reader.tools for name in reader.calls)
 
     def _take(self, length: int) -> list[Piece]:

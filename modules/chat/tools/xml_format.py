@@ -102,8 +102,14 @@ class XmlCalls:
 
     def read(self, reader: ReplyReader, opener: str) -> Reading[None]:
         *wrappers, name_open = self.openers
-        while opener in wrappers and opener != name_open:
+        passed: list[str] = []
+        while opener in wrappers and opener not in passed and opener != name_open:
+            passed.append(opener)
             opener = yield from reader.match(*self.openers)
+        if (
+            opener in passed
+        ):  # some models repeat a tag for ever: reading all that follow, from each one, would take hours
+            raise NotACall
         if not opener:
             raise NotACall
         name = yield from self._read_name(reader)

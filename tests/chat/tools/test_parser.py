@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -119,3 +120,20 @@ def test_plain_text_is_passed_on_at_once() -> None:
         ("text", " is"),
         ("text", " warm"),
     ]
+
+
+def seconds_to_read(use: ToolUse, pieces: list[str]) -> float:
+    began = time.process_time()
+    split(use, pieces)
+    return time.process_time() - began
+
+
+def test_a_tag_that_is_repeated_for_ever_takes_no_longer_than_a_text() -> None:
+    use = use_of("minimax-m2")
+    assert seconds_to_read(use, [use.calls.openers[0]] * 1500) < 1, "two seconds, and the cube of the number of tags"
+
+
+def test_reading_a_long_call_in_a_thought_takes_time_in_proportion_to_its_length() -> None:
+    use = use_of("qwen-3")
+    begun = STYLES["qwen-3"].calls([("write_file", {"path": "a", "content": "|"})]).partition("|")[0]
+    assert seconds_to_read(use, ["<think>", begun, *["x "] * 10_000]) < 3
