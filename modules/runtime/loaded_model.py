@@ -144,12 +144,16 @@ class LoadedModel:
 
     def ask(self, operation: str, **args: Json) -> Json:
         """Return the engine's answer to a quick operation, such as "encode"."""
+        self._check(operation)
+        return self._worker.call(operation, **args)
+
+    def _check(self, operation: str) -> None:
         if operation == "next":
             self.require(GENERATE)
-        return self._worker.call(operation, **args)
 
     async def ask_async(self, operation: str, **args: Json) -> Json:
         """Do as `ask` in an event loop, without a waiting thread."""
+        self._check(operation)
         loop = asyncio.get_running_loop()
         end: asyncio.Future[Event] = loop.create_future()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import Annotated
 
@@ -53,7 +52,7 @@ def routes(state: ApiState) -> APIRouter:
     @router.post("/logits")
     async def next_tokens(body: LogitsRequest, request: Request) -> Response:
         with await use_model(state.app, request, body.model) as model:
-            return json_response({"logits": await asyncio.to_thread(_logits, state, model, body)})
+            return json_response({"logits": await _logits(state, model, body)})
 
     @router.post("/stop-generation")
     async def stop(request: Request) -> Response:
@@ -67,7 +66,7 @@ def routes(state: ApiState) -> APIRouter:
     return router
 
 
-def _logits(state: ApiState, model: LoadedModel, body: LogitsRequest) -> Json:
+async def _logits(state: ApiState, model: LoadedModel, body: LogitsRequest) -> Json:
     """Return the likeliest tokens with their probabilities, in falling order."""
     if "next" not in model.loader.abilities:
         raise Unsupported(
@@ -78,7 +77,7 @@ def _logits(state: ApiState, model: LoadedModel, body: LogitsRequest) -> Json:
         )
     params, _ = parameters.resolve(body, model, state.defaults_of(model), state.app.flags.on("strict_api"))
     prompt = text_prompt(body.prompt, params).to_json()
-    found = model.ask("next", prompt=prompt, params=params, top=body.top_logits)
+    found = await model.ask_async("next", prompt=prompt, params=params, top=body.top_logits)
     if body.use_samplers:
         chances = {text: chance for _, text, chance in reversed(found["sampled"])}
     else:

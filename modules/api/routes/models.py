@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
@@ -75,7 +74,7 @@ def routes(state: ApiState) -> APIRouter:
 
 async def _ask(state: ApiState, request: Request, operation: str, **args: Json) -> Json:
     with await use_model(state.app, request) as model:
-        return await asyncio.to_thread(model.ask, operation, **args)
+        return await model.ask_async(operation, **args)  # threads are few, and a long text takes the model seconds
 
 
 def owners_only(app: App) -> Any:

@@ -84,19 +84,20 @@ def root_routes(state: ApiState) -> APIRouter:
         return json_response(found)
 
     @router.post("/tokenize")
-    def tokenize(body: TokenizeRequest) -> Response:
+    async def tokenize(body: TokenizeRequest) -> Response:
         if not body.parse_special:
             raise Unsupported({"en": "parse_special: false is not supported.", "zh": "不支持 parse_special: false。"})
         model = loaded_model(app, body.model)
         if not body.with_pieces:
-            ids = model.ask("encode", text=body.content, add_special=body.add_special)
+            ids = await model.ask_async("encode", text=body.content, add_special=body.add_special)
             return json_response({"tokens": ids})
-        pieces = model.ask("pieces", text=body.content, add_special=body.add_special)
+        pieces = await model.ask_async("pieces", text=body.content, add_special=body.add_special)
         return json_response({"tokens": [_piece(id, text, raw) for id, text, raw, _ in pieces]})
 
     @router.post("/detokenize")
-    def detokenize(body: DetokenizeRequest) -> Response:
-        return json_response({"content": loaded_model(app, body.model).ask("decode", tokens=body.tokens)})
+    async def detokenize(body: DetokenizeRequest) -> Response:
+        model = loaded_model(app, body.model)
+        return json_response({"content": await model.ask_async("decode", tokens=body.tokens)})
 
     @router.post("/apply-template")
     async def apply_template(body: ChatRequest) -> Response:
