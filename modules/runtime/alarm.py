@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+_LONGEST = 86_400.0
+"""Seconds. A thread cannot wait for some times that requests may ask for."""
+
 
 class Alarm:
     """Calls `ring` in a thread of its own, at times of `clock`, a little late or for nothing at worst.
@@ -23,7 +26,7 @@ class Alarm:
             return
         self._timer.cancel()
         self._at = at
-        self._timer = threading.Timer(max(at - self._clock(), 0.0), self._ring)
+        self._timer = threading.Timer(min(max(at - self._clock(), 0.0), _LONGEST), self._ring)
         self._timer.daemon = True
         self._timer.start()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from modules.runtime.alarm import Alarm
 
 
@@ -32,3 +34,14 @@ def test_it_can_be_cancelled() -> None:
     assert not rung.wait(0.05)
     alarm.set(time.monotonic())
     assert rung.wait(5)
+
+
+def test_it_can_be_set_to_a_time_that_no_thread_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    rung = threading.Event()
+    alarm = Alarm(time.monotonic, rung.set)
+    alarm.set(1e12)
+    assert not rung.wait(0.05)
+    alarm.cancel()
+    assert not failed
