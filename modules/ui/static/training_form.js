@@ -31,13 +31,12 @@ const inputOf = (field, attributes) => {
 const makeRow = (field) => {
   const id = `tx-t-${field.key}`;
   const input = inputOf(field, { id, name: field.key, "aria-describedby": `${id}-help ${id}-error` });
-  const label = make("label", { for: id }, field.label);
   const help = make("p", { id: `${id}-help`, class: "tx-s-info" }, field.help);
   const error = make("p", { id: `${id}-error`, class: "tx-t-error", hidden: true });
   const isTarget = field.key.endsWith("_proj_en");
   const row = field.kind === "check"
     ? make("div", { class: `tx-t-row tx-t-check${isTarget ? " tx-t-target" : ""}` }, make("label", {}, input, make("span", {}, field.label)), isTarget ? make("span", { id: `${id}-help`, class: "tx-unseen" }, field.help) : help, error)
-    : make("div", { class: `tx-t-row${field.kind === "lines" ? " tx-t-wide" : ""}` }, label, input, help, error);
+    : make("div", { class: `tx-t-row${field.kind === "lines" ? " tx-t-wide" : ""}` }, make("label", { for: id }, field.label), input, help, error);
   controls.set(field.key, { field, input, row, error });
   return row;
 };
