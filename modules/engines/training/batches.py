@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,15 +13,19 @@ from modules.engines.training.tokens import IGNORED, TokenRow
 
 def pack(rows: Sequence[TokenRow], length: int) -> list[list[TokenRow]]:
     """Distribute rows over sequences of at most `length` tokens: the longest first, each where it leaves the least."""
-    packs: list[tuple[int, list[TokenRow]]] = []
+    packs: list[list[TokenRow]] = []
+    room: list[tuple[int, int]] = []  # what is left in a pack, and its index, sorted
     for row in sorted(rows, key=lambda row: -len(row.tokens)):
-        fitting = [index for index, (free, _) in enumerate(packs) if free >= len(row.tokens)]
-        if fitting:
-            best = min(fitting, key=lambda index: packs[index][0])
-            packs[best] = (packs[best][0] - len(row.tokens), [*packs[best][1], row])
+        needed = len(row.tokens)
+        best = bisect_left(room, (needed, 0))
+        if best < len(room):
+            free, index = room.pop(best)
+            packs[index].append(row)
         else:
-            packs.append((max(length - len(row.tokens), 0), [row]))
-    return [rows for _, rows in packs]
+            free, index = max(length, needed), len(packs)
+            packs.append([row])
+        insort(room, (free - needed, index))
+    return packs
 
 
 def padded_batch(rows: Sequence[TokenRow]) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import time
+
 import pytest
 
 from modules.engines.training.batches import count_trained, pack, packed_batch, padded_batch
@@ -34,3 +37,12 @@ def test_all_rows_are_packed_and_no_pack_is_too_long() -> None:
     packs = pack(rows, 10)
     assert sorted(row.row for pack in packs for row in pack) == list(range(7))
     assert all(sum(len(row.tokens) for row in pack) <= 10 for pack in packs) and len(packs) == 4
+
+
+def test_many_rows_are_packed_in_seconds() -> None:
+    lengths = random.Random(1).choices(range(100, 400), k=30_000)
+    rows = [TokenRow(number, [1] * length, [True] * length) for number, length in enumerate(lengths)]
+    began = time.process_time()
+    packs = pack(rows, 1000)
+    assert sum(map(len, packs)) == len(rows) and max(sum(len(row.tokens) for row in rows) for rows in packs) <= 1000
+    assert time.process_time() - began < 5
