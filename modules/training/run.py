@@ -129,10 +129,11 @@ class RunFolder:
         replace_file(self.path / STATE, _dumped({**kept, "error": view.error.to_json() if view.error else None}))
 
     def view(self, facts: RunFacts) -> RunView:
-        """Return the state as it was written last, with the figures of the log.
+        """Return the present state, with the figures of the log."""
+        return self.present(self.saved(facts))
 
-        A run that should be going on, but whose process holds no lock on the folder any more, was interrupted.
-        """
+    def saved(self, facts: RunFacts) -> RunView:
+        """Return the state as it was written last, with the figures of the log."""
         try:
             saved = json.loads((self.path / STATE).read_text(encoding="utf-8"))
             error = WebUIError.from_json(saved.pop("error")) if saved.get("error") else None
@@ -141,11 +142,28 @@ class RunFolder:
             view = RunView(facts, **saved, error=error, best=tuple(best) if best else None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             view = RunView(facts, "interrupted")
-        view = with_log(view, self.log())
+        return with_log(view, self.log())
+
+    def present(self, view: RunView) -> RunView:
+        """Return a saved state as it is now.
+
+        A run that should be going on, but whose process holds no lock on the folder any more, was interrupted.
+        """
         if view.state not in ENDED and not self._is_locked():
             view = replace(view, state="interrupted", phase="", position=0)
         checkpoint = newest_checkpoint(self.path / CHECKPOINTS)
         return replace(view, resumable=view.state in RESUMABLE and checkpoint is not None)
+
+    def stamps(self) -> tuple[tuple[int, int], ...]:
+        """Return what differs once the facts, the state or the log have changed."""
+        found = []
+        for name in (RUN, STATE, LOG):
+            try:
+                status = os.stat(self.path / name)
+                found.append((status.st_mtime_ns, status.st_size))
+            except (OSError, ValueError):
+                found.append((0, 0))
+        return tuple(found)
 
     def log(self) -> list[Json]:
         """Return an entry for each update and each evaluation."""
@@ -170,6 +188,28 @@ class RunFolder:
         return False
 
 
+class SavedRuns:
+    """Reads the runs in `folder`, each again only once its files have changed: a log may be long. Any thread may call."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, tuple[Json, RunView]] = {}
+
+    def view(self, name: str) -> RunView | None:
+        """Return a run; None if the folder of that name is none."""
+        folder = RunFolder(self._folder / name)
+        stamps = folder.stamps()
+        stamps_before, view = self._known.get(name, (None, None))
+        if view is None or stamps != stamps_before:
+            facts = folder.facts()
+            if facts is None:
+                self._known.pop(name, None)
+                return None
+            view = folder.saved(facts)
+            self._known[name] = (stamps, view)
+        return folder.present(view)
+
+
 _SAVED = (
     *("state", "phase", "reason", "update", "updates", "seconds", "memory", "gpu_memory", "best", "checkpoint"),
     *("facts", "started", "ended", "adapter"),
@@ -187,7 +227,9 @@ def with_entry(view: RunView, entry: Mapping[str, Json]) -> RunView:
     """Return the view after an update or an evaluation."""
     if entry["event"] == "evaluation":
         loss = float(entry["loss"])
-        best = min(filter(None, (view.best, (int(entry["update"]), loss))), key=lambda pair: pair[1])
+        best = view.best
+        if math.isfinite(loss) and (best is None or loss < best[1]):
+            best = (int(entry["update"]), loss)
         return replace(view, eval_loss=loss, best=best)
     update, loss = int(entry["update"]), float(entry["loss"])
     before = view.smoothed if view.smoothed is not None else loss

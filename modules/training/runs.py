@@ -25,7 +25,7 @@ from modules.engines.training.samples import Sample, samples_hash
 from modules.options.option import Value, nearest
 from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.publish import publish, sweep
-from modules.training.run import DISCARDED, ENDED, TRAIN, VALIDATION, RunFacts, RunFolder, RunView, with_entry
+from modules.training.run import DISCARDED, ENDED, TRAIN, VALIDATION, RunFacts, RunFolder, RunView, SavedRuns, with_entry
 from modules.training.start import check_resumable, disk_problem, fingerprint, overlay_for, write_job
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class TrainingRuns:
 
     def __init__(self, folder: Path, loras: Path, program: str = PROGRAM) -> None:
         self.folder, self._loras, self._program = folder, loras, program
+        self._saved = SavedRuns(folder)
         self._lock = threading.RLock()
         self._queue: list[str] = []
         self._locks: dict[str, int] = {}  # of the folders of runs that are queued or running
@@ -94,9 +95,7 @@ class TrainingRuns:
                 return replace(live, position=self._queue.index(name) + 1 if name in self._queue else 0)
         if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
             return None
-        folder = self._folder(name)
-        facts = folder.facts()
-        return folder.view(facts) if facts is not None else None
+        return self._saved.view(name)
 
     def _folder(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name)

@@ -280,6 +280,29 @@ def test_names_that_are_no_runs_are_refused(runs: TrainingRuns, subtests: pytest
             runs.view(name)
 
 
+def test_a_log_is_read_again_only_once_it_has_changed(runs: TrainingRuns, start: Start) -> None:
+    name = start("a")
+    runs.wait(name, SECONDS)
+    assert runs.view(name).update == UPDATES
+    log = runs.folder / name / "log.jsonl"
+    before, text = log.stat(), log.read_text()
+    log.write_text("x" * len(text))
+    os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [view.update for view in runs.snapshot()] == [UPDATES]
+    log.write_text("".join(text.splitlines(keepends=True)[:3]))
+    assert [(view.update, view.loss) for view in runs.snapshot()] == [(3, 7.0)]
+
+
+def test_an_evaluation_that_is_no_number_is_not_the_best(runs: TrainingRuns, start: Start) -> None:
+    name = start("a")
+    runs.wait(name, SECONDS)
+    entries = [{"event": "evaluation", "update": update, "loss": loss} for update, loss in ((1, "nan"), (2, 1.5))]
+    (runs.folder / name / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    (view,) = runs.snapshot()
+    assert view.best == (2, 1.5)
+    json.dumps(view.to_json(), allow_nan=False)
+
+
 def test_a_damaged_state_counts_as_interrupted(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
     name = start("a")
     runs.wait(name, SECONDS)
