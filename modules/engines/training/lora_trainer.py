@@ -30,6 +30,7 @@ STOPPED = "stopped"
 STOP_WINDOW = 5
 """Updates over which the loss is averaged before it is compared with `stop_at_loss`."""
 _LOSS: Words = {"en": "loss", "zh": "损失"}
+_EVALUATION: Words = {"en": "loss of the evaluation", "zh": "评估损失"}
 _GRADIENT: Words = {"en": "gradient", "zh": "梯度"}
 
 
@@ -115,7 +116,9 @@ class Watcher(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         logs = logs or {}
         if "eval_loss" in logs:
-            self._record({"event": "evaluation", "update": state.global_step, "loss": logs["eval_loss"]})
+            loss = float(logs["eval_loss"])
+            self._record({"event": "evaluation", "update": state.global_step, "loss": _number(loss)})
+            self._refuse_nan(_EVALUATION, loss, state.global_step)
             if 0 < self._patience <= self._evaluations_since_best() and state.global_step < state.max_steps:
                 self._end(control, "patience")
         elif "loss" in logs:
@@ -136,8 +139,8 @@ class Watcher(TrainerCallback):
             {
                 "event": "update",
                 "update": update,
-                "loss": loss if math.isfinite(loss) else str(loss),
-                "grad_norm": norm if math.isfinite(norm) else str(norm),
+                "loss": _number(loss),
+                "grad_norm": _number(norm),
                 "learning_rate": logs["learning_rate"],
                 "seconds": round(self._before + time.monotonic() - self._began, 3),
                 "memory": cpu_memory.peak_memory(os.getpid()),
@@ -159,6 +162,7 @@ class Watcher(TrainerCallback):
     def _end(self, control: Any, reason: str) -> None:
         self.reason = self.reason or reason
         control.should_training_stop = control.should_save = True
+        control.should_evaluate = reason != "patience" and bool(self.trainer.args.load_best_model_at_end)
 
     def _evaluations_since_best(self) -> int:
         losses = [entry["loss"] for entry in read_log(self._log) if entry["event"] == "evaluation"]
@@ -181,6 +185,11 @@ class Watcher(TrainerCallback):
         updates = [entry for entry in kept if entry["event"] == "update"]
         self._recent.extend(float(entry["loss"]) for entry in updates[-STOP_WINDOW:])
         return max((float(entry.get("seconds", 0.0)) for entry in kept), default=0.0)
+
+
+def _number(value: float) -> Json:
+    """Return a number as JSON can write it."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _listed(rows: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from modules.core.events import Json
 from modules.engines.training.job import CHECKPOINTS, RESULT, TrainingJob
+from modules.engines.training.samples import Sample
 from tests.support import hf_tiny
 from tests.support.forked import forked
 from tests.support.training_jobs import losses, make_job, samples, train
@@ -105,9 +106,10 @@ def test_a_run_that_crashed_goes_on_to_the_bit(base: Path, tmp_path: Path, subte
 
 
 def test_a_stop_saves_the_adapter_of_the_last_update(base: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path / "job", base, samples(10), epochs=5)
-    end = run(job, stop_at=3)[-1]
-    assert (end["event"], end["reason"]) == ("done", "stopped") and end["update"] in (3, 4)
+    job = make_job(tmp_path / "job", base, samples(10), samples(4), epochs=5, eval_steps=2, learning_rate=0.01)
+    end = run(job, stop_at=4)[-1]
+    assert (end["event"], end["reason"], end["update"]) == ("done", "stopped", 5)
+    assert end["best"]["update"] == 5  # evaluated although it was not its turn
     assert {path.name for path in (job / RESULT).iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
@@ -175,16 +177,30 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_rows(base: Path, tm
     assert not (job / RESULT).exists()
 
 
-def with_nan(base: Path, folder: Path) -> Path:
-    """Write the model with one weight that is no number."""
+def test_an_evaluation_that_is_no_number_ends_the_run(base: Path, tmp_path: Path) -> None:
+    damaged = forked(with_nan, base, tmp_path / "nan", " Z")
+    row = Sample(1, (("Question: ", False), ("Z Z", True)))
+    job = make_job(tmp_path / "job", damaged, samples(10), [row], eval_steps=2)
+    events = run(job)
+    assert (events[-1]["event"], events[-1]["error"], events[-1]["facts"]["update"]) == ("failed", "NotFinite", 2)
+    assert losses(events, "evaluation") == {2: "nan"}
+
+
+def with_nan(base: Path, folder: Path, word: str = "") -> Path:
+    """Write the model with a weight that is no number: in the embedding of a word, or where all tokens meet it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
     with torch.no_grad():
-        model.model.norm.weight[0] = float("nan")
+        if word:
+            token = tokenizer(word, add_special_tokens=False)["input_ids"][-1]
+            model.model.embed_tokens.weight[token] = float("nan")
+        else:
+            model.model.norm.weight[0] = float("nan")
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
