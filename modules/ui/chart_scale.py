@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 MINUS = "\N{MINUS SIGN}"
 _STEPS = (1.0, 2.0, 5.0, 10.0)
+_LARGEST = 1e300
+"""Beyond this, differences and powers of ten do not fit a float."""
 _TINY, _HUGE = 1e-4, 1e6
 """Outside of these, numbers are written with an exponent."""
 
@@ -53,7 +55,7 @@ def fitted_scale(values: Iterable[float], start: float, end: float, log: bool = 
 
 def is_drawable(value: float, log: bool = False) -> bool:
     """Whether a value has a position on an axis."""
-    return math.isfinite(value) and (value > 0 or not log)
+    return abs(value) < _LARGEST and (value > 1 / _LARGEST or not log)
 
 
 def linear_ticks(low: float, high: float, count: int) -> list[float]:

@@ -33,6 +33,14 @@ def test_logarithmic_ticks_are_powers_of_ten_or_finer(subtests: Subtests) -> Non
             assert log_ticks(low, high, 5) == pytest.approx(expected)
 
 
+def test_values_at_the_ends_of_a_float_have_no_position(subtests: Subtests) -> None:
+    for values in ((1e308, -1e308), (1.0, 1e308), (1.0, 5e-324)):
+        for log in (False, True):
+            with subtests.test(values=values, log=log):
+                scale = fitted_scale(values, 0, 100, log)
+                assert all(-1 < scale.pixel(tick) < 101 for tick in scale.ticks(5))
+
+
 def test_every_tick_lies_inside_whatever_the_range() -> None:
     for low, high in ((1e-9, 3e-9), (123456.0, 123457.5), (-5e7, 8e7), (0.3, 0.30001)):
         ticks = linear_ticks(low, high, 5)
