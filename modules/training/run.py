@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,11 @@ class RunFolder:
         """Write the facts. The data is written by the caller."""
         replace_file(self.path / RUN, _dumped(asdict(facts)))
 
-    def write_samples(self, name: str, samples: Iterable[Sample]) -> None:
-        """Write a file of samples. Raises OSError."""
-        replace_file(self.path / name, b"".join(sample.to_line() for sample in samples))
+    def write_data(self, train: Sequence[Sample], validation: Sequence[Sample]) -> None:
+        """Write the samples to train and, if there are any, those of the evaluation. Raises OSError."""
+        for name, samples in ((TRAIN, train), (VALIDATION, validation)):
+            if samples:
+                replace_file(self.path / name, b"".join(sample.to_line() for sample in samples))
 
     def facts(self) -> RunFacts | None:
         """Return the facts; None if the folder is not that of a run, or was not completed."""
@@ -189,7 +191,7 @@ class RunFolder:
 
 
 class SavedRuns:
-    """Reads the runs in `folder`, each again only once its files have changed: a log may be long. Any thread may call."""
+    """Reads the runs in `folder`, each again only once its files have changed. Any thread may call."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -15,17 +15,13 @@ from modules.catalog.record import ModelRecord
 from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Json
 from modules.core.product import LOG_FILE
-from modules.core.training_errors import (
-    AdapterExists,
-    RunBusy,
-    TrainingRunNotFound,
-)
+from modules.core.training_errors import AdapterExists, RunBusy, TrainingRunNotFound
 from modules.engines.training.job import CHECKPOINTS, RESULT
 from modules.engines.training.samples import Sample, samples_hash
 from modules.options.option import Value, nearest
 from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.publish import publish, sweep
-from modules.training.run import DISCARDED, ENDED, TRAIN, VALIDATION, RunFacts, RunFolder, RunView, SavedRuns, with_entry
+from modules.training.run import DISCARDED, ENDED, RunFacts, RunFolder, RunView, SavedRuns, with_entry
 from modules.training.start import check_resumable, disk_problem, fingerprint, overlay_for, write_job
 
 log = logging.getLogger(__name__)
@@ -146,9 +142,7 @@ class TrainingRuns:
         return self._folder(name)
 
     def _write(self, folder: RunFolder, request: RunRequest) -> RunFacts:
-        folder.write_samples(TRAIN, request.train)
-        if request.validation:
-            folder.write_samples(VALIDATION, request.validation)
+        folder.write_data(request.train, request.validation)
         facts = RunFacts(
             name=folder.path.name,
             model=request.record.name,
