@@ -16,10 +16,9 @@ from modules.chat.message import Message
 from modules.core.errors import Words
 from modules.core.image_marks import escaped, mark
 from modules.core.prompt import Image
-from modules.formats.image_header import read_image_header
+from modules.formats.image_header import MAX_IMAGE_PIXELS, read_image_header
 
 MAX_IMAGE_BYTES = 20_000_000
-MAX_IMAGE_PIXELS = 25_000_000
 MAX_IMAGES = 32
 """Pictures in one conversation."""
 

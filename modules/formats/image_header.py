@@ -13,6 +13,9 @@ _SIZED_SEGMENTS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start of frame; t
 _SEGMENTS_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _MAX_SEGMENTS = 2000
 
+MAX_IMAGE_PIXELS = 25_000_000
+"""Size of the largest picture that is accepted. A damaged file may turn out to be larger than its header says."""
+
 
 @dataclass(frozen=True)
 class ImageHeader:

@@ -31,6 +31,7 @@ from modules.core.prompt import Image
 from modules.core.worker_errors import GenerationFailed, ImageUnreadable
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import FIRST_CELLS
+from modules.formats.image_header import MAX_IMAGE_PIXELS
 
 KEPT_IMAGES = 8
 """Pictures that stay ready to be encoded: a conversation sends its pictures with every request."""
@@ -217,6 +218,8 @@ def _pixels(data: bytes) -> NDArray[np.uint8]:
     """Decode a picture, upright and on white. Return shape [height, width, 3]. Raises ImageUnreadable."""
     try:
         with Picture.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as file:
+            if file.width * file.height > MAX_IMAGE_PIXELS:  # a second header: the first one was checked before
+                raise ImageUnreadable(f"it has {file.width} × {file.height} pixels")
             picture = ImageOps.exif_transpose(file)
             if picture.has_transparency_data:
                 layer = picture.convert("RGBA")

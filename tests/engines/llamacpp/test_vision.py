@@ -26,7 +26,7 @@ from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA, load
 from tests.support.answers import Answer, Crowd, answer, ask, forget, next_tokens, parameters
 from tests.support.llama_requests import OPTIONS, assert_same_answer, chat, describe_cache
-from tests.support.pictures import picture
+from tests.support.pictures import picture, png_with_two_headers
 from tests.support.tiny_vision import HAS_MTMD, KINDS, projector, tiny_vision
 from tests.support.worker_pool import WorkerPool
 
@@ -236,6 +236,12 @@ def test_a_damaged_picture_ends_its_request_alone(llama: WorkerProcess) -> None:
     with pytest.raises(ImageUnreadable, match="The image is damaged"):
         answer(llama, question(damaged), **SETTINGS)
     assert answer(llama, question(RED), **SETTINGS).text
+
+
+def test_a_picture_that_is_larger_than_its_header_says_is_not_decoded(llama: WorkerProcess) -> None:
+    bomb = Image("bomb", png_with_two_headers(13_000, 13_000))
+    with pytest.raises(ImageUnreadable, match="13000 × 13000 pixels"):
+        answer(llama, question(bomb), **SETTINGS)
 
 
 def test_a_vision_part_that_does_not_fit_is_left_out_with_a_note(
