@@ -86,6 +86,7 @@ class EvaluationRun:
         finally:
             if self._distributions is not None:
                 self._distributions.close()
+            self._reference = self._distributions = None  # every token of the text is in it
             self.state = dataclasses.replace(self.state, phase=self._final_phase(), seconds=time.monotonic() - began)
             self.ended.set()
 

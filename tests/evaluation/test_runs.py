@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import os
 import signal
@@ -23,6 +24,7 @@ from modules.evaluation.errors import (
     TextTooShort,
     WindowTooLong,
 )
+from modules.evaluation.prepared import PreparedText
 from modules.evaluation.request import EvaluationRequest, Subject
 from modules.evaluation.state import RunState, SubjectState
 from modules.loaders import registry
@@ -291,3 +293,9 @@ def test_options_decide_the_hashes_but_not_the_windows(app: App) -> None:
     assert first is not None and second is not None and second.difference is not None
     changed = [key for key in first.hashes if first.hashes[key] != second.hashes[key]]
     assert changed == ["options_hash"] and first.windows_hash == second.windows_hash
+
+
+def test_nothing_of_the_tokens_is_kept_of_a_run_that_has_ended(app: App) -> None:
+    assert run(app, request("good.gguf")).phase == "done"
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, PreparedText)]
