@@ -46,7 +46,7 @@ WebUIError
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── TrainingError         a training run that cannot start, failed or cannot go on: see `core/training_errors.py`
 ├── DatasetNotFound · FormatNotFound · DatasetError   unusable training data: see `training/dataset/errors.py`
-├── BadParameterFile · BadUpload · BaseNotLoaded · MergeBusy   of the Training page: see `ui/training/errors.py`
+├── BadParameterFile · BadUpload · BaseNotLoaded · MergeBusy   of the Training page: see `training/page_errors.py`
 ├── DownloadError         a failed download: see `hub/errors.py` and `downloads/errors.py`
 └── InternalError         a defect of this program; the log has the traceback
 """

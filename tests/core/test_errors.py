@@ -25,6 +25,7 @@ from modules.core.errors import (
     WebUIError,
     Words,
 )
+from modules.core.paths import ROOT
 from modules.core.training_errors import TrainingError
 from modules.downloads.errors import DownloadNotFound
 from modules.evaluation.errors import EvaluationError
@@ -159,3 +160,7 @@ def test_a_reason_is_given_in_the_requested_language() -> None:
 
 def test_an_invalid_value_is_quoted_as_typed() -> None:
     assert "'abc'" in OptionError("n_ctx", "abc", {"en": "a number", "zh": "数字"}).say("en")
+
+
+def test_errors_are_defined_outside_the_page_whose_modules_import_gradio() -> None:
+    assert not list((ROOT / "modules" / "ui").rglob("*errors.py"))

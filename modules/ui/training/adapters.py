@@ -11,9 +11,9 @@ from modules.core.lora_errors import LoraNotFound
 from modules.loaders import generation_settings
 from modules.planning.load_request import LoadRequest
 from modules.runtime.loaded_model import LoadedModel
+from modules.training.page_errors import BaseNotLoaded
 from modules.training.run import RunView
 from modules.training.start import training_loader
-from modules.ui.training.errors import BaseNotLoaded
 
 MAX_ANSWER = 200
 """Tokens of an answer that is compared."""

@@ -13,7 +13,7 @@ from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Json
 from modules.core.product import LOG_FILE
 from modules.lora.catalog import CONVERTED
-from modules.ui.training.errors import MergeBusy
+from modules.training.page_errors import MergeBusy
 
 
 def zipped(lora: Path) -> Path:

@@ -9,11 +9,11 @@ from modules.catalog.background_scan import LIST_SECONDS
 from modules.core.events import Json
 from modules.lora.catalog import LoraRecord
 from modules.options.option import Option
+from modules.training.page_errors import BadParameterFile
 from modules.training.parameters import GROUPS, PARAMETERS
 from modules.training.publish import PARAMETERS_FILE
 from modules.training.start import training_loader
 from modules.ui.locales import translator
-from modules.ui.training.errors import BadParameterFile
 
 MAX_PARAMETERS = 200_000
 """Bytes of a file of parameters."""

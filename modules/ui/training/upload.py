@@ -9,7 +9,7 @@ from starlette.requests import Request
 from modules.config.named_files import is_valid_name
 from modules.system.atomic_write import replace_file
 from modules.training.dataset.rows import MAX_BYTES
-from modules.ui.training.errors import DATA_SUFFIXES, BadUpload
+from modules.training.page_errors import DATA_SUFFIXES, BadUpload
 
 
 async def bounded_body(request: Request) -> bytes:
