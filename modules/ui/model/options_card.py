@@ -213,7 +213,7 @@ class OptionsCard:
         """Return of which options the owner may measure the price, and with which values beside."""
         chosen = {key: setting.value for key, setting in plan.settings.items() if setting.source == "form"}
         may = not self._app.flags.on("multi_user") and not plan.record.task
-        keys = [key for key in plan.settings if key not in UNPRICED] if may else []
+        keys = [key for key in plan.settings if key not in UNPRICED and OPTIONS[key].group != "obsolete"] if may else []
         return {"priced": keys, "values": chosen, "loader": plan.loader.name}
 
     def mark_error(self, error: OptionError, longest: int = 0) -> Updates:

@@ -26,7 +26,7 @@ const place = (option, detail) => {
   const key = keyOf(option);
   const price = kept[key];
   const label = option.querySelector("[data-testid='block-info'], .label-text")?.textContent.trim() ?? key;
-  const button = make("button", { type: "button", "aria-label": `${label}: ${tr("pc_ask")}`, click: () => open(key, detail, price?.id) }, price ? price.text : tr("pc_ask"));
+  const button = make("button", { type: "button", title: label, click: () => open(key, detail, price?.id) }, price ? price.text : tr("pc_ask"));
   const row = make("div", { class: "tx-price" }, button);
   option.querySelector(":scope > .tx-price")?.remove();
   option.append(row);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +87,13 @@ def test_rows_of_one_run_are_compared_token_by_token(app: App, http: TestClient)
         assert "token by token" in text and "No difference seen" in text
 
 
+def test_a_reference_that_was_evaluated_differently_is_none(app: App, http: TestClient) -> None:
+    paired = {"Perplexity": "10", "reference": "a", "difference": "0.1"}
+    write_rows(app, {"Model": "a", "Perplexity": "9", "windows": "5"}, {"Model": "b", **paired})
+    assert [row["against"] for row in http.get("/perplexity/results").json()["rows"]] == ["", ""]
+    assert "their texts or windows differ" in compared(http, "0", "1")
+
+
 def test_the_time_is_estimated_once_the_model_was_evaluated(app: App, http: TestClient) -> None:
     before = http.post("/perplexity/estimate", json=wanted("good.gguf")).json()
     assert before["seconds"] is None and before["models"][0]["name"] == "good.gguf" and before["tokens"] == 69
@@ -98,6 +106,9 @@ def test_other_rows_are_compared_by_their_own_errors(app: App, http: TestClient)
     write_rows(app, {"Model": "a", "Perplexity": "10"}, {"Model": "b", "Perplexity": "12"}, {"Model": "<c>"})
     text = compared(http, "0", "1")
     assert "Perplexity is 20 % higher" in text and "Compared by their own errors" in text
+    margin = 2.3060 * math.hypot(0.1 / 10, 0.1 / 12)  # of 9 windows
+    low, high = (100 * (1.2 * math.exp(end) - 1) for end in (-margin, margin))
+    assert f"20 ({low:.3g} … {high:.3g}) %" in text
     assert "figures are missing" in compared(http, "0", "2") and "<c>" not in compared(http, "0", "2")
 
 
