@@ -13,6 +13,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 from modules.api.auth import is_owner, require_owner
+from modules.api.generations import cancel_on_disconnect
 from modules.app import App
 from modules.core.errors import ModelNotFound
 from modules.planning.load_request import LoadRequest
@@ -72,6 +73,11 @@ async def use_model(app: App, request: Request, name: str = "", keep_alive: floa
         require_owner(app, request.scope)
     make_plan = partial(plan_on_demand, app, found) if found and may_load else None
     return ModelUse(*await _lease(app, found, make_plan, keep_alive if may_load else None, headers))
+
+
+async def await_model(app: App, request: Request, name: str = "", keep_alive: float | None = None) -> ModelUse:
+    """Do as `use_model`, but give up when the client disconnects: waiting requests keep others out of the queue."""
+    return await cancel_on_disconnect(request, use_model(app, request, name, keep_alive))
 
 
 def substituted(name: str) -> dict[str, str]:

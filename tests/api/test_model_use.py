@@ -219,6 +219,27 @@ def test_interleaved_requests_hang_ups_and_kills_are_all_answered_or_told(app: A
         assert ask(http, name).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": "hello"}),
+        ("/v1/embeddings", {"input": "hello"}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "hello"}]}),
+        ("/v1/responses/input_tokens", {"input": "hello"}),
+        ("/v1/internal/chat-prompt", {"messages": [{"role": "user", "content": "hello"}]}),
+        ("/v1/internal/logits", {"prompt": "hello"}),
+    ],
+)
+def test_a_client_that_hangs_up_no_longer_waits_for_its_model(
+    app: App, http: httpx.Client, path: str, fields: dict[str, object]
+) -> None:
+    assert ask(http, "a.gguf").status_code == 200
+    with app.models.lease("a.gguf"):
+        with pytest.raises(httpx.ReadTimeout):
+            http.post(path, json={"model": "b.gguf", **fields}, timeout=0.5)
+        wait_until(lambda: app.models.waiting_requests == 0)
+
+
 def hang_up(http: httpx.Client, model: str) -> int:
     try:
         return http.post("/v1/completions", json={"model": model, "prompt": "x"}, timeout=0.05).status_code

@@ -16,7 +16,7 @@ from modules.api.chat_calls import prepare_chat
 from modules.api.errors import json_response
 from modules.api.generations import GenerationCall
 from modules.api.ignored_fields import ignored_header
-from modules.api.model_use import use_model
+from modules.api.model_use import await_model, use_model
 from modules.api.state import ApiState
 
 
@@ -30,7 +30,7 @@ def routes(state: ApiState) -> APIRouter:
     @router.post("/count_tokens")
     async def count_tokens(body: CountTokensRequest, request: Request) -> Response:
         converted = convert(body)
-        use = await use_model(state.app, request, body.model, converted.chat.kept_seconds)
+        use = await await_model(state.app, request, body.model, converted.chat.kept_seconds)
         with use as model:
             call = await prepare_chat(state, model, converted.chat)
             count = await call.count_tokens()

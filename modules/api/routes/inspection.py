@@ -13,7 +13,7 @@ from modules.api import parameters
 from modules.api.auth import KEY
 from modules.api.chat_calls import prepare_chat
 from modules.api.errors import json_response
-from modules.api.model_use import use_model
+from modules.api.model_use import await_model
 from modules.api.request_body import Expected, Flag, Text
 from modules.api.schemas import ChatRequest, GenerationRequest
 from modules.api.state import ApiState
@@ -45,13 +45,13 @@ def routes(state: ApiState) -> APIRouter:
 
     @router.post("/chat-prompt")
     async def show_prompt(body: ChatRequest, request: Request) -> Response:
-        with await use_model(state.app, request, body.model) as model:
+        with await await_model(state.app, request, body.model) as model:
             call = await prepare_chat(state, model, body)
         return json_response({"prompt": shown(call.prompt.prompt.text)})
 
     @router.post("/logits")
     async def next_tokens(body: LogitsRequest, request: Request) -> Response:
-        with await use_model(state.app, request, body.model) as model:
+        with await await_model(state.app, request, body.model) as model:
             return json_response({"logits": await _logits(state, model, body)})
 
     @router.post("/stop-generation")

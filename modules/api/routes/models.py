@@ -12,7 +12,7 @@ from starlette.responses import Response
 from modules.api.auth import require_owner
 from modules.api.errors import json_response, language_of
 from modules.api.internal_schemas import ModelLoadRequest, TextRequest, TokensRequest
-from modules.api.model_use import use_model
+from modules.api.model_use import await_model
 from modules.api.state import ApiState
 from modules.app import App
 from modules.core.errors import ModelLoading, NoModelLoaded, OptionError
@@ -73,7 +73,7 @@ def routes(state: ApiState) -> APIRouter:
 
 
 async def _ask(state: ApiState, request: Request, operation: str, **args: Json) -> Json:
-    with await use_model(state.app, request) as model:
+    with await await_model(state.app, request) as model:
         return await model.ask_async(operation, **args)  # threads are few, and a long text takes the model seconds
 
 

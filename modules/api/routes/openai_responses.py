@@ -10,7 +10,7 @@ from modules.api.answers import Answers
 from modules.api.chat_calls import begin_chat, prepare_chat
 from modules.api.errors import json_response
 from modules.api.ignored_fields import ignored_header
-from modules.api.model_use import use_model
+from modules.api.model_use import await_model
 from modules.api.openai_responses.builder import ResponsesBuilder
 from modules.api.openai_responses.conversion import convert
 from modules.api.openai_responses.schemas import ResponsesRequest, TokenCountRequest
@@ -39,7 +39,7 @@ def routes(state: ApiState) -> APIRouter:
     @router.post("/input_tokens")
     async def count_tokens(body: TokenCountRequest, request: Request) -> Response:
         conversion = convert(body)
-        use = await use_model(state.app, request, body.model)
+        use = await await_model(state.app, request, body.model)
         with use as model:
             try:
                 call = await prepare_chat(state, model, conversion.chat)
