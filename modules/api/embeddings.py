@@ -19,7 +19,7 @@ from modules.api.limits import (
     MAX_TOKENS,
 )
 from modules.api.request_body import Expected, Flag, RequestBody, Text, TextOrTokens
-from modules.api.request_fields import NO_EFFECT, misspelled
+from modules.api.request_fields import MAX_COMPARED, NO_EFFECT, misspelled
 from modules.core.errors import OptionError, UnknownOption, Words
 from modules.core.events import Json
 from modules.options.option import nearest
@@ -66,7 +66,7 @@ class TaskRequest(RequestBody):
         """
         known = frozenset(type(self).model_fields)
         names = [name for name in self.model_extra or {} if name not in NO_EFFECT]
-        for name in names:
+        for name in names[:MAX_COMPARED]:
             guess = nearest(name, known) if strict else misspelled(name, known)
             if strict or guess:
                 raise UnknownOption(name, guess)

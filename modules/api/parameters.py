@@ -9,7 +9,7 @@ from typing import Any
 
 from modules.api import request_fields
 from modules.api.request_body import respelled
-from modules.api.request_fields import ALIASES, LENGTHS, NAMES, NEUTRAL, NO_EFFECT
+from modules.api.request_fields import ALIASES, LENGTHS, MAX_COMPARED, NAMES, NEUTRAL, NO_EFFECT
 from modules.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from modules.core.errors import OptionError, UnknownOption, Unsupported
 from modules.core.events import Json
@@ -21,9 +21,6 @@ from modules.runtime.loaded_model import LoadedModel
 _LENGTH = "max_new_tokens"
 _SCHEMA_FIELDS = frozenset({*CompletionRequest.model_fields, *ChatRequest.model_fields})
 _ONE_FORMAT = {"en": "no grammar beside it", "zh": "不与语法同时使用"}
-_MAX_COMPARED = 32
-"""How many unknown fields of a request are compared with the known ones: that takes about a millisecond each."""
-
 _ORDERS = ("sampler_priority", "temperature_last")
 """Parameters that clients of the original send with every request, and that loaders with a fixed order do without."""
 
@@ -91,7 +88,7 @@ def _refuse_misspelled(request: GenerationRequest, names: Sequence[str], strict:
     if strict and names:
         raise UnknownOption(names[0], nearest(names[0], known))
     effective = known - NO_EFFECT
-    for name in names[:_MAX_COMPARED]:
+    for name in names[:MAX_COMPARED]:
         of_other_endpoint = name in _SCHEMA_FIELDS or ALIASES.get(name) in _SCHEMA_FIELDS
         guess = "" if of_other_endpoint else request_fields.misspelled(name, effective)
         if guess:

@@ -118,6 +118,9 @@ NAMES = frozenset(
     {*PARAMETERS, *LENGTHS, *ALIASES, *NO_EFFECT, *NEUTRAL, *SCHEMAS, "dynatemp_range", "n_probs", "num_ctx"}
 )
 
+MAX_COMPARED = 32
+"""How many unknown fields of a request are compared with the known ones: that takes about a millisecond each."""
+
 _OTHER_SERVERS = frozenset({"mode", "models", "n_keep", "samplers"})
 """Fields of other servers whose names look like misspelled ones of ours."""
 

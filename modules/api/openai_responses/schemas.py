@@ -138,8 +138,9 @@ class ResponsesRequest(RequestBody):
                 raise UnknownOption(name, own)
         if extra.get("n", 1) != 1:
             raise OptionError("n", str(extra["n"]), {"en": "1", "zh": " 1"})
-        for name in extra:
-            guess = "" if name in request_fields.NAMES else request_fields.misspelled(name, _OWN_NAMES)
+        unknown = [name for name in extra if name not in request_fields.NAMES]
+        for name in unknown[: request_fields.MAX_COMPARED]:
+            guess = request_fields.misspelled(name, _OWN_NAMES)
             if guess:
                 raise UnknownOption(name, guess)
         return self
