@@ -64,6 +64,7 @@ class MessageFormat:
         events = [event for piece in answers[0] for event in self._written(piece)]
         events += [*self._blocks.write(self._parser.end()), *self._blocks.end()]
         content, broken = collect(events)
+        self._blocks.has_calls = any(block["type"] == "tool_use" for block in content)
         end = self._delta(ends[0])
         message = {**self._message(content), **end["delta"], "usage": end["usage"]}
         ignored = shortened([*self._ignored, *self._parser.faults, *broken])

@@ -141,6 +141,13 @@ def test_a_call_that_was_cut_off_is_left_out() -> None:
     assert (body["ignored"], body["stop_reason"]) == (["content[1].input"], "max_tokens")
 
 
+def test_an_answer_whose_only_call_is_left_out_does_not_ask_for_its_result() -> None:
+    cut: list[Piece] = [(TEXT, "I look."), (CALL, "weather"), (ARGUMENTS, '{"city": ')]
+    body = whole(cut, Done("stop", 7, 0, 9, stop_string="Par"), stops=["Par"])
+    assert (body["stop_reason"], body["stop_sequence"]) == ("stop_sequence", "Par")
+    assert whole(cut, Done("stop", 7, 0, 9))["stop_reason"] == "end_turn"
+
+
 def test_what_the_answer_does_without_is_reported() -> None:
     pieces: list[Piece] = [(TEXT, "x")]
     expected = ["mcp_servers", "tool_calls[0]"]
