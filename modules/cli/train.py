@@ -98,7 +98,7 @@ def _follow(app: App, name: str, language: str) -> RunView:
 
 
 def _progress(view: RunView, language: str) -> str:
-    if view.phase == "training" and view.smoothed is None:
+    if view.phase == "training" and view.seconds_left is None:  # before the first update, also of a resumed run
         return ""
     left = int(view.seconds_left or 0)
     return (
