@@ -99,6 +99,7 @@ def parsed_file(content: str) -> dict[str, object]:
     """Return the object in a file of parameters. Raises BadParameterFile."""
     try:
         values = json.loads(content)
+        json.dumps(values, ensure_ascii=False).encode()  # half of a character could not be answered
     except (ValueError, RecursionError):
         raise BadParameterFile() from None
     if not isinstance(values, dict):

@@ -161,7 +161,7 @@ def test_parameters_are_read_from_files_of_the_original(http: TestClient) -> Non
     read = http.post("/training/parameters?lang=en", json={"content": content}).json()
     assert (read["values"]["lora_rank"], read["values"]["warmup_steps"]) == (8, 4)
     assert any("nothing" in note for note in read["notes"])
-    for broken in ("", "[]", "{", "1"):
+    for broken in ("", "[]", "{", "1", '{"\\ud800": 1}'):
         assert http.post("/training/parameters", json={"content": broken}).status_code == 422
 
 
