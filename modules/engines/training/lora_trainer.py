@@ -154,6 +154,8 @@ class Watcher(TrainerCallback):
         full = len(self._recent) == STOP_WINDOW
         if self._stop_at_loss > 0 and full and sum(self._recent) / STOP_WINDOW <= self._stop_at_loss:
             self._end(control, "loss")
+        if control.should_evaluate:
+            self._emit({"event": "phase", "phase": "evaluating"})
 
     def _refuse_nan(self, quantity: Words, value: float, update: int, rows: Sequence[int] = ()) -> None:
         if not math.isfinite(value):

@@ -161,6 +161,8 @@ def test_a_run_ends_early_if_evaluations_do_not_improve_and_keeps_the_best(base:
     best = min(found, key=lambda update: found[update])
     assert end["best"] == {"update": best, "loss": found[best]}
     assert list(found)[-1] == best + 4
+    before = [events[index - 1] for index, event in enumerate(events) if event["event"] == "evaluation"]
+    assert before == [{"event": "phase", "phase": "evaluating"}] * len(found)
 
 
 def test_a_run_ends_once_the_mean_of_five_losses_is_low_enough(base: Path, tmp_path: Path) -> None:
