@@ -5,6 +5,7 @@ Errors of the form are answered with the parameter that they are about: {"error"
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query
@@ -204,6 +205,8 @@ def _add_runs(router: APIRouter, app: App, merges: Merges) -> None:
 
 
 def _add_adapters(router: APIRouter, app: App, merges: Merges) -> None:
+    comparing = threading.Lock()  # each comparison applies LoRAs, and then those of before again
+
     @router.post("/runs/apply")
     def apply(body: Named) -> Json:
         apply_adapter(app, body.name)
@@ -211,7 +214,8 @@ def _add_adapters(router: APIRouter, app: App, merges: Merges) -> None:
 
     @router.post("/runs/compare")
     def compare_answers(body: Question) -> Json:
-        return compare(app, body.name, body.question)
+        with comparing:
+            return compare(app, body.name, body.question)
 
     @router.post("/runs/merge")
     def merge(body: NewModel) -> Json:
