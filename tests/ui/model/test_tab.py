@@ -17,6 +17,7 @@ import pytest
 from modules.app import App
 from modules.ui.gradio_import import gradio
 from tests.conftest import worker_pids
+from tests.support.downloading import until
 from tests.support.page_parts import model_tab
 from tests.ui.test_ui import last
 
@@ -322,7 +323,7 @@ def test_a_load_continues_after_its_page_is_closed_and_can_be_cancelled_without_
         page = tab.start(form(tab, n_ctx=512))
         await anext(page)
         await page.aclose()
-        assert tab.app.models.status.state == "loading"
+        await asyncio.to_thread(until, lambda: tab.app.models.status.state == "loading")
         await asyncio.to_thread(tab.app.models.unload)
         await asyncio.sleep(0.1)
 
