@@ -67,6 +67,7 @@ def measure(request: dict[str, Any]) -> Any:
 
     engine = LlamaCpp(Path(request["path"]), request["options"], lambda progress: None)
     chats: dict[str, list[Any]] = {}
+    encode = engine.questions["encode"]
     for kind, questions in CHATS.items():
         for question in questions:
             prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -75,7 +76,7 @@ def measure(request: dict[str, Any]) -> Any:
             text = ""
             while not engine.idle:
                 text += "".join(getattr(event, "text", "") for _, event in engine.step())
-            chats.setdefault(kind, []).append((engine.encode(prompt), engine.encode(text, add_special=False)))
+            chats.setdefault(kind, []).append((encode(text=prompt), encode(text=text, add_special=False)))
     engine.forget()
     batch = Batch(512)
     sizes = [1, *(length + 1 for length in DRAFT_LENGTHS)]

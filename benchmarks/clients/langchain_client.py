@@ -36,7 +36,7 @@ class City(BaseModel):
     country: str = Field(max_length=20)
 
 
-@tool
+@tool  # type: ignore[untyped-decorator]
 def get_weather(city: str) -> str:
     """Return the weather of a city."""
     return f"Sunny in {city}."

@@ -80,7 +80,7 @@ def test_models_in_memory_are_chosen_kept_and_unloaded_and_changes_elsewhere_are
 def test_pictures_are_attached_by_button_paste_and_drop_and_shown_in_their_message(window: Window) -> None:
     page, data = window.page, picture(width=300, height=200)
     chat = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": data_uri(data)}}]}]}
-    (id,) = post(window, "/chat/import?name=a.json", chat)["ids"]  # type: ignore[misc]
+    id: str = post(window, "/chat/import?name=a.json", chat)["ids"][0]  # type: ignore[index]
     page.goto(f"{window.url}/en/#chat/{id}")
     shown = page.locator("#tx-messages .tx-picture img")
     expect(shown).to_be_visible()
