@@ -22,6 +22,8 @@ def window(chromium: Browser, server: Server) -> Iterator[Window]:
 def test_an_evaluation_is_found_again_after_a_reload_and_in_the_table(window: Window) -> None:
     page = window.page
     page.evaluate("location.hash = 'training/perplexity'")
+    for ticked in page.locator("#tx-p-models input:checked").all():  # the loaded model, if there is one
+        ticked.uncheck()
     page.get_by_role("checkbox", name=MODEL, exact=True).check()
     for key, value in (("max_length", "64"), ("stride", "64"), ("windows", "3")):
         page.locator(f"#tx-p-{key}").fill(value)
