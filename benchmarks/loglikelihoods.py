@@ -137,14 +137,23 @@ class Program:
     def measure(self) -> Measurement:
         run = subprocess.run(self._command, check=True, capture_output=True, text=True)
         output = run.stdout + run.stderr
-        estimate = re.search(r"Final estimate: PPL = ([\d.]+)", output)
-        total = re.search(r"total time = +([\d.]+) ms", output)
-        if estimate is None or total is None:
+        begun = re.search(_TIME + r"perplexity: calculating perplexity", output)
+        ended = re.search(_TIME + r"Final estimate: PPL = ([\d.]+)", output)
+        if begun is None or ended is None:
             sys.exit(f"llama-perplexity printed no result:\n{output[-2000:]}")
-        return Measurement(float(estimate[1]), float(total[1]) / 1000)
+        return Measurement(float(ended[5]), _seconds(ended) - _seconds(begun))
 
     def close(self) -> None:
         self._text.close()
+
+
+_TIME = r"(\d+)\.(\d\d)\.(\d{3})\.(\d{3}) I "
+"""The time of a line of llama.cpp's log: minutes, seconds, milliseconds and microseconds since its start."""
+
+
+def _seconds(line: re.Match[str]) -> float:
+    minutes, seconds, milliseconds, microseconds = map(int, line.groups()[:4])
+    return minutes * 60 + seconds + milliseconds / 1e3 + microseconds / 1e6
 
 
 class LowLevel:
