@@ -98,9 +98,12 @@ def arguments_schema(tool: Tool) -> AnswerGrammar:
 
 
 def skip_closers(reader: ReplyReader, closers: Sequence[str]) -> Reading[None]:
-    """Move behind the tags that end a call."""
+    """Move behind the tags that end a call, also one that the end of the reply has cut off."""
     while closers and (yield from reader.match(*closers, skipped=_JUNK)):
         pass
+    rest = reader.text[reader.at :].lstrip(_JUNK)
+    if rest and reader.ended and any(closer.startswith(rest) for closer in closers):
+        reader.at = len(reader.text)
 
 
 def read_object(

@@ -137,3 +137,12 @@ def test_reading_a_long_call_in_a_thought_takes_time_in_proportion_to_its_length
     use = use_of("qwen-3")
     begun = STYLES["qwen-3"].calls([("write_file", {"path": "a", "content": "|"})]).partition("|")[0]
     assert seconds_to_read(use, ["<think>", begun, *["x "] * 10_000]) < 3
+
+
+def test_markup_that_the_end_of_a_reply_cuts_off_is_no_text(subtests: pytest.Subtests) -> None:
+    for name in FORMATS:
+        use = use_of(name)
+        reply = use.calls.text([(use.tools[0].name, '{"city": "Paris"}')])
+        for end in range(reply.rfind("Paris") + len("Paris"), len(reply) + 1):
+            with subtests.test(ascii(f"{name}: {reply[:end][-20:]}")):
+                assert "text" not in [kind for kind, _ in split(use, [reply[:end]])[0]]
