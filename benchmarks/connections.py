@@ -25,7 +25,7 @@ HEAD = "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: applic
 
 @dataclass
 class Outcome:
-    """What became of the connections; `faults` say what went wrong with those that were lost."""
+    """The result for all connections; `faults` say what went wrong with those that were lost."""
 
     kept: int = 0
     complete: int = 0

@@ -132,8 +132,8 @@ def check_chat_tools(client: OpenAI, run: Run) -> None:
 
     def result() -> str:
         call = chat.create(**fields, tool_choice="required", parallel_tool_calls=False).choices[0].message
-        result = {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": "18 degrees, cloudy"}
-        answer = chat.create(**{**fields, "messages": [*MESSAGES, call.to_dict(), result], "tool_choice": "none"})
+        weather = {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": "18 degrees, cloudy"}
+        answer = chat.create(**{**fields, "messages": [*MESSAGES, call.to_dict(), weather], "tool_choice": "none"})
         expect(answer.choices[0].message.content, answer)
         return str(answer.choices[0].message.content)
 

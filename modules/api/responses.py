@@ -57,7 +57,7 @@ class ResponseBuilder:
 
     @property
     def faults(self) -> Sequence[str]:
-        """What the answers tried and failed at, which is listed as ignored."""
+        """Return the names of what the answers tried and failed at, which are listed as ignored."""
         return ()
 
     # -- whole -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ SILENCE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class StreamStyle:
-    """How a kind of stream bridges silence, and reports an error after its beginning in a language."""
+    """A kind of stream: the event that bridges silence, and the one that reports an error in a language."""
 
     silence: bytes
     error: Callable[[WebUIError, str], bytes]

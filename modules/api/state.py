@@ -1,4 +1,4 @@
-"""What the routes of the API share."""
+"""The state that the routes of the API share."""
 
 from __future__ import annotations
 

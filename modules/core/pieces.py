@@ -24,7 +24,7 @@ class ReplyParser(Protocol):
 
     @property
     def faults(self) -> Sequence[str]:
-        """What the reply tried and failed at, such as "tool_calls[0]" for a call that is no call and stayed text."""
+        """Return what the reply tried and failed at: "tool_calls[0]" is a call that is no call and stayed text."""
 
     def feed(self, text: str) -> list[Piece]:
         """Return what is certain after `text`, which follows the texts of earlier calls."""

@@ -78,7 +78,7 @@ class BatchingEngine(Protocol):
 
 
 class ImageReader(Protocol):
-    """What an engine has besides if its `info` says that it reads pictures."""
+    """The further methods of an engine whose `info` says that it reads pictures."""
 
     def read_images(self, images: Sequence[Image]) -> Any:
         """Return what will be "images" among the parameters of `tokenize` and `submit`. Called from any thread.

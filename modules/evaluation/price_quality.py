@@ -1,4 +1,4 @@
-"""How much less likely a model finds a text with one value of an option than with the other."""
+"""Compare how likely a model finds a text with one value of an option and with the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be priced: two values of one load option, two models, or two loaders."""
+"""Requests for a price: two values of one load option, two models, or two loaders."""
 
 from __future__ import annotations
 

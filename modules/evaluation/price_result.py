@@ -39,7 +39,7 @@ Pair = tuple[Measurement, Measurement]
 
 @dataclass(frozen=True)
 class Effect:
-    """What one figure is with either value, and the change as the logarithm of b / a, with its 95 % interval.
+    """One figure with either value, and the change as the logarithm of b / a, with its 95 % interval.
 
     The figures are geometric means. Without pairing, as of perplexities of different tokens, the change is NaN.
     """

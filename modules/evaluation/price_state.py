@@ -39,7 +39,7 @@ class PriceState:
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        """What the pairs so far tell."""
+        """Return the effects that the pairs so far show."""
         return effects_of(self.pairs)
 
     @property

@@ -1,4 +1,4 @@
-"""What is to be evaluated, and how: as the page, the API and the command line ask for it."""
+"""Requests for evaluations: as the page, the API and the command line ask for it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ ENDED = ("done", "failed", "stopped")
 
 @dataclass(frozen=True)
 class Divergence:
-    """How the distributions of a model differ from those of the reference, on the first `windows` windows.
+    """Differences of the distributions of a model from those of the reference, on the first `windows` windows.
 
     `kl` is the mean Kullback-Leibler divergence in nats, `kl_99` its 99th percentile over tokens, `same_top` the share
     of tokens at which both find the same token the most likely.

@@ -75,7 +75,7 @@ _CONFIG = Expected(
 
 
 class CountTokensRequest(RequestBody):
-    """What the tokens are counted of, the beginning of every request. Generation parameters are `model_extra`."""
+    """The fields of a prompt, which every request has. Generation parameters are `model_extra`."""
 
     model: Annotated[Text, Expected("a name", "名称")] = ""
     messages: Annotated[list[AnthropicMessage], Field(fail_fast=True, min_length=1), _MESSAGES]

@@ -21,7 +21,7 @@ _VALUE = Expected("a value of the option", "选项的值")
 
 
 class PriceBody(RequestBody):
-    """What is to be priced: see `PriceRequest`. `a` and `b` may be of any type that the option takes."""
+    """A request for a price: see `PriceRequest`. `a` and `b` may be of any type that the option takes."""
 
     model_config = ConfigDict(extra="forbid")
 

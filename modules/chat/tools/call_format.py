@@ -1,4 +1,4 @@
-"""How the calls of a chat template look."""
+"""Formats of calls in chat templates."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ GRANITE_CALLS = JsonCalls(Frame("<|tool_call|>[", '{"name": ', "}", ", ", "]"), 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a template writes after a question: one call and its result, two calls and theirs ("" if it refuses them).
+    """The texts after a question: one call and its result, two calls and theirs ("" if it refuses them).
 
     `answer_end` follows an answer without calls, and `header` precedes it. `thought_end` ends a thought.
     """
@@ -67,7 +67,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What surrounds the inner parts of calls; `between` is None for a template that takes one call in a message."""
+    """The texts around the inner parts of calls; `between` is None for a template that takes one call in a message."""
 
     before: str
     between: str | None

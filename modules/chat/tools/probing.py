@@ -39,7 +39,7 @@ _PROBE_TOOL = {
 
 @dataclass(frozen=True)
 class ToolSupport:
-    """What a template does with tools by itself: whether it describes them, writes calls, and writes results.
+    """The abilities of a template with tools: whether it describes them, writes calls, and writes results.
 
     `calls` is the format of its calls, None if it has none that is known. With `calls_as_text`, it describes the format
     only, and calls of the conversation must be in the text. With `short_ids`, the ids of calls must have

@@ -15,7 +15,7 @@ Reading = Generator[None, None, T]
 
 
 class NotACall(Exception):
-    """What looked like the beginning of a call is none."""
+    """The text that looked like the beginning of a call is none."""
 
 
 class ReplyReader:

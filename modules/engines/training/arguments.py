@@ -44,7 +44,7 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a run goes through its rows: `updates` of the weights, each by `accumulation` micro-batches of `micro` rows.
+    """The schedule of a run: `updates` of the weights, each by `accumulation` micro-batches of `micro` rows.
 
     The learning rate rises during the first `warmup` updates. A checkpoint is written every `save_steps` updates, an
     evaluation is made every `eval_steps` (0: never).

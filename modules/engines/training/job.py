@@ -1,4 +1,4 @@
-"""What the training process is told: the base model, the data and the parameters. Both processes import this."""
+"""The job of a training process: the base model, the data and the parameters. Both processes import this."""
 
 from __future__ import annotations
 

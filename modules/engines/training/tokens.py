@@ -100,7 +100,7 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long rows may be, in tokens, and how texts are cut. The fields are parameters of a run."""
+    """Limits of rows, in tokens, and the rules by which texts are cut. The fields are parameters of a run."""
 
     cutoff_len: int
     truncate: bool = False
