@@ -22,9 +22,10 @@ def window(chromium: Browser, server: Server) -> Iterator[Window]:
 def test_an_evaluation_is_found_again_after_a_reload_and_in_the_table(window: Window) -> None:
     page = window.page
     page.evaluate("location.hash = 'training/perplexity'")
-    for ticked in page.locator("#tx-p-models input:checked").all():  # the loaded model, if there is one
-        ticked.uncheck()
-    page.get_by_role("checkbox", name=MODEL, exact=True).check()
+    page.get_by_role("checkbox", name=MODEL, exact=True).check()  # waits until the form is there
+    for ticked in page.locator("#tx-p-models input:checked:not(:disabled)").all():
+        if ticked.input_value() != MODEL:  # the loaded model, if there is one
+            ticked.uncheck()
     for key, value in (("max_length", "64"), ("stride", "64"), ("windows", "3")):
         page.locator(f"#tx-p-{key}").fill(value)
     page.locator("#tx-p-start").click()
