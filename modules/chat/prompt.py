@@ -18,11 +18,10 @@ from modules.chat.templates import ChatTemplates, ModelTemplate, ends_in_thought
 from modules.core.errors import Unsupported
 from modules.core.events import Done, Json
 from modules.core.image_marks import marked_numbers
-from modules.core.prompt import Image, Prompt, Replacement
+from modules.core.prompt import SYSTEM_ROLES, Image, Prompt, Replacement
 from modules.core.reasoning import ReasoningMarkers, ReasoningParser
 from modules.runtime.loaded_model import LoadedModel
 
-_SYSTEM_ROLES = ("system", "developer")
 LONG_TOKEN = 16
 """Bytes. A text with more bytes than this for each token that it may have is not worth encoding."""
 MOST_CANDIDATES = 64
@@ -217,9 +216,9 @@ def _starts(messages: Sequence[Message], text: str, limit: int) -> list[int]:
     contents = [_size(str(message.get("content", ""))) for message in messages]
     overhead = max(_size(text) - sum(contents), 0) / len(messages)
     sizes = [size + overhead for size in contents]
-    kept = sum(size for size, message in zip(sizes, messages, strict=True) if message["role"] in _SYSTEM_ROLES)
+    kept = sum(size for size, message in zip(sizes, messages, strict=True) if message["role"] in SYSTEM_ROLES)
     rest = list(itertools.accumulate(reversed(sizes)))[::-1]
-    first = next((index for index, one in enumerate(messages) if one["role"] not in _SYSTEM_ROLES), 0)
+    first = next((index for index, one in enumerate(messages) if one["role"] not in SYSTEM_ROLES), 0)
     possible = [(start, kept + rest[start]) for start in _questions(messages) if start > first]
     possible = [(start, size) for start, size in possible if size <= LONG_TOKEN * limit] or possible[-1:]
     if len(possible) <= MOST_CANDIDATES:
@@ -273,4 +272,4 @@ def _questions(messages: Sequence[Message]) -> list[int]:
 
 def _without(messages: Sequence[Message], start: int) -> list[Message]:
     """Return `messages` from `start` on, and the system messages before."""
-    return [message for message in messages[:start] if message["role"] in _SYSTEM_ROLES] + list(messages[start:])
+    return [message for message in messages[:start] if message["role"] in SYSTEM_ROLES] + list(messages[start:])

@@ -89,6 +89,8 @@ class Info:
     model fills in the middle of a text, None if it has none. `images` tells whether it reads pictures, `slots` how many
     generations run at once. `task` is "" for a model that generates text, "embed" for
     one whose answers are vectors of so many `dimensions`, which may be cut if it `may_shorten`, "rank" for scores.
+    `abilities` and `samplers` replace those of the loader's row, None does not: a server decides what it can do.
+    `messages` tells whether it takes conversations as messages only, whose prompts it makes itself.
     """
 
     context_length: int
@@ -103,16 +105,22 @@ class Info:
     task: str = ""
     dimensions: int = 0
     may_shorten: bool = False
+    abilities: tuple[str, ...] | None = None
+    samplers: tuple[str, ...] | None = None
+    messages: bool = False
 
     def to_json(self) -> Json:
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_json(body: dict[str, Json]) -> Info:
-        notes, fim = tuple(Note(**note) for note in body["notes"]), body["fim"]
-        return Info(
-            **(body | {"notes": notes, "fim": FimTokens(**fim | {"stops": tuple(fim["stops"])}) if fim else None})
-        )
+        fim = body["fim"]
+        converted = {
+            "notes": tuple(Note(**note) for note in body["notes"]),
+            "fim": FimTokens(**fim | {"stops": tuple(fim["stops"])}) if fim else None,
+            **{key: None if body[key] is None else tuple(body[key]) for key in ("abilities", "samplers")},
+        }
+        return Info(**body | converted)
 
 
 @dataclass(frozen=True)

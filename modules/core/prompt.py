@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from modules.core.events import Json
+
+SYSTEM_ROLES = ("system", "developer")
+"""Roles of messages that stay in a conversation whose oldest messages are dropped."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Prompt:
     longer, have the same beginning. `stop` are strings that end the answer beside those of the generation parameters,
     and `visible` are texts whose special tokens appear in the answer; the tokenizer of the prompt does not get them.
     The text has a mark of `core.image_marks` for each of the `images`; a shorter text may leave some out.
+
+    A model with `Info.messages` gets the `messages` of a conversation instead of the text, which then only serves to
+    estimate its length; with `continues`, its answer continues the last one. Of the shorter text of some index, they
+    are the ones from the number in `starts` on, and system messages before.
     """
 
     text: str
@@ -39,15 +47,28 @@ class Prompt:
     visible: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
     images: tuple[Image, ...] = ()
+    messages: tuple[Mapping[str, Json], ...] = ()
+    starts: tuple[int, ...] = ()
+    continues: bool = False
 
     def used_text(self, shortened: int) -> str:
         """Return the text that a worker continued, given the `shortened` of its `Done`."""
         return self.text if shortened < 0 else self.shorter[shortened].apply(self.text)
 
+    def used_messages(self, shortened: int) -> tuple[Mapping[str, Json], ...]:
+        """Return the messages that a server continued, given the `shortened` of its `Done`."""
+        if shortened < 0:
+            return self.messages
+        start = self.starts[shortened]
+        return tuple(
+            message for index, message in enumerate(self.messages) if index >= start or message["role"] in SYSTEM_ROLES
+        )
+
     def to_json(self) -> Json:
         shorter = [(change.start, change.end, change.text) for change in self.shorter]
         images = [(image.id, base64.b64encode(image.data).decode()) for image in self.images]
-        return [self.text, self.limit, self.truncate, shorter, self.target, self.tokens, images]
+        body = [self.text, self.limit, self.truncate, shorter, self.target, self.tokens, images]
+        return [*body, self.messages, self.starts, self.continues] if self.messages else body
 
     @staticmethod
     def has_images(body: Json) -> bool:
@@ -56,10 +77,14 @@ class Prompt:
 
     @staticmethod
     def from_json(body: Json) -> Prompt:
-        text, limit, truncate, changes, target, tokens, pictures = body
+        text, limit, truncate, changes, target, tokens, pictures, *rest = body
         shorter = tuple(Replacement(*change) for change in changes)
         images = tuple(Image(image_id, base64.b64decode(data)) for image_id, data in pictures)
-        return Prompt(text, limit, truncate, shorter, target=target, tokens=tuple(tokens), images=images)
+        prompt = Prompt(text, limit, truncate, shorter, target=target, tokens=tuple(tokens), images=images)
+        if not rest:
+            return prompt
+        messages, starts, continues = rest
+        return replace(prompt, messages=tuple(messages), starts=tuple(starts), continues=continues)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,16 @@ class LoadedModel:
         return dataclasses.replace(self._plan, adapters=self._adapters)
 
     @property
+    def abilities(self) -> frozenset[str]:
+        """What it can do, as in `Loader.abilities`: by its loader, or as its server says."""
+        return self.loader.abilities if self.info.abilities is None else frozenset(self.info.abilities)
+
+    @property
+    def samplers(self) -> frozenset[str]:
+        """The keys of the generation parameters that it has: those of its loader, or as its server says."""
+        return self.loader.samplers if self.info.samplers is None else frozenset(self.info.samplers)
+
+    @property
     def memory(self) -> int:
         """Bytes of main memory that its worker holds now."""
         return cpu_memory.resident_memory(self._worker.pid)

@@ -84,6 +84,8 @@ def test_info_survives_serialization() -> None:
     )
     assert Info.from_json(json.loads(json.dumps(info.to_json()))) == info
     assert Info.from_json(json.loads(json.dumps(Info(4096).to_json()))) == Info(4096)
+    served = Info(4096, abilities=("lora",), samplers=(), messages=True)
+    assert Info.from_json(json.loads(json.dumps(served.to_json()))) == served
 
 
 def test_an_error_without_fields_is_serialized() -> None:

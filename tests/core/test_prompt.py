@@ -35,3 +35,12 @@ def test_a_prompt_survives_serialization() -> None:
     assert Prompt.from_json(sent) == prompt and Prompt.has_images(sent)
     assert not Prompt.has_images(Prompt("plain").to_json()) and not Prompt.has_images("plain")
     assert [prompt.used_text(index) for index in (-1, 0, 1)] == [prompt.text, "system\nuser two", "xuser two"]
+
+
+def test_messages_survive_serialization_and_lose_the_oldest_but_not_those_of_the_system() -> None:
+    messages = tuple({"role": role, "content": str(n)} for n, role in enumerate(("user", "system", "user", "user")))
+    shorter = (Replacement(0, 1, ""), Replacement(0, 2, ""))
+    prompt = Prompt("0123", 3, shorter=shorter, messages=messages, starts=(2, 3), continues=True)
+    assert Prompt.from_json(json.loads(json.dumps(prompt.to_json()))) == prompt
+    used = [[message["content"] for message in prompt.used_messages(index)] for index in (-1, 0, 1)]
+    assert used == [["0", "1", "2", "3"], ["1", "2", "3"], ["1", "3"]]

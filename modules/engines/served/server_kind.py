@@ -1,0 +1,161 @@
+"""What the engine asks of a kind of server: requests to send, answers to read. The pure part.
+
+A kind does no input or output of its own. It gets an `Ask` for short requests, and turns generations into bodies that
+the engine sends and events that the engine reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from modules.core.events import Json, TokenLogprobs
+from modules.engines.engine_protocol import Operations
+
+DISCOVERY_SECONDS = 5.0
+"""Longest wait for the answer to a question of the discovery."""
+ASK_SECONDS = 60.0
+"""Longest wait for any other short request."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a short request: its HTTP status, and the body's JSON. None stands for what is no JSON."""
+
+    status: int
+    body: Json = None
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the server did what it was asked for and said so in JSON."""
+        return 200 <= self.status < 300 and self.body is not None
+
+
+class Ask(Protocol):
+    """Send a short request, from any thread but that of the event loop."""
+
+    def __call__(self, path: str, body: Json = None, *, seconds: float = ASK_SECONDS) -> Answer:
+        """Return the answer to a GET request, or with a `body` to a POST request. `path` begins with "/".
+
+        Raises an error of `served_errors` if there is no answer; a status of 400 or more is an answer.
+        """
+
+
+@dataclass(frozen=True)
+class ServerLora:
+    """A LoRA that the server offers: its name there, and its number in a server that counts them (llama-server)."""
+
+    name: str
+    number: int = -1
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What the discovery found out about a server and the model that is used there.
+
+    `kind` is a name of `discovery.KINDS`, `version` the server's own or "". `model` is the name that requests carry.
+    `context_length` is that of one request, `slots` how many run at once; 0 stands for unknown in both, as in
+    `vocabulary_size`. `takes_text` tells whether prompts may be text, otherwise they are messages. `counts` tells
+    whether the server counts tokens. `bos` is the text of the BOS token that the server puts before a prompt, "" if it
+    does not or if that is unknown.
+    """
+
+    kind: str
+    model: str
+    version: str = ""
+    context_length: int = 0
+    slots: int = 0
+    vocabulary_size: int = 0
+    takes_text: bool = True
+    counts: bool = False
+    images: bool = False
+    bos: str = ""
+    chat_template: str = ""
+    special_tokens: Mapping[str, Json] = field(default_factory=dict)
+    loras: tuple[ServerLora, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServedPrompt:
+    """A prompt as it is sent: `tokens`, else `messages`, else `text`.
+
+    `shortened` is the index of the shorter text that was taken of a `Prompt`, -1 for the whole. `length` is the number
+    of its tokens, -1 if they were not counted. With `continues`, the last message is to be continued.
+    """
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    messages: tuple[Mapping[str, Json], ...] = ()
+    shortened: int = -1
+    length: int = -1
+    continues: bool = False
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """A POST request that starts a generation. The answer is a stream of server-sent events, or of lines of JSON."""
+
+    path: str
+    body: Mapping[str, Json]
+    is_ndjson: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one event of the stream says. All fields may be empty: such an event only proves that the server lives.
+
+    `tokens` counts those decoded for `text`; `ids` are their ids where the server was asked for them, `prompt_ids`
+    those of the prompt, once. `reason` is "stop" or "length" in the last event with text, `stop_string` the one that
+    ended the answer, if the server says it. A count of -1 is unknown; counts may come in a later event than `reason`.
+    `error` are the server's words for what failed. `is_end` marks the end of the stream: nothing follows.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    ids: tuple[int, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    reason: str = ""
+    stop_string: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_tokens: int = -1
+    cached_tokens: int = -1
+    completion_tokens: int = -1
+    error: str = ""
+    is_end: bool = False
+
+
+class ServerKind(Protocol):
+    """One kind of server, with the facts about one server of it. Any thread may call.
+
+    `samplers` are the generation parameters that it understands, `abilities` those of `Loader.abilities` that it has.
+    `questions` and `operations` are those of `engine_protocol.Operations`; they block, so the engine calls none of them
+    in its event loop. `health` is the path of a GET request that succeeds while the server can answer.
+    `gives_ids` tells whether the stream has the ids of the tokens, so that a generation can be resumed.
+    """
+
+    facts: ServerFacts
+    samplers: frozenset[str]
+    abilities: frozenset[str]
+    questions: Operations
+    operations: Operations
+    health: str
+    gives_ids: bool
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the tokens of a prompt, BOS included. Raises Unsupported if the server does not count.
+
+        Asks the server, and raises the errors of `Ask`.
+        """
+
+    def request(self, prompt: ServedPrompt, params: Mapping[str, Json]) -> GenerateRequest:
+        """Return the request for a generation by `params`, those of `generation_settings.resolve` and a `Prompt`.
+
+        Raises Unsupported, or OptionError, for what the server would not do as it is asked for.
+        """
+
+    def read(self, data: bytes) -> Piece:
+        """Return what an event says: the data of a server-sent event, or a line of JSON.
+
+        Raises ValueError for what the server could not have sent. Called for every token.
+        """
