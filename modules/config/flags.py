@@ -107,6 +107,7 @@ _SERVER = (
             "en": "Key that API requests must contain. Without --gradio-auth, the page asks for it too.",
             "zh": "API 请求必须携带的密钥。未设置 --gradio-auth 时，页面登录也用此密钥。",
         },
+        needs_value=True,
     ),
     Option(
         "api_key_file",
@@ -119,6 +120,7 @@ _SERVER = (
             "zh": "API 密钥文件，每行一个，代替 --api-key；可写成 密钥、名称:密钥，或 名称:use:密钥（不可加载模型）。"
             "两者均未指定时，使用环境变量 TEXT_STUDIO_API_KEY。",
         },
+        needs_value=True,
     ),
     Option(
         "cors_origins",
@@ -189,6 +191,7 @@ _SERVER = (
         },
         pattern=r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*",
         example="me:secret,you:other",
+        needs_value=True,
     ),
     Option(
         "gradio_auth_path",
@@ -200,6 +203,7 @@ _SERVER = (
             "environment variable TEXT_STUDIO_AUTH is used.",
             "zh": "登录文件，每行一个 用户名:密码，代替 --gradio-auth。两者均未指定时，使用环境变量 TEXT_STUDIO_AUTH。",
         },
+        needs_value=True,
     ),
     Option(
         "multi_user",
@@ -343,6 +347,7 @@ _SERVER = (
             "zh": "用此文本（文件，或 training/datasets 中的名称）评估 --model 所指模型的困惑度，然后退出。",
         },
         example="text.txt",
+        needs_value=True,
     ),
     Option(
         "train",
@@ -354,6 +359,7 @@ _SERVER = (
             "zh": "用此 YAML 文件中的参数训练 LoRA，或继续该名称的训练，然后退出。",
         },
         example="run.yaml",
+        needs_value=True,
     ),
     METHOD,
     STRIDE,
@@ -371,6 +377,7 @@ _SERVER = (
             "zh": "测量某选项的第二个值相对第一个值在质量、内存和速度上的代价，然后退出。model=A,B 用于比较两个模型。",
         },
         example="cache_8bit=false,true",
+        needs_value=True,
     ),
     PAIRS,
     Option(
@@ -390,6 +397,7 @@ _SERVER = (
             "zh": "安装此加载器专用的软件包后退出，成功时退出状态为 0。",
         },
         example="AutoGPTQ",
+        needs_value=True,
     ),
     Option(
         "prepare",

@@ -39,6 +39,7 @@ class Option:
         example: A text that matches, shown as a placeholder.
         many: Whether the flag takes several values, which are joined by `joint` into one text.
         multiline: Whether a text may have several lines.
+        needs_value: Whether an empty text is refused on the command line, as an unset variable of a shell gives.
         excess: Returns what is expected of a text that exceeds a limit, or None.
         group: Section of the form.
     """
@@ -58,6 +59,7 @@ class Option:
     many: bool = False
     joint: str = " "
     multiline: bool = False
+    needs_value: bool = False
     excess: Callable[[str], Words | None] | None = None
     group: str = "common"
 
@@ -204,7 +206,11 @@ class FlagParser(argparse.ArgumentParser):
             name = unknown[0].split("=")[0]
             guess = nearest(_dashed(name.lstrip("-")), self._flags)
             raise UnknownOption(name, f"--{self._flags[guess]}" if guess else "")
-        return {key: self.options[key].parse(self._joined(key, raw)) for key, raw in vars(namespace).items()}
+        values = {key: self.options[key].parse(self._joined(key, raw)) for key, raw in vars(namespace).items()}
+        for key, value in values.items():
+            if self.options[key].needs_value and value == "":
+                self.error(f"argument --{self.options[key].flag}: expected one argument")
+        return values
 
     def _joined(self, key: str, raw: object) -> object:
         return self.options[key].joint.join(raw) if isinstance(raw, list) else raw

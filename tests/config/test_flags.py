@@ -132,6 +132,19 @@ def test_a_flag_without_its_value_is_rejected() -> None:
         flags.parse(["--model"])
 
 
+def test_commands_and_secrets_need_a_value_that_is_not_empty(subtests: pytest.Subtests) -> None:
+    """Without it, the server would start instead of a command, or unprotected: the variable of a shell was not set."""
+    commands = ("perplexity", "price", "train", "install")
+    for flag in (*commands, "api-key", "api-key-file", "gradio-auth", "gradio-auth-path"):
+        for value in ("", "  "):
+            with (
+                subtests.test(flag=flag, value=value),
+                pytest.raises(CommandLineError, match=f"--{flag} needs a value"),
+            ):
+                flags.parse([f"--{flag}", value])
+    assert flags.parse(["--model", "", "--model-dir="]).server == flags.parse([]).server
+
+
 def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         flags.parse(["--help"])

@@ -98,7 +98,7 @@ def test_code_of_models_cannot_be_allowed_by_the_page(tmp_path: Path) -> None:
 
 
 def test_flags_that_end_the_program_are_refused(file: FlagsFile, subtests: pytest.Subtests) -> None:
-    for flag in ("--help", "-h", "--install llama.cpp", "--explain"):
+    for flag in ("--help", "-h", "--install llama.cpp", "--explain", "--train run.yaml"):
         with subtests.test(flag=flag), pytest.raises(CommandLineError, match="line 2: with -"):
             file.save(f"--api\n{flag}")
 
