@@ -18,6 +18,7 @@ from modules.engines.training.samples import Sample
 from modules.options.option import Value
 from modules.system import file_lock
 from modules.system.atomic_write import replace_file
+from modules.training.smoothing import MovingAverage
 
 RUN, STATE, LOCK = "run.json", "state.json", ".lock"
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
@@ -25,8 +26,6 @@ DISCARDED = "discarded"
 ENDED = ("finished", "stopped", "failed", "interrupted", DISCARDED)
 RESUMABLE = ("stopped", "failed", "interrupted")
 _RETRY_SECONDS = 0.02
-_SMOOTHING = 0.9
-"""Weight of the earlier losses in the smoothed loss."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ class RunView:
     `state` is "queued" (at `position`, from 1), "running", or one of ENDED. While it runs, `phase` is "starting",
     "weights" (of which `progress` is loaded, 0 to 1), "data", "training", "evaluating" or "saving". `reason` is why it
     ended early: "stopped", "loss" or "patience". `seconds` are those of training, `seconds_left` an estimate. `memory`
-    and `gpu_memory` are bytes. `smoothed` is the moving average of the loss. `best` is the best evaluation, as update
-    and loss. `facts` are those of the tokenized data. `adapter` is the name of the finished LoRA, `resumable` whether
-    there is a checkpoint to go on from.
+    and `gpu_memory` are bytes. `average` is the moving average of the loss, `smoothed` its value. `best` is the best
+    evaluation, as update and loss. `facts` are those of the tokenized data. `adapter` is the name of the finished LoRA,
+    `resumable` whether there is a checkpoint to go on from.
     """
 
     run: RunFacts
@@ -76,7 +75,7 @@ class RunView:
     memory: int = 0
     gpu_memory: int = 0
     loss: float | None = None
-    smoothed: float | None = None
+    average: MovingAverage = field(default_factory=MovingAverage)
     eval_loss: float | None = None
     best: tuple[int, float] | None = None
     learning_rate: float | None = None
@@ -92,14 +91,21 @@ class RunView:
     def name(self) -> str:
         return self.run.name
 
+    @property
+    def smoothed(self) -> float | None:
+        return self.average.value
+
     def to_json(self, language: str = "en") -> dict[str, Json]:
         """Return all of it for the page and the API, the error as a sentence in `language`."""
-        values: dict[str, Any] = {key: value for key, value in vars(self).items() if key not in ("run", "error")}
+        values: dict[str, Any] = {key: value for key, value in vars(self).items() if key not in _WRITTEN_OTHERWISE}
         run = {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self.run).items()}
         finite = {key: value for key, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
         values = {key: finite.get(key) for key in values}  # JSON has no NaN
         problem = {"error": self.error.say(language) if self.error else None}
-        return {**run, **values, "facts": dict(self.facts), **problem}
+        return {**run, **values, "smoothed": self.smoothed, "facts": dict(self.facts), **problem}
+
+
+_WRITTEN_OTHERWISE = ("run", "error", "average")
 
 
 class RunFolder:
@@ -219,7 +225,8 @@ _SAVED = (
 
 
 def with_log(view: RunView, entries: list[Json]) -> RunView:
-    """Return the view with the figures of all entries of its log."""
+    """Return the view with the figures of all entries of its log, and none of entries that are no longer there."""
+    view = replace(view, loss=None, average=MovingAverage(), eval_loss=None)
     for entry in entries:
         view = with_entry(view, entry)
     return view
@@ -234,12 +241,11 @@ def with_entry(view: RunView, entry: Mapping[str, Json]) -> RunView:
             best = (int(entry["update"]), loss)
         return replace(view, eval_loss=loss, best=best)
     update, loss = int(entry["update"]), float(entry["loss"])
-    before = view.smoothed if view.smoothed is not None else loss
     return replace(
         view,
         update=update,
         loss=loss,
-        smoothed=_SMOOTHING * before + (1 - _SMOOTHING) * loss,
+        average=view.average.add(loss),
         learning_rate=float(entry["learning_rate"]),
         grad_norm=float(entry["grad_norm"]),
         seconds=float(entry["seconds"]),

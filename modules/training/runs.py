@@ -21,7 +21,7 @@ from modules.engines.training.samples import Sample, samples_hash
 from modules.options.option import Value, nearest
 from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.publish import publish, sweep
-from modules.training.run import DISCARDED, ENDED, RunFacts, RunFolder, RunView, SavedRuns, with_entry
+from modules.training.run import DISCARDED, ENDED, RunFacts, RunFolder, RunView, SavedRuns, with_entry, with_log
 from modules.training.start import check_resumable, disk_problem, fingerprint, overlay_for, write_job
 
 log = logging.getLogger(__name__)
@@ -330,7 +330,9 @@ class TrainingRuns:
                 return {"facts": {key: value for key, value in event.items() if key != "event"}}
             case "begin":
                 self._began = (int(event["update"]), time.monotonic())
-                return {"update": event["update"], "updates": event["updates"], "seconds": event["seconds"]}
+                resumed = with_log(view, self._folder(name).log())  # without what came after the checkpoint
+                figures = {key: getattr(resumed, key) for key in ("loss", "average", "eval_loss")}
+                return {**figures, "update": event["update"], "updates": event["updates"], "seconds": event["seconds"]}
             case "checkpoint":
                 return {"checkpoint": event["update"]}
             case "update":
@@ -389,4 +391,4 @@ class TrainingRuns:
             shutil.rmtree(self.folder / name / part, ignore_errors=True)
 
 
-_FIGURES = ("update", "loss", "smoothed", "learning_rate", "grad_norm", "seconds", "memory", "gpu_memory")
+_FIGURES = ("update", "loss", "average", "learning_rate", "grad_norm", "seconds", "memory", "gpu_memory")

@@ -101,16 +101,6 @@ def interval_chart(
     return _figure(labels, drawings, "", interval_table(rows, labels, tr) if table else "")
 
 
-def smoothed(points: Sequence[tuple[float, float]], weight: float = 0.9) -> list[tuple[float, float]]:
-    """Return the exponential moving average of the values, corrected for its start. Values not finite are left out."""
-    result, total, scale = [], 0.0, 0.0
-    for x, y in points:
-        if is_drawable(y):
-            total, scale = weight * total + (1 - weight) * y, weight * scale + (1 - weight)
-            result.append((x, total / scale))
-    return result
-
-
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from modules.app import App
 from modules.cli import train
 from modules.core.errors import CommandLineError, OptionError
 from modules.training.run import RunFacts, RunView
+from modules.training.smoothing import MovingAverage
 from tests.support.training_app import training_app
 
 YAML = "model: {model}\nlora_name: a\ndataset: facts\nepochs: 2  # a comment\n"
@@ -58,6 +59,6 @@ def test_what_is_no_run_is_refused(make_app: Callable[..., App], tmp_path: Path,
 
 def test_a_resumed_run_shows_no_time_until_its_first_update() -> None:
     facts = RunFacts("a", "m", "/m", "safetensors", "", "", 10, {}, {}, 0.0)
-    view = RunView(facts, "running", phase="training", update=20, updates=60, smoothed=1.5)
+    view = RunView(facts, "running", phase="training", update=20, updates=60, average=MovingAverage().add(1.5))
     assert train._progress(view, "en") == ""
     assert train._progress(replace(view, seconds_left=61), "en") == "update 20/60, loss 1.5000, 1:01 left"

@@ -6,8 +6,6 @@ import math
 import re
 from xml.etree import ElementTree
 
-import pytest
-
 from modules.ui.charts import (
     MAX_POINTS,
     MAX_ROWS,
@@ -17,7 +15,6 @@ from modules.ui.charts import (
     interval_chart,
     line_chart,
     shortened,
-    smoothed,
     text_width,
 )
 from modules.ui.locales import translator
@@ -135,11 +132,6 @@ def test_a_mean_without_interval_is_a_dot_alone() -> None:
     assert not one.findall("path")  # neither an interval nor a reference
     assert one.findall("circle")
     assert not none.findall("circle")
-
-
-def test_smoothing_starts_at_the_first_value_and_follows_the_others() -> None:
-    assert smoothed([(1, 4.0), (2, math.nan), (3, 4.0)]) == [(1, pytest.approx(4.0)), (3, pytest.approx(4.0))]
-    assert smoothed([(1, 0.0), (2, 1.0)], 0.5)[1][1] == pytest.approx(2 / 3)
 
 
 def test_labels_are_cut_to_the_space_they_have() -> None:

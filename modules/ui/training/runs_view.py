@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from modules.app import App
 from modules.core.events import Json
 from modules.training.run import RunView
-from modules.ui.charts import Labels, Series, line_chart, smoothed
+from modules.training.smoothing import smoothed
+from modules.ui.charts import Labels, Series, line_chart
 from modules.ui.locales import translator
 
 _SHOWN = (
