@@ -6,7 +6,7 @@ the engine sends and events that the engine reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -125,6 +125,13 @@ class Piece:
     is_end: bool = False
 
 
+Read = Callable[[bytes], Piece]
+"""Return what an event says: the data of a server-sent event, or a line of JSON. Called for every token.
+
+Raises ValueError for what the server could not have sent.
+"""
+
+
 class ServerKind(Protocol):
     """One kind of server, with the facts about one server of it. Any thread may call.
 
@@ -154,8 +161,5 @@ class ServerKind(Protocol):
         Raises Unsupported, or OptionError, for what the server would not do as it is asked for.
         """
 
-    def read(self, data: bytes) -> Piece:
-        """Return what an event says: the data of a server-sent event, or a line of JSON.
-
-        Raises ValueError for what the server could not have sent. Called for every token.
-        """
+    def reader(self, params: Mapping[str, Json]) -> Read:
+        """Return the function that reads the events of one generation by `params`, in their order."""
