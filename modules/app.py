@@ -142,7 +142,13 @@ class App:
         self.command_line = self._read_command_line()
         self.consent = CodeConsent(TrustedCode(self.catalog.folder), bool(flags.load.get("trust_remote_code")))
         self.planner = Planner(
-            self.command_line, self.settings, self.model_settings, self.consent, self.memory, self.loras
+            self.command_line,
+            self.settings,
+            self.model_settings,
+            self.consent,
+            self.memory,
+            self.loras,
+            self.refuse_strangers,
         )
         self.loading = LoadService(self.models, self.loras, self.consent, self.overlays, self.templates)
         self.download_fit = DownloadFit(self.planner, self.memory, self.mirrors)

@@ -14,6 +14,7 @@ WebUIError
 ├── OwnerOnly             guests may chat, and nothing else
 ├── OwnersKeyNeeded       an API key for using models only: see `api/errors.py`
 ├── OpenToNetwork         an action that could harm, on a server that anyone on the network can use
+├── SetByFilesOnly        an option that neither the page nor the API may set: see `planning/errors.py`
 ├── NoSaveToUndo          there is no change that could be undone
 ├── LogUnreadable         the log cannot be read, and why
 ├── BinNotEmptied         deleted files that could not be removed for good, and why

@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from modules.core.errors import CommandLineError, OptionError, UnknownOption, Words, both
 
@@ -42,6 +42,9 @@ class Option:
         needs_value: Whether an empty text is refused on the command line, as an unset variable of a shell gives.
         excess: Returns what is expected of a text that exceeds a limit, or None.
         group: Section of the form.
+        set_by: "anyone" who may load models; "owner": from the page or the API only where `App.refuse_strangers` allows
+            it, because the option names machines; "files": by flags and files only, because it could spend secrets or
+            run programs. The form has no widget for the last kind.
     """
 
     key: str
@@ -62,6 +65,7 @@ class Option:
     needs_value: bool = False
     excess: Callable[[str], Words | None] | None = None
     group: str = "common"
+    set_by: Literal["anyone", "owner", "files"] = "anyone"
 
     def parse(self, raw: object) -> Value:
         """Convert a raw value from a flag, a widget, YAML or JSON. Raises OptionError if it is invalid."""

@@ -17,5 +17,9 @@ PAIRS = Option(
     minimum=2,
     maximum=50,
 )
-UNPRICED = ("trust_remote_code",)
-"""Load options of which the page offers no price."""
+_UNPRICED = ("trust_remote_code",)
+
+
+def is_priced(option: Option) -> bool:
+    """Whether the page offers the price of a load option."""
+    return option.key not in _UNPRICED and option.set_by == "anyone"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modules.catalog.record import ModelRecord
@@ -13,8 +13,10 @@ from modules.loaders.availability import unavailable
 from modules.loaders.load_settings import Setting, drop_invalid, option_values, resolve
 from modules.loaders.registry import LOADERS, Loader, find_loader
 from modules.lora.manager import LoraManager, parse_saved
+from modules.options.load import OPTIONS
 from modules.planning.code_consent import CodeConsent
 from modules.planning.command_line import CommandLine
+from modules.planning.errors import SetByFilesOnly
 from modules.planning.load_request import LoadRequest
 from modules.planning.memory_budget import MemoryBudget
 from modules.planning.recommendation import compatible_loaders, incompatibility
@@ -22,7 +24,10 @@ from modules.runtime.load_plan import LoadPlan
 
 
 class Planner:
-    """Decides loads, and reads and writes the settings saved for each model."""
+    """Decides loads, and reads and writes the settings saved for each model.
+
+    `refuse_strangers` raises where not everybody who can send a form may name other machines.
+    """
 
     def __init__(
         self,
@@ -32,16 +37,20 @@ class Planner:
         consent: CodeConsent,
         memory: MemoryBudget,
         loras: LoraManager,
+        refuse_strangers: Callable[[], None],
     ) -> None:
         self._command_line, self._settings, self._model_settings = command_line, settings, model_settings
         self._consent, self._memory, self._loras = consent, memory, loras
+        self._refuse_strangers = refuse_strangers
 
     def plan(self, request: LoadRequest) -> LoadPlan:
         """Decide how the model is loaded.
 
-        Raises the model's own problem, UnknownLoader, Unsupported, SettingsError, UnknownOption or OptionError.
+        Raises the model's own problem, UnknownLoader, Unsupported, SettingsError, UnknownOption or OptionError; for
+        options of the form that not everybody may set, SetByFilesOnly, OwnerOnly or OpenToNetwork.
         """
         record = request.record
+        self._check_form(request.form)
         if record.problem is not None:
             raise record.problem
         saved = self.saved_settings(record) if request.saved is None else request.saved
@@ -55,6 +64,14 @@ class Planner:
         if plan.runs_remote_code:
             self._consent.require_allowed()
         return plan
+
+    def _check_form(self, form: Mapping[str, object]) -> None:
+        """Refuse options of a form that not everybody may set."""
+        for option in (OPTIONS[key] for key in form if key in OPTIONS):
+            if option.set_by == "files":
+                raise SetByFilesOnly(option.key, option.flag)
+            if option.set_by == "owner":
+                self._refuse_strangers()
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
         """Choose the loader for a model if the request names none.

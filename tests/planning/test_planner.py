@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,6 +15,7 @@ from modules.config.settings import read
 from modules.config.yaml_file import YamlFile
 from modules.core.errors import (
     IncompleteModel,
+    OpenToNetwork,
     OptionError,
     OwnerOnly,
     SettingsError,
@@ -22,6 +24,8 @@ from modules.core.errors import (
 from modules.loaders.load_settings import Setting
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
+from modules.planning import planner
+from modules.planning.errors import SetByFilesOnly
 from modules.planning.load_request import LoadRequest
 from modules.planning.recommendation import explain_choice
 from tests.conftest import LLAMA
@@ -244,6 +248,23 @@ def test_with_multi_user_only_clients_with_the_api_key_can_load(folder: Path, ma
         assert server.refusal("/internal/model/unload", None)["status"] == 403
     with server_of(make_app("--api", "--multi-user", "--api-key", "k")) as server:
         assert server.refusal("/internal/model/load", body, Authorization="Bearer k")["status"] == 404
+
+
+def test_not_every_form_may_set_every_option(folder: Path, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allow(set_by: Literal["owner", "files"]) -> None:
+        changed = dataclasses.replace(OPTIONS["n_batch"], set_by=set_by)
+        monkeypatch.setattr(planner, "OPTIONS", {**OPTIONS, "n_batch": changed})
+
+    allow("files")
+    with pytest.raises(SetByFilesOnly, match="--n_batch"):
+        setting(make_app(), NAME, "n_batch", {"n_batch": 64})
+    assert setting(make_app("--n_batch", "64"), NAME, "n_batch").source == "flag"
+    allow("owner")
+    assert setting(make_app("--listen", "--api-key", "k"), NAME, "n_batch", {"n_batch": 64}).value == 64
+    with pytest.raises(OpenToNetwork):
+        setting(make_app("--listen"), NAME, "n_batch", {"n_batch": 64})
+    with pytest.raises(OwnerOnly):
+        setting(make_app("--multi-user"), NAME, "n_batch", {"n_batch": 64})
 
 
 def test_every_format_of_every_loader_has_a_reason_in_both_languages(folder: Path, make_app: MakeApp) -> None:

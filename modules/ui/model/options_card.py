@@ -16,7 +16,7 @@ from modules.loaders.availability import unavailable
 from modules.loaders.load_settings import Setting
 from modules.loaders.registry import LOADERS, Loader, find_loader
 from modules.options.load import OPTIONS
-from modules.options.price import UNPRICED
+from modules.options.price import is_priced
 from modules.planning.recommendation import compatible_loaders
 from modules.runtime.load_plan import LoadPlan
 from modules.system import cpu_memory
@@ -41,6 +41,7 @@ FILTER = """(text) => document.dispatchEvent(new CustomEvent("tx-filter", { deta
 LOADER_CSS = css_by_loader("#tx-page.show-{name} #tx-opts", "ld")
 """Show the options of the loader picked."""
 
+FORM_OPTIONS = {key: option for key, option in OPTIONS.items() if option.set_by != "files"}
 _SET_BY_USER = ("form", "saved", "flag")
 _MAX_PRESETS = 5
 _LAYER_WORDS = {0: "preset_none", -1: "preset_all"}
@@ -92,7 +93,7 @@ class OptionsCard:
         extra = {"threads": cores, "threads_batch": cores}
         if not self._app.consent.allowed:
             extra["trust_remote_code"] = self._tr("trust_by_flag")
-        for group, options in grouped(OPTIONS.values()).items():
+        for group, options in grouped(FORM_OPTIONS.values()).items():
             used = sorted({name for option in options for name in classes[option.key]})
             with self._group(group, used), gr.Column(elem_classes="tx-grid"):
                 self.widgets |= OptionForm(options, self._language, "tx-opt", classes, extra).widgets
@@ -128,7 +129,8 @@ class OptionsCard:
         """Show `settings` as if the user had typed them."""
         n_ctx = settings["n_ctx"]
         fitted = n_ctx.value if n_ctx.source == "memory" else 0
-        return {self.fitted_n_ctx: fitted} | {self.widgets[key]: setting.value for key, setting in settings.items()}
+        shown = {widget: settings[key].value for key, widget in self.widgets.items() if key in settings}
+        return {self.fitted_n_ctx: fitted} | shown
 
     def baseline_of(self, model: str, settings: Mapping[str, Setting]) -> dict[str, object]:
         """Return the value of `baseline` for these settings."""
@@ -203,7 +205,8 @@ class OptionsCard:
 
     def mark_sources(self, plan: LoadPlan) -> Updates:
         """Mark each option of `plan` with the source of its value."""
-        sources = {key: setting.source for key, setting in plan.settings.items() if setting.source != "default"}
+        shown = {key: setting for key, setting in plan.settings.items() if key in self.widgets}
+        sources = {key: setting.source for key, setting in shown.items() if setting.source != "default"}
         contexts = {key: _context_presets(plan.record.context_length) for key in CONTEXT_KEYS}
         presets = {**contexts, "n_gpu_layers": list(_LAYER_WORDS)}
         priced = self._priced(plan)
@@ -213,8 +216,8 @@ class OptionsCard:
         """Return of which options the owner may measure the price, and with which values beside."""
         chosen = {key: setting.value for key, setting in plan.settings.items() if setting.source == "form"}
         may = not self._app.flags.on("multi_user") and not plan.record.task
-        keys = [key for key in plan.settings if key not in UNPRICED and OPTIONS[key].group != "obsolete"] if may else []
-        return {"priced": keys, "values": chosen, "loader": plan.loader.name}
+        keys = [key for key in plan.settings if is_priced(OPTIONS[key]) and OPTIONS[key].group != "obsolete"]
+        return {"priced": keys if may else [], "values": chosen, "loader": plan.loader.name}
 
     def mark_error(self, error: OptionError, longest: int = 0) -> Updates:
         """Mark an invalid value at its field. `longest` is the context length that the model was trained with."""

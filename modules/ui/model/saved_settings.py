@@ -9,7 +9,7 @@ from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
 from modules.ui.model.load_form import LoadForm
 from modules.ui.model.model_card import ModelCard
-from modules.ui.model.options_card import OptionsCard
+from modules.ui.model.options_card import FORM_OPTIONS, OptionsCard
 from modules.ui.sent_values import sent_by
 from modules.ui.widgets import messages
 
@@ -57,7 +57,7 @@ class SavedSettings:
     def apply_remedy(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Set the options of a remedy that is offered with the memory bars."""
         change = sent_by(event).get("change")
-        values = parse_all(OPTIONS, change if isinstance(change, dict) else {})
+        values = parse_all(FORM_OPTIONS, change if isinstance(change, dict) else {})
         return {self._options.widgets[key]: value for key, value in values.items()} or self._options.unchanged()
 
     def set_autoload(self, enabled: object) -> Updates:

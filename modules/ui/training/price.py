@@ -15,7 +15,7 @@ from modules.evaluation.price_request import PriceRequest
 from modules.evaluation.price_result import PriceResult
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
-from modules.options.price import PAIRS, QUICK_PAIRS, UNPRICED
+from modules.options.price import PAIRS, QUICK_PAIRS, is_priced
 from modules.ui.handlers import ErrorRoute, language_of
 from modules.ui.locales import translator
 from modules.ui.sent_values import Body
@@ -60,7 +60,7 @@ def _add_runs(router: APIRouter, app: App) -> None:
         language = language_of(request)
         models = [one.name for one in app.selectable_models() if one.problem is None and not one.task]
         return {
-            "options": [field_json(option, language) for key, option in OPTIONS.items() if key not in UNPRICED],
+            "options": [field_json(option, language) for option in OPTIONS.values() if is_priced(option)],
             "loaders": {loader.name: [key for key in loader.options if key in OPTIONS] for loader in LOADERS.values()},
             "models": models,
             "texts": [file.name for file in app.texts.files()],
