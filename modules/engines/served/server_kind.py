@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from modules.core.events import Json, TokenLogprobs
+from modules.core.events import Json, Note, TokenLogprobs
 from modules.engines.engine_protocol import Operations
 
 DISCOVERY_SECONDS = 5.0
@@ -58,7 +58,7 @@ class ServerFacts:
     `context_length` is that of one request, `slots` how many run at once; 0 stands for unknown in both, as in
     `vocabulary_size`. `takes_text` tells whether prompts may be text, otherwise they are messages. `counts` tells
     whether the server counts tokens. `bos` is the text of the BOS token that the server puts before a prompt, "" if it
-    does not or if that is unknown.
+    does not or if that is unknown. `notes` are remarks for the user.
     """
 
     kind: str
@@ -74,6 +74,7 @@ class ServerFacts:
     chat_template: str = ""
     special_tokens: Mapping[str, Json] = field(default_factory=dict)
     loras: tuple[ServerLora, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,13 @@ class ServerKind(Protocol):
         Asks the server, and raises the errors of `Ask`.
         """
 
-    def request(self, prompt: ServedPrompt, params: Mapping[str, Json]) -> GenerateRequest:
+    def request(
+        self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
+    ) -> GenerateRequest:
         """Return the request for a generation by `params`, those of `generation_settings.resolve` and a `Prompt`.
 
-        Raises Unsupported, or OptionError, for what the server would not do as it is asked for.
+        With `ids`, the events have the ids of tokens, if `gives_ids`. They may come every `interval` tokens, where the
+        server can do that. Raises Unsupported, or OptionError, for what the server would not do as it is asked for.
         """
 
     def reader(self, params: Mapping[str, Json]) -> Read:
