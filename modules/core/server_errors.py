@@ -1,0 +1,136 @@
+"""Errors of a server that generates for us: it cannot be reached, refuses a request, or breaks off an answer.
+
+`server` is its origin, such as "http://10.0.0.5:8000". `words` is its own message, shortened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from modules.core.errors import WebUIError, Words
+
+LONGEST_WAIT = 30
+"""Seconds after which a request that the server has no room for is given up."""
+
+
+class ServerError(WebUIError):
+    """Base of the errors about such servers."""
+
+    status = 502
+
+
+@dataclass(eq=False)
+class ServerUnreachable(ServerError):
+    template = {
+        "en": "Cannot connect to {server}: {why}. Check that the server runs and that its address is right.",
+        "zh": "无法连接 {server}：{why}。请确认服务器正在运行，且地址正确。",
+    }
+    server: str
+    why: Words
+
+
+@dataclass(eq=False)
+class ServerNotTrusted(ServerError):
+    """A TLS certificate that cannot be verified; `words` is OpenSSL's reason."""
+
+    template = {
+        "en": "The certificate of {server} could not be verified: {words}. If the server is yours, set server_ca to "
+        "the file of the authority that signed it.",
+        "zh": "无法验证 {server} 的证书：{words}。如果这是您自己的服务器，请将 server_ca 设为签发该证书的 CA 文件。",
+    }
+    server: str
+    words: str
+
+
+@dataclass(eq=False)
+class ServerRedirects(ServerError):
+    """A redirect. It is not followed, as the key and the prompts are for the given address alone."""
+
+    template = {
+        "en": "{server} redirects to {location!r}, which is not followed. If that address is right, use it instead.",
+        "zh": "{server} 重定向至 {location!r}，程序不会跟随。如果该地址正确，请直接填写它。",
+    }
+    server: str
+    location: str
+
+
+@dataclass(eq=False)
+class ServerNotUnderstood(ServerError):
+    """A response that is not what the API of such a server sends."""
+
+    template = {
+        "en": "The response of {server} to {path} was not understood: {why}. Check the address and the kind of server.",
+        "zh": "无法理解 {server} 对 {path} 的响应：{why}。请检查地址和服务器类型。",
+    }
+    server: str
+    path: str
+    why: Words
+
+
+@dataclass(eq=False)
+class ServerRefused(ServerError):
+    """A request that the server does not accept, by the HTTP status `code` of its response."""
+
+    status = 400
+    template = {
+        "en": "{server} refused the request (HTTP {code}): {words}",
+        "zh": "{server} 拒绝了请求（HTTP {code}）：{words}",
+    }
+    server: str
+    code: int
+    words: str
+
+
+@dataclass(eq=False)
+class ServerDenied(ServerRefused):
+    """A server that wants a key, or another one."""
+
+    status = 502
+    template = {
+        "en": "{server} denied access (HTTP {code}): {words} Check the key in server_key_env or models/.keys.yaml.",
+        "zh": "{server} 拒绝访问（HTTP {code}）：{words} 请检查 server_key_env 或 models/.keys.yaml 中的密钥。",
+    }
+
+
+class ServerLacks(ServerRefused):
+    """A model or an address that the server does not have."""
+
+    status = 502
+
+
+@dataclass(eq=False)
+class ServerBusy(ServerRefused):
+    """A server that had no room for a request for LONGEST_WAIT seconds."""
+
+    status = 503
+    retry_after: ClassVar[int] = LONGEST_WAIT
+    template = {
+        "en": "{server} is busy (HTTP {code}): {words} Try again later.",
+        "zh": "{server} 正忙（HTTP {code}）：{words} 请稍后再试。",
+    }
+
+
+@dataclass(eq=False)
+class ServerFailed(ServerRefused):
+    status = 502
+    template = {
+        "en": "{server} failed (HTTP {code}): {words}",
+        "zh": "{server} 出错（HTTP {code}）：{words}",
+    }
+
+
+@dataclass(eq=False)
+class ServerLost(ServerError):
+    """A connection that broke, or went silent, before the response was complete."""
+
+    template = {
+        "en": "The connection to {server} was lost before the answer was complete: {why}.",
+        "zh": "回答尚未完成，与 {server} 的连接已中断：{why}。",
+    }
+    server: str
+    why: Words
+
+
+class ServerSilent(ServerLost):
+    """A server that sent nothing for too long."""

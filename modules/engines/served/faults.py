@@ -1,0 +1,93 @@
+"""Turn failed exchanges with a server into errors: refusals by their status, faults of a connection by their reason."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import socket
+from collections.abc import Mapping
+
+from modules.core.errors import Words, both
+from modules.core.events import Json
+from modules.core.server_errors import ServerBusy, ServerDenied, ServerFailed, ServerLacks, ServerRefused
+from modules.engines.served.target import Target
+
+LONGEST_REFUSAL = 64 << 10
+"""Bytes that are read of a response that refuses a request."""
+LONGEST_WORDS = 400
+"""Characters of a server's message that are shown."""
+
+_REFUSED: Words = {"en": "connection refused", "zh": "连接被拒绝"}
+_RESET: Words = {"en": "connection reset", "zh": "连接被重置"}
+_UNKNOWN_NAME: Words = {"en": "its name is unknown", "zh": "找不到该主机名"}
+_NO_ROUTE: Words = {"en": "no route to it", "zh": "网络不可达"}
+_NO_SOCKET: Words = {"en": "its socket does not exist", "zh": "套接字文件不存在"}
+_REASONS: Mapping[int, Words] = {
+    errno.ECONNREFUSED: _REFUSED,
+    errno.ECONNRESET: _RESET,
+    errno.EPIPE: _RESET,
+    errno.EHOSTUNREACH: _NO_ROUTE,
+    errno.ENETUNREACH: _NO_ROUTE,
+    errno.ENOENT: _NO_SOCKET,
+}
+_KINDS: Mapping[int, type[ServerRefused]] = {
+    401: ServerDenied,
+    403: ServerDenied,
+    404: ServerLacks,
+    405: ServerLacks,
+    429: ServerBusy,
+}
+_NO_WORDS = "(no message)"
+
+
+def refusal(target: Target, status: int, headers: Mapping[str, str], body: bytes) -> ServerRefused:
+    """Return the error of a response with a status of 400 or more."""
+    words = _NO_WORDS if has_webpage(headers) else server_words(target, body)
+    kind = _KINDS.get(status, ServerFailed if status >= 500 else ServerRefused)
+    return kind(target.origin, status, words)
+
+
+def has_webpage(headers: Mapping[str, str]) -> bool:
+    """Tell whether the body of a response is HTML, as those of proxies and of other programs are."""
+    return headers.get("content-type", "").lower().startswith("text/html")
+
+
+def server_words(target: Target, body: bytes) -> str:
+    """Return the message in the body of a response, shortened to one line and without the key."""
+    try:
+        message = _message(json.loads(body))
+    except (ValueError, RecursionError):
+        message = body.decode("utf-8", "replace")
+    return shown(target, message)
+
+
+def shown(target: Target, message: str) -> str:
+    """Return a message of the server in one short line, without the key."""
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", message[: 4 * LONGEST_WORDS]).split())
+    if target.key:
+        line = line.replace(target.key, "***")
+    return line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"
+
+
+def _message(body: Json) -> str:
+    """Return the message in an error of OpenAI's form, Ollama's, or FastAPI's; else the whole body."""
+    for key in ("error", "message", "detail"):
+        if isinstance(body, dict) and body.get(key):
+            return _message(body[key])
+    return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+
+
+def reason(error: Exception) -> Words:
+    """Return why a connection could not be made, or broke."""
+    if isinstance(error, socket.gaierror):
+        return _UNKNOWN_NAME
+    number = getattr(error, "errno", None)
+    if number is None and f"[Errno {errno.ECONNREFUSED}]" in str(error):
+        number = errno.ECONNREFUSED  # asyncio has tried several addresses
+    return _REASONS.get(number or 0) or both(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def silence(seconds: float) -> Words:
+    """Return that nothing came for so long."""
+    return {"en": f"nothing came for {seconds:g} s", "zh": f"{seconds:g} 秒内没有收到任何数据"}

@@ -1,0 +1,62 @@
+"""Events of streamed bodies, however these are cut into chunks."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from modules.engines.served import event_stream
+from modules.engines.served.event_stream import EventTooLong, JsonLines, ServerSentEvents
+
+BODY = (
+    ': ping\n\ndata: {"text": "世界"}\n\nid: 1\ndata:one\ndata: two\r\n\r\ndata: three\r\revent: error\n'
+    'data: {"message": "x"}\n\nerror: {"code": 500}\n\ndata: {"error": "y"}\nevent: error\n\ndata\n\nretry: 1\n\n'
+    "data: [DONE]\n\ndata: never ended"
+).encode()
+EVENTS = [
+    '{"text": "世界"}'.encode(),
+    b"one\ntwo",
+    b"three",
+    b'{"error": {"message": "x"}}',
+    b'{"error": {"code": 500}}',
+    b'{"error": "y"}',
+    b"",
+    b"[DONE]",
+]
+
+
+def cut(body: bytes, size: int) -> list[bytes]:
+    return [body[start : start + size] for start in range(0, len(body), size)]
+
+
+def events(decoder: JsonLines | ServerSentEvents, chunks: list[bytes]) -> list[bytes]:
+    return [event for chunk in chunks for event in decoder.feed(chunk)] + decoder.finish()
+
+
+def test_server_sent_events_do_not_depend_on_how_the_body_is_cut(subtests: pytest.Subtests) -> None:
+    for size in (1, 2, 3, 7, 20, len(BODY)):
+        with subtests.test(size=size):
+            assert events(ServerSentEvents(), cut(BODY, size)) == EVENTS
+    for seed in range(50):
+        with subtests.test(seed=seed):
+            marks = sorted(random.Random(seed).sample(range(len(BODY)), 9))
+            chunks = [BODY[start:end] for start, end in zip([0, *marks], [*marks, len(BODY)], strict=True)]
+            assert events(ServerSentEvents(), chunks) == EVENTS
+
+
+def test_lines_of_json_do_not_depend_on_how_the_body_is_cut(subtests: pytest.Subtests) -> None:
+    body = '{"response": "世"}\n\n{"response": "界"}\r\n \n{"done": true}'.encode()
+    for size in (1, 2, 5, len(body)):
+        with subtests.test(size=size):
+            expected = ['{"response": "世"}'.encode(), '{"response": "界"}'.encode(), b'{"done": true}']
+            assert events(JsonLines(), cut(body, size)) == expected
+
+
+def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "LONGEST_EVENT", 100)
+    for decoder in (JsonLines(), ServerSentEvents()):
+        with pytest.raises(EventTooLong):
+            events(decoder, [b"data: 1234567"] * 10)
+    with pytest.raises(EventTooLong):
+        events(ServerSentEvents(), [b"data: 1234567\n"] * 20)

@@ -1,0 +1,230 @@
+"""The HTTP client against a real server that cuts, stalls, redirects and answers nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from modules.core.errors import OptionError, WebUIError
+from modules.core.server_errors import (
+    ServerBusy,
+    ServerDenied,
+    ServerFailed,
+    ServerLacks,
+    ServerLost,
+    ServerNotTrusted,
+    ServerNotUnderstood,
+    ServerRedirects,
+    ServerRefused,
+    ServerSilent,
+    ServerUnreachable,
+)
+from modules.engines.served.http_client import EventStream, HttpClient
+from modules.engines.served.target import Target
+from tests.support.fake_server import CUT, RESET, STALL, FakeServer, Reply, stream
+
+T = TypeVar("T")
+PATH = "/v1/completions"
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+async def get(target: Target, path: str = PATH, **limits: Any) -> Any:
+    response = await HttpClient(target).request(path, **limits)
+    return response.json()
+
+
+async def events_of(target: Target, silence: float = 4.0, is_ndjson: bool = False) -> list[bytes]:
+    events: list[bytes] = []
+    stream = EventStream(PATH, {"prompt": "x"}, events.extend, allowed_silence=silence, is_ndjson=is_ndjson)
+    try:
+        await HttpClient(target).stream(stream)
+    except WebUIError as error:
+        error.add_note(repr(events))
+        raise
+    return events
+
+
+def test_a_short_request_carries_the_key_and_json(server: FakeServer) -> None:
+    server.add("/api/v1/chat", Reply(json={"text": "世界"}))
+    target = Target.parse(f"{server.url}/api/v1", key="sk-secret")
+    answer = run(HttpClient(target).request("/v1/chat", {"prompt": "你好 \ud83d"}))
+    assert (answer.status, answer.json()) == (200, {"text": "世界"})
+    (request,) = server.requests
+    assert (request.method, request.json()) == ("POST", {"prompt": "你好 ?"})
+    assert request.headers["authorization"] == "Bearer sk-secret"
+    assert request.headers["host"] == server.url.removeprefix("http://")
+    assert run(get(target, "/v1/chat")) == {"text": "世界"} and server.requests[1].method == "GET"
+
+
+def test_a_unix_socket_is_a_server_too(tmp_path: Path) -> None:
+    with FakeServer(tmp_path / "socket") as server:
+        server.add(PATH, Reply(json=1))
+        assert run(get(Target(socket=str(tmp_path / "socket")))) == 1
+    with pytest.raises(ServerUnreachable, match=r"unix:.*its socket does not exist"):
+        run(get(Target(socket=str(tmp_path / "nothing"))))
+
+
+def test_a_stream_arrives_byte_by_byte(server: FakeServer) -> None:
+    body = "data: 世界\n\n: life\n\ndata: [DONE]\n\n".encode()
+    server.add(PATH, Reply(parts=[bytes([byte]) for byte in body]), Reply(parts=[bytes([byte]) for byte in body]))
+    assert run(events_of(Target(server.url))) == ["世界".encode(), b"[DONE]"]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    server.add(PATH, Reply(parts=[bytes([byte]) for byte in head + body], raw=True))
+    assert run(events_of(Target(server.url))) == ["世界".encode(), b"[DONE]"]
+    server.add(PATH, Reply(parts=[b'{"a": 1}\n{"b"', b": 2}"]))
+    assert run(events_of(Target(server.url), is_ndjson=True)) == [b'{"a": 1}', b'{"b": 2}']
+
+
+def test_a_stream_that_breaks_is_lost_with_what_came_before(server: FakeServer, subtests: pytest.Subtests) -> None:
+    for end in (CUT, RESET):
+        with subtests.test(end=end):
+            server.add(PATH, stream(b"data: one", 0.01, b"data: two", 0.05, end))
+            with pytest.raises(ServerLost) as error:
+                run(events_of(Target(server.url)))
+            assert not isinstance(error.value, ServerSilent)
+            assert error.value.__notes__ == [repr([b"one", b"two"])]
+
+
+def test_silence_ends_a_stream_but_comments_are_life(server: FakeServer) -> None:
+    pings: list[Any] = [part for _ in range(8) for part in (0.05, b": ping")]
+    server.add(PATH, stream(b"data: one", *pings, b"data: two", STALL))
+    with pytest.raises(ServerSilent, match=r"nothing came for 0\.2 s") as error:
+        run(events_of(Target(server.url), silence=0.2))
+    assert error.value.__notes__ == [repr([b"one", b"two"])]
+    server.add(PATH, Reply(parts=[STALL], raw=True))
+    with pytest.raises(ServerSilent):
+        run(events_of(Target(server.url), silence=0.05))
+    with pytest.raises(ServerSilent):
+        run(get(Target(server.url), seconds=0.05))
+
+
+def test_cancelling_closes_the_connection(server: FakeServer) -> None:
+    server.add(PATH, stream(b"data: one", STALL))
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(events_of(Target(server.url)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+
+    run(cancelled())
+    assert server.wait_for(lambda: server.gone == [0])
+
+
+def test_a_paused_stream_is_not_read_and_not_silent(server: FakeServer) -> None:
+    server.add(PATH, stream(b"data: one", *[b"data: " + b"x" * (1 << 20)] * 40, b"data: end"))
+    events: list[int] = []
+
+    async def paused() -> tuple[int, int]:
+        def take(some: list[bytes]) -> None:
+            events.extend(map(len, some))
+            source.pause()
+
+        source = EventStream(PATH, {}, take, allowed_silence=0.1)
+        task = asyncio.create_task(HttpClient(Target(server.url)).stream(source))
+        await asyncio.sleep(0.3)
+        before = len(events)
+        source.take = lambda some: events.extend(map(len, some))
+        source.resume()
+        await task
+        return before, len(events)
+
+    before, after = run(paused())
+    assert before < 10 and after == 42
+
+
+def test_refusals_have_the_words_of_the_server_but_not_the_key(server: FakeServer, subtests: pytest.Subtests) -> None:
+    target = Target.parse(server.url, key="sk-secret")
+    for status, body, error, words in (
+        (
+            400,
+            {"error": {"message": "bad sk-secret\nprompt", "type": "x"}},
+            ServerRefused,
+            r"HTTP 400\): bad \*\*\* prompt",
+        ),
+        (422, {"detail": [{"loc": ["body"]}]}, ServerRefused, r'\[\{"loc": \["body"\]\}\]'),
+        (413, None, ServerRefused, "413"),
+        (401, {"error": "no key"}, ServerDenied, "no key.* server_key_env"),
+        (404, {"message": "no model"}, ServerLacks, "no model"),
+        (429, {}, ServerBusy, "Try again later"),
+        (500, {"error": "x" * 3000}, ServerFailed, "x…"),
+        (503, {"error": {"code": 503}}, ServerFailed, r'\{"code": 503\}'),
+    ):
+        with subtests.test(status=status):
+            server.add(PATH, Reply(status, json=body))
+            with pytest.raises(WebUIError, match=words) as raised:
+                run(events_of(target))
+            assert type(raised.value) is error
+            assert len(str(raised.value)) < 600
+
+
+def test_what_is_not_the_api_is_named(server: FakeServer, subtests: pytest.Subtests) -> None:
+    page = {"Content-Type": "text/html; charset=utf-8"}
+    for reply, error, words in (
+        (Reply(200, [b"<html>"], page), ServerNotUnderstood, "web page"),
+        (Reply(502, [b"<html>Bad Gateway"], page), ServerFailed, r"HTTP 502\): \(no message\)"),
+        (
+            Reply(307, headers={"Location": "http://other/v1"}),
+            ServerRedirects,
+            "'http://other/v1', which is not followed",
+        ),
+        (Reply(301), ServerRedirects, "''"),
+        (Reply(parts=[b"SSH-2.0-OpenSSH\r\n"], raw=True), ServerNotUnderstood, "not HTTP"),
+        (Reply(parts=[b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\nx"], raw=True), ServerNotUnderstood, "HTTP"),
+        (Reply(200, [b"x"], {"Content-Encoding": "gzip"}), ServerNotUnderstood, "compressed"),
+        (Reply(200, headers={"X": "y" * 1_000_000}), ServerNotUnderstood, "too long"),
+        (Reply(parts=[CUT], raw=True), ServerLost, "closed"),
+    ):
+        with subtests.test(words=words):
+            server.add(PATH, reply)
+            with pytest.raises(error, match=words):
+                run(events_of(Target(server.url)))
+    server.add(PATH, Reply(parts=[b"x" * 2000]))
+    with pytest.raises(ServerNotUnderstood, match="too long"):
+        run(get(Target(server.url), limit=1000))
+
+
+def test_a_response_may_follow_an_interim_one(server: FakeServer) -> None:
+    raw = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n7"
+    server.add(PATH, Reply(parts=[raw], raw=True))
+    assert run(get(Target(server.url))) == 7
+
+
+def test_a_server_that_does_not_run_is_unreachable(server: FakeServer) -> None:
+    server.close()
+    with pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1:\d+: connection refused"):
+        run(get(Target(server.url)))
+    with pytest.raises(ServerUnreachable, match="name is unknown"):
+        run(get(Target("http://name.invalid")))
+
+
+def test_certificates_are_verified(tmp_path: Path) -> None:
+    certificate = Path(__file__).with_name("certificate.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with FakeServer(context=context) as server:
+        server.add(PATH, Reply(json=1))
+        assert run(get(Target(server.url, ca=str(certificate)))) == 1
+        with pytest.raises(ServerNotTrusted, match=r"could not be verified: .*self.signed"):
+            run(get(Target(server.url, key="sk-secret")))
+        named = Target(server.url.replace("127.0.0.1", "localhost"), ca=str(certificate))
+        with pytest.raises(ServerNotTrusted, match="Hostname mismatch"):
+            run(get(named))
+        assert len(server.requests) == 1
+    for file in (tmp_path / "missing.pem", Path(__file__)):
+        with pytest.raises(OptionError, match="server_ca"):
+            HttpClient(Target("https://host", ca=str(file)))
