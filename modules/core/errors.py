@@ -44,7 +44,11 @@ WebUIError
 ├── CharacterError        a character, card or persona that does not exist or is damaged: see `characters/errors.py`
 ├── NotebookError         a text that does not exist, was changed or is being written: see `notebook/errors.py`
 ├── EvaluationError       a text, result, comparison or price that is not to be had: see `evaluation/errors.py`
-├── ServerError           a server that generates for us cannot be reached, refuses, or breaks off: `core/server_errors.py`
+├── ServerError           a server that generates for us fails: see `core/server_errors.py`
+│   ├── ServerUnreachable · ServerNotTrusted · ServerRedirects · ServerNotUnderstood
+│   ├── ServerRefused     by the status of its response
+│   │   └── ServerDenied · ServerLacks · ServerBusy · ServerFailed
+│   └── ServerLost · ServerSilent   the connection ended before the answer was complete
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── TrainingError         a training run that cannot start, failed or cannot go on: see `core/training_errors.py`
 ├── DatasetNotFound · FormatNotFound · DatasetError   unusable training data: see `training/dataset/errors.py`
