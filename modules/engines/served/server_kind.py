@@ -94,15 +94,6 @@ class ServedPrompt:
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
-    """A POST request that starts a generation. The answer is a stream of server-sent events, or of lines of JSON."""
-
-    path: str
-    body: Mapping[str, Json]
-    is_ndjson: bool = False
-
-
-@dataclass(frozen=True)
 class Piece:
     """What one event of the stream says. All fields may be empty: such an event only proves that the server lives.
 
@@ -131,6 +122,19 @@ Read = Callable[[bytes], Piece]
 
 Raises ValueError for what the server could not have sent.
 """
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """A POST request that starts a generation, and how to `read` the events of the answer, in their order.
+
+    They are server-sent events, or lines of JSON.
+    """
+
+    path: str
+    body: Mapping[str, Json]
+    read: Read
+    is_ndjson: bool = False
 
 
 class ServerKind(Protocol):
@@ -164,6 +168,3 @@ class ServerKind(Protocol):
         With `ids`, the events have the ids of tokens, if `gives_ids`. They may come every `interval` tokens, where the
         server can do that. Raises Unsupported, or OptionError, for what the server would not do as it is asked for.
         """
-
-    def reader(self, params: Mapping[str, Json]) -> Read:
-        """Return the function that reads the events of one generation by `params`, in their order."""
