@@ -1,8 +1,11 @@
-"""Run a command, and end it with all its descendants when stdin ends: `python supervisor.py COMMAND...`.
+"""Run a command, and end it with all its descendants when stdin ends: `supervisor.py [--terminate SECONDS] COMMAND...`.
 
 A killed process cannot end its children, but the pipe that it held closes. The supervisor leads the session in which
 the command runs, so that descendants in process groups of their own, such as ninja's compilers, are found. It runs with
 the standard library alone, without site-packages, and takes some 15 ms to start.
+
+A server gets SIGTERM and so many SECONDS to end; other commands get SIGINT and two seconds. Descendants that a server
+leaves behind when it ends by itself, such as processes that hold the memory of GPUs, are killed.
 """
 
 from __future__ import annotations
@@ -17,43 +20,52 @@ from collections.abc import Sequence
 from pathlib import Path
 
 EXIT_SECONDS = 2.0
+TERMINATE = "--terminate"
 
 
-def main(command: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run until the command ends and return its exit status; 128 + the signal's number if a signal has ended it."""
+    is_server = arguments[0] == TERMINATE
+    seconds, command = (float(arguments[1]), arguments[2:]) if is_server else (0.0, arguments)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
     if os.name == "posix":
         # `_end_session` means the command, which would inherit this if it were set before the start.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     ending = threading.Lock()
-    threading.Thread(target=_end_when_stdin_ends, args=(child, ending), daemon=True).start()
+    threading.Thread(target=_end_when_stdin_ends, args=(child, ending, seconds), daemon=True).start()
     status = child.wait()
     ending.acquire()  # for good: the ender exits for us once it has begun
+    if is_server and os.name == "posix":
+        _kill_session()
     return status if status >= 0 else 128 - status
 
 
-def _end_when_stdin_ends(child: subprocess.Popen[bytes], ending: threading.Lock) -> None:
+def _end_when_stdin_ends(child: subprocess.Popen[bytes], ending: threading.Lock, seconds: float) -> None:
     while os.read(0, 1):
         pass
     ending.acquire()
     if os.name == "posix":
-        _end_session(child)
+        _end_session(child, seconds)
     else:
         child.kill()
     os._exit(1)
 
 
-def _end_session(child: subprocess.Popen[bytes]) -> None:
-    """End all other processes of this session.
+def _end_session(child: subprocess.Popen[bytes], seconds: float) -> None:
+    """End all other processes of this session: a server within `seconds`, a command that is none if they are 0.
 
     SIGINT comes first: on it, ninja ends its compilers, which are in process groups of their own, and removes their
-    incomplete outputs. Then whatever remains is killed.
+    incomplete outputs. SIGTERM is for the server alone, which ends its own processes. Then whatever remains is killed.
     """
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(0, signal.SIGINT)
+        child.terminate() if seconds else os.killpg(0, signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(EXIT_SECONDS)
+        child.wait(seconds or EXIT_SECONDS)
     child.kill()
+    _kill_session()
+
+
+def _kill_session() -> None:
     for pid in _session_members(os.getsid(0)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

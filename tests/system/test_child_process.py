@@ -117,3 +117,45 @@ def test_a_supervised_command_can_be_interrupted() -> None:
     """The supervisor ignores SIGINT for itself; the command must not inherit that."""
     with supervised("import os, signal; print(signal.getsignal(signal.SIGINT).__name__)") as supervisor:
         assert supervisor.stdout.readline() == f"{signal.default_int_handler.__name__}\n"
+
+
+# A server, with a process of its own that outlives it unless it is ended.
+SERVER = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, {on_term})
+engine = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN);"
+                           "print('ready', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+engine.stdout.readline()
+print(os.getpid(), engine.pid, flush=True)
+{then}
+"""
+SAYS_GOODBYE = "lambda *_: (print('goodbye', flush=True), os._exit(0))"
+
+
+def served(on_term: str, then: str = "time.sleep(60)", seconds: float = 5) -> subprocess.Popen[str]:
+    def starter(command: list[str], **options: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(child_process.supervised(command, seconds), **options)  # type: ignore[call-overload]
+
+    return start(SERVER.format(on_term=on_term, then=then), starter)
+
+
+def test_a_server_is_asked_to_end_before_its_processes_are_killed() -> None:
+    with served(SAYS_GOODBYE) as supervisor:
+        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        supervisor.stdin.close()
+        assert supervisor.stdout.readline() == "goodbye\n"
+        assert ends_within(2, *pids, supervisor.pid)
+
+
+def test_a_server_that_does_not_end_in_its_time_is_killed_with_its_processes() -> None:
+    with served("signal.SIG_IGN", seconds=0.1) as supervisor:
+        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        supervisor.stdin.close()
+        assert ends_within(2, *pids, supervisor.pid)
+
+
+def test_a_server_that_ends_by_itself_leaves_no_process_behind() -> None:
+    with served(SAYS_GOODBYE, then="os._exit(3)") as supervisor:
+        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        assert supervisor.wait(5) == 3
+        assert ends_within(2, *pids)
