@@ -7,12 +7,17 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from modules.core.errors import Words
 from modules.core.events import Json
+from modules.core.server_errors import ServerError, ServerNotUnderstood
+from modules.engines.served.faults import refusal
 from modules.engines.served.http_client import HttpClient
 from modules.engines.served.server_kind import ASK_SECONDS, Answer
 from modules.engines.served.target import Target
 
 T = TypeVar("T")
+
+_NO_OBJECT: Words = {"en": "it is no JSON object", "zh": "不是 JSON 对象"}
 
 
 class ServerConnection:
@@ -32,9 +37,15 @@ class ServerConnection:
         """Return the answer to a short request: see `server_kind.Ask`."""
         response = self.run(self.client.request(path, body, seconds=seconds))
         try:
-            return Answer(response.status, response.json())
+            value = response.json()
         except (ValueError, RecursionError):
-            return Answer(response.status)
+            value = None
+        if not response.is_ok:
+            error: ServerError = refusal(self.target, response.status, response.headers, response.body)
+            return Answer(response.status, value, error)
+        if isinstance(value, dict):
+            return Answer(response.status, value)
+        return Answer(response.status, value, ServerNotUnderstood(self.target.origin, path, _NO_OBJECT))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop and return its result."""

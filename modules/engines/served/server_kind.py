@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modules.core.events import Json, Note, TokenLogprobs
+from modules.core.server_errors import ServerError
 from modules.engines.engine_protocol import Operations
 
 DISCOVERY_SECONDS = 5.0
@@ -21,15 +22,27 @@ ASK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a short request: its HTTP status, and the body's JSON. None stands for what is no JSON."""
+    """The answer to a short request: its HTTP status, and the body's JSON. None stands for what is no JSON.
+
+    `error` is what `value` raises: the server's refusal, or that its answer is no JSON object.
+    """
 
     status: int
     body: Json = None
+    error: ServerError | None = None
 
     @property
     def is_ok(self) -> bool:
-        """Whether the server did what it was asked for and said so in JSON."""
-        return 200 <= self.status < 300 and self.body is not None
+        """Whether the server did what it was asked for."""
+        return 200 <= self.status < 300
+
+    @property
+    def value(self) -> dict[str, Json]:
+        """The body, which is an object. Raises `error`."""
+        if self.error is not None:
+            raise self.error
+        body: dict[str, Json] = self.body
+        return body
 
 
 class Ask(Protocol):
