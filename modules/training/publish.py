@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 from modules.core.events import Json
-from modules.engines.training.job import LOG, RESULT
+from modules.engines.training.job import CHECKPOINTS, LOG, RESULT, WHOLE, newest_checkpoint
+from modules.lora.catalog import CONFIG, WEIGHTS
 from modules.system.atomic_write import replace_file
 from modules.training.run import RunView
 from modules.training.start import PROMPT
@@ -46,6 +47,27 @@ def publish(run: Path, view: RunView, loras: Path) -> str:
         raise
     shutil.rmtree(replaced, ignore_errors=True)
     return name
+
+
+def take_checkpoint(run: Path, view: RunView) -> bool:
+    """Copy the adapter of the best checkpoint, or of the newest, to where a finished one would be; False without one.
+
+    Raises OSError.
+    """
+    checkpoints, result = run / CHECKPOINTS, run / RESULT
+    best = checkpoints / f"checkpoint-{view.best[0]}" if view.best else None
+    checkpoint = best if best and (best / WHOLE).is_file() else newest_checkpoint(checkpoints)
+    if checkpoint is None:
+        return False
+    try:
+        config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
+    except ValueError:  # damaged by something else: it is whole when we write it
+        return False
+    shutil.rmtree(result, ignore_errors=True)
+    result.mkdir()
+    shutil.copyfile(checkpoint / WEIGHTS, result / WEIGHTS)
+    _write(result / CONFIG, {**config, "base_model_name_or_path": view.run.model})
+    return True
 
 
 def sweep(loras: Path) -> None:

@@ -15,13 +15,14 @@ from modules.catalog.record import ModelRecord
 from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Json
 from modules.core.product import LOG_FILE
-from modules.core.training_errors import AdapterExists, RunBusy, TrainingRunNotFound
+from modules.core.training_errors import AdapterExists, RunBusy, TrainerDied, TrainingRunNotFound
 from modules.engines.training.job import CHECKPOINTS, RESULT
 from modules.engines.training.samples import Sample, samples_hash
 from modules.options.option import Value, nearest
 from modules.training.process import PROGRAM, TrainingProcess
-from modules.training.publish import publish, sweep
-from modules.training.run import DISCARDED, ENDED, RunFacts, RunFolder, RunView, SavedRuns, with_entry, with_log
+from modules.training.progress import TrainingProgress
+from modules.training.publish import publish, sweep, take_checkpoint
+from modules.training.run import DISCARDED, ENDED, RunFacts, RunFolder, RunView, SavedRuns
 from modules.training.start import check_resumable, disk_problem, fingerprint, overlay_for, write_job
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,9 @@ class TrainingRuns:
         self._locks: dict[str, int] = {}  # of the folders of runs that are queued or running
         self._live: dict[str, RunView] = {}  # the same runs
         self._process: TrainingProcess | None = None
+        self._progress: TrainingProgress | None = None  # of the same process
         self._ending: dict[str, str] = {}  # "stopped" or DISCARDED, for runs that were asked to end
         self._thread: threading.Thread | None = None
-        self._began = (0, 0.0)  # the update and the time at which the present process began to train
         self._closed = False
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -199,7 +200,11 @@ class TrainingRuns:
             self._thread.start()
 
     def stop(self, name: str) -> None:
-        """End a run after its present update, and save its adapter. A queued one is taken out of the queue."""
+        """End a run after its present update, and save its adapter. A queued one is taken out of the queue.
+
+        One that has not come to its first update ends at once, with the adapter of the checkpoint from which it was
+        resumed, if it was.
+        """
         self._end(name, "stopped")
 
     def discard(self, name: str) -> None:
@@ -225,8 +230,9 @@ class TrainingRuns:
                 self._finish(replace(self._live[name], state=how if how == DISCARDED else "interrupted"))
                 return
             self._ending[name] = how
-            if self._process is not None:
-                self._process.kill() if how == DISCARDED else self._process.stop()
+            if self._process is not None and self._progress is not None:
+                may_save = how != DISCARDED and self._progress.has_begun
+                self._process.stop() if may_save else self._process.kill()
 
     def delete(self, name: str) -> None:
         """Delete the folder of a run that has ended; its LoRA stays. Raises TrainingRunNotFound or RunBusy."""
@@ -280,18 +286,16 @@ class TrainingRuns:
     def _train(self, name: str) -> None:
         error: WebUIError | None = InternalError(LOG_FILE)
         process = None
+        progress = TrainingProgress(self._folder(name))
         try:
             self._update(name, state="running", phase="starting", started=time.time())
             facts = self._live[name].run
             with self._lock:
-                if not self._closed and self._ending.get(name) != DISCARDED:
-                    process = self._process = TrainingProcess(
-                        self.folder / name, overlay_for(facts.format), self._program
-                    )
-                    if name in self._ending:
-                        process.stop()
+                if not self._closed and name not in self._ending:
+                    process = TrainingProcess(self.folder / name, overlay_for(facts.format), self._program)
+                    self._process, self._progress = process, progress
             if process is not None:
-                self._follow(name, process)
+                self._follow(name, process, progress)
             error = None
         except OSError as failed:
             error = disk_problem(self.folder, failed)
@@ -299,13 +303,26 @@ class TrainingRuns:
             error = known
         finally:
             with self._lock:
-                self._process = None
+                self._process = self._progress = None
             if process is not None:
                 process.kill()  # of no effect unless following it has failed
                 process.close()
-            self._conclude(name, error, has_trained=process is not None)
+            stopped_early = not progress.has_begun and self._ending.get(name) == "stopped"
+            if stopped_early and (error is None or isinstance(error, TrainerDied)):
+                error = self._save_checkpoint(name)
+            self._conclude(name, error, has_trained=process is not None or stopped_early)
 
-    def _follow(self, name: str, process: TrainingProcess) -> None:
+    def _save_checkpoint(self, name: str) -> WebUIError | None:
+        """Publish the adapter of the checkpoint of a run that was stopped before it went on; return why that failed."""
+        view, folder = replace(self._live[name], reason="stopped"), self.folder / name
+        try:
+            adapter = publish(folder, view, self._loras) if take_checkpoint(folder, view) else ""
+            self._update(name, adapter=adapter or view.adapter, reason=view.reason)
+        except OSError as error:
+            return disk_problem(self.folder, error)
+        return None
+
+    def _follow(self, name: str, process: TrainingProcess, progress: TrainingProgress) -> None:
         """Take in what the process reports until it has ended. Raises the error of a run that failed."""
         for event in process.events():
             kind = event["event"]
@@ -316,37 +333,7 @@ class TrainingRuns:
                 adapter = publish(self.folder / name, self._live[name], self._loras) if whole else ""
                 self._update(name, adapter=adapter, reason=event["reason"], update=event["update"])
             else:
-                self._update(name, **self._changes(name, event))
-
-    def _changes(self, name: str, event: Mapping[str, Json]) -> dict[str, Json]:
-        """Return the fields of the view that an event of the process changes."""
-        view = self._live[name]
-        match event["event"]:
-            case "phase":
-                return {"phase": event["phase"], "progress": 0.0}
-            case "weights":
-                return {"progress": event["done"]}
-            case "facts":
-                return {"facts": {key: value for key, value in event.items() if key != "event"}}
-            case "begin":
-                self._began = (int(event["update"]), time.monotonic())
-                resumed = with_log(view, self._folder(name).log())  # without what came after the checkpoint
-                figures = {key: getattr(resumed, key) for key in ("loss", "average", "eval_loss")}
-                return {**figures, "update": event["update"], "updates": event["updates"], "seconds": event["seconds"]}
-            case "checkpoint":
-                return {"checkpoint": event["update"]}
-            case "update":
-                changed = with_entry(view, event)
-                left = self._seconds_left(changed)
-                return {key: getattr(changed, key) for key in _FIGURES} | {"seconds_left": left, "phase": "training"}
-            case "evaluation":
-                changed = with_entry(view, event)
-                return {"eval_loss": changed.eval_loss, "best": changed.best}
-        return {}
-
-    def _seconds_left(self, view: RunView) -> float:
-        first, began = self._began
-        return (time.monotonic() - began) / max(view.update - first, 1) * max(view.updates - view.update, 0)
+                self._update(name, **progress.changes(self._live[name], event))
 
     def _conclude(self, name: str, error: WebUIError | None, has_trained: bool) -> None:
         """Decide how the run has ended, and write that. One that `has_trained` without an error has come to its end."""
@@ -389,6 +376,3 @@ class TrainingRuns:
     def _drop_checkpoints(self, name: str) -> None:
         for part in (CHECKPOINTS, RESULT):
             shutil.rmtree(self.folder / name / part, ignore_errors=True)
-
-
-_FIGURES = ("update", "loss", "average", "learning_rate", "grad_norm", "seconds", "memory", "gpu_memory")

@@ -2,7 +2,8 @@
 
 Words in the name of the base model control it: `slow` makes every update take a tenth of a second, `held` waits at
 update 5 for a stop or for a file `go` in the run's folder, `die` ends the process by a signal there, `fail` reports an
-error there, all three unless it was resumed; `junk` writes a line that is no JSON.
+error there, all three unless it was resumed; `deaf` hears nothing for a minute before it begins, unless there is a file
+`go`; `junk` writes a line that is no JSON.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def main() -> None:
 
     checkpoint = newest_checkpoint(job.folder / CHECKPOINTS)
     first = update_of(checkpoint) if checkpoint else 0
+    if "deaf" in words and not (job.folder / "go").exists():
+        emit({"event": "phase", "phase": "data"})
+        time.sleep(60)
     emit({"event": "phase", "phase": "training"})
     emit({"event": "facts", "rows": sum(1 for _ in job.train.open()), "updates": UPDATES})
     emit({"event": "begin", "update": first, "updates": UPDATES, "seconds": float(first)})
@@ -76,6 +80,7 @@ def _train(job: TrainingJob, update: int, emit: Callable[[dict[str, object]], No
         folder = job.folder / CHECKPOINTS / f"checkpoint-{update}"
         folder.mkdir(parents=True)
         (folder / "adapter_config.json").write_text(json.dumps({"r": job.parameters["lora_rank"]}))
+        (folder / "adapter_model.safetensors").write_bytes(f"weights of {update}".encode())
         (folder / WHOLE).touch()
         emit({"event": "checkpoint", "update": update})
 

@@ -65,7 +65,7 @@ def train(folder: Path, crash_at: int = 0, stop_at: int | None = None, threads: 
     """Train the job in `folder` here, and return what it reports; an error is the last event.
 
     It crashes right after it has reported update `crash_at`, and is asked to stop once it has reported `stop_at`; 0 is
-    the beginning, -1 before that.
+    the beginning.
     """
     import torch
 

@@ -105,6 +105,41 @@ def test_a_stopped_run_has_a_lora_and_goes_on_from_its_last_checkpoint(runs: Tra
     assert (finished.state, finished.update) == ("finished", UPDATES)
 
 
+def test_a_run_is_stopped_at_once_while_its_data_is_tokenized(
+    runs: TrainingRuns, start: Start, subtests: pytest.Subtests
+) -> None:
+    """A tokenizer hears of no stop until it has read a whole text, which takes minutes for a long one."""
+    name = start("a", "die deaf")
+    reach_phase(runs, name, "data")
+    with subtests.test(what="a new run"):
+        assert stopped_within_a_second(runs, name) == ("stopped", "stopped", None, "")
+    (runs.folder / name / "go").touch()
+    runs.resume(name)
+    assert runs.wait(name, SECONDS).update == 5  # it died
+    (runs.folder / name / "go").unlink()
+    runs.resume(name)
+    reach_phase(runs, name, "data")
+    with subtests.test(what="a run that was resumed keeps what it has learned"):
+        assert stopped_within_a_second(runs, name) == ("stopped", "stopped", None, "a")
+        weights = runs.folder.parent / "loras" / "a" / "adapter_model.safetensors"
+        assert weights.read_bytes() == b"weights of 3" and runs.view(name).resumable
+
+
+def stopped_within_a_second(runs: TrainingRuns, name: str) -> tuple[str, str, object, str]:
+    began = time.monotonic()
+    runs.stop(name)
+    view = runs.wait(name, SECONDS)
+    assert time.monotonic() - began < 1
+    return view.state, view.reason, view.error, view.adapter
+
+
+def reach_phase(runs: TrainingRuns, name: str, phase: str) -> None:
+    until = time.monotonic() + SECONDS
+    while runs.view(name).phase != phase:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_a_discarded_run_leaves_no_lora_and_no_checkpoints(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
     name = start("a", "held")
     reach(runs, name, 5)

@@ -48,9 +48,6 @@ def train(job: TrainingJob, emit: Emit, stop: Stop) -> None:
     emit({"event": "phase", "phase": "training"})
     trainer, watcher = _trainer(job, base, model, units, validation, plan, emit, stop)
     resumed = _prepare_resume(job.folder / CHECKPOINTS)
-    if stop() and resumed is None:
-        emit({"event": "done", "reason": STOPPED, "update": 0, "best": None})
-        return
     trainer.train(resume_from_checkpoint=resumed)
     emit({"event": "phase", "phase": "saving"})
     _finish(job, base, model, watcher.reason)

@@ -113,16 +113,12 @@ def test_a_stop_saves_the_adapter_of_the_last_update(base: Path, tmp_path: Path)
     assert {path.name for path in (job / RESULT).iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-def test_a_run_that_is_stopped_before_it_has_learned_anything_leaves_no_adapter(
-    base: Path, tmp_path: Path, subtests: pytest.Subtests
-) -> None:
+def test_a_run_that_is_stopped_before_it_has_learned_anything_leaves_no_adapter(base: Path, tmp_path: Path) -> None:
     """The first update of a warm-up has the learning rate 0."""
-    for stop_at, update in ((-1, 0), (0, 1)):
-        job = make_job(tmp_path / str(update), base, samples(10), epochs=5)
-        with subtests.test(update=update):
-            end = run(job, stop_at=stop_at)[-1]
-            assert (end["event"], end["reason"], end["update"]) == ("done", "stopped", update)
-            assert not (job / RESULT).exists()
+    job = make_job(tmp_path / "job", base, samples(10), epochs=5)
+    end = run(job, stop_at=0)[-1]
+    assert (end["event"], end["reason"], end["update"]) == ("done", "stopped", 1)
+    assert not (job / RESULT).exists()
 
 
 def test_a_run_can_continue_a_lora_with_other_data(base: Path, tmp_path: Path) -> None:
