@@ -68,6 +68,7 @@ from modules.planning.starter_models import StarterDownloads
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.model_manager import ModelManager
 from modules.runtime.resident import ResidencyLimits
+from modules.runtime.turns import Turns
 from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
 from modules.system.bin_folder import BIN
@@ -156,17 +157,19 @@ class App:
             self.downloads, self.catalog, self.models, self.planner, self.loading, self.memory
         )
         self.deletion = ModelDeletion(self.catalog, self.model_settings, self.models, self.downloads, self.record)
+        self.turns = Turns()
         self._make_evaluations(flags)
         self._make_training(flags)
 
     def _make_evaluations(self, flags: Flags) -> None:
         """Make the owners of evaluations, of prices of options, and of the texts that they read."""
+        cache = ROOT / "cache" / "kl"
         self.texts = TextLibrary(Path(flags.text("dataset_dir") or ROOT / "training" / "datasets"))
         loader = SubjectLoader(self.models, self.planner, self.loading, self.record, self.memory)
         results = EvaluationResults(self.logs_folder / "evaluations.csv")
-        self.evaluations = EvaluationRuns(self.texts, loader, results, ROOT / "cache" / "kl")
+        self.evaluations = EvaluationRuns(self.texts, loader, results, cache, self.turns)
         loads = PriceLoads(self.models, self.planner, self.loading, self.record, self._cores)
-        self.prices = Prices(loads, PriceResults(self.catalog.folder), self.evaluations, ROOT / "cache" / "kl")
+        self.prices = Prices(loads, PriceResults(self.catalog.folder), self.texts, cache, self.turns)
 
     def _make_training(self, flags: Flags) -> None:
         """Make the owners of training data and of training runs."""
@@ -176,7 +179,8 @@ class App:
             self.templates,
             self.instruction_templates,
         )
-        runs = TrainingRuns(Path(flags.text("run_dir") or ROOT / "training" / "runs"), self.loras.catalog.folder)
+        folder = Path(flags.text("run_dir") or ROOT / "training" / "runs")
+        runs = TrainingRuns(folder, self.loras.catalog.folder, turns=self.turns)
         self.training = Training(runs, data, self.record, self.planner, self.loras, self.memory, self.catalog.folder)
 
     def _make_conversations(self, flags: Flags) -> None:

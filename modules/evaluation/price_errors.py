@@ -3,7 +3,6 @@
 EvaluationError
 ├── NoPrice               an option or value of which there is no price, and why
 ├── ResidentsInTheWay     models that must be unloaded first
-├── EvaluationInTheWay    an evaluation that would disturb the measurement
 ├── PriceNotFound         a measurement that does not exist (any more)
 └── TooManyPrices         the queue is full
 """
@@ -39,15 +38,6 @@ class ResidentsInTheWay(EvaluationError):
 
     def shown(self, language: str) -> dict[str, object]:
         return {"models": ("、" if language == "zh" else ", ").join(self.models)}
-
-
-class EvaluationInTheWay(EvaluationError):
-    status = 409
-    template = {
-        "en": "Not started: an evaluation is running and would distort the measurement. Wait until it has ended, or "
-        "stop it.",
-        "zh": "未开始：正在进行的评估会影响测量。请等待其结束，或将其停止。",
-    }
 
 
 @dataclass(eq=False)

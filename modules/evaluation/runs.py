@@ -1,4 +1,4 @@
-"""Evaluations of perplexity: queued, one at a time, whether or not a page is open."""
+"""Evaluations of perplexity, which take turns with other long work, whether or not a page is open."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from modules.evaluation.run_queue import RunQueue
 from modules.evaluation.state import RunState
 from modules.evaluation.subjects import SubjectLoader
 from modules.evaluation.texts import EvaluationText, TextLibrary
+from modules.runtime.turns import Turns
 
 _ABANDONED_SECONDS = 86_400.0
 
@@ -25,8 +26,10 @@ class EvaluationRuns(RunQueue[RunState]):
     `cache` is a folder of this program for distributions that are compared.
     """
 
-    def __init__(self, texts: TextLibrary, loader: SubjectLoader, results: EvaluationResults, cache: Path) -> None:
-        super().__init__("evaluations", EvaluationNotFound, TooManyEvaluations)
+    def __init__(
+        self, texts: TextLibrary, loader: SubjectLoader, results: EvaluationResults, cache: Path, turns: Turns
+    ) -> None:
+        super().__init__("evaluations", turns, EvaluationNotFound, TooManyEvaluations)
         self.texts, self.results = texts, results
         self._loader, self._cache = loader, cache
 
@@ -38,7 +41,7 @@ class EvaluationRuns(RunQueue[RunState]):
         text = text or self.texts.read(request.text)
         self._loader.check(request)
         run = EvaluationRun(request, text, self._loader, self.results, self._cache)
-        return self._queue(run)
+        return self._queue(run, {"en": f"the evaluation of {text.name}", "zh": f"“{text.name}”的评估"})
 
     def sweep(self) -> None:
         """Delete what killed evaluations have left behind, unless it is so young that another process may use it."""

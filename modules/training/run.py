@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modules.core.errors import WebUIError
+from modules.core.errors import WebUIError, Words
 from modules.core.events import Json
 from modules.engines.training.job import CHECKPOINTS, LOG, newest_checkpoint, read_log
 from modules.engines.training.samples import Sample
@@ -53,12 +53,12 @@ class RunFacts:
 class RunView:
     """A run as it is now.
 
-    `state` is "queued" (at `position`, from 1), "running", or one of ENDED. While it runs, `phase` is "starting",
-    "weights" (of which `progress` is loaded, 0 to 1), "data", "training", "evaluating" or "saving". `reason` is why it
-    ended early: "stopped", "loss" or "patience". `seconds` are those of training, `seconds_left` an estimate. `memory`
-    and `gpu_memory` are bytes. `average` is the moving average of the loss, `smoothed` its value. `best` is the best
-    evaluation, as update and loss. `facts` are those of the tokenized data. `adapter` is the name of the finished LoRA,
-    `resumable` whether there is a checkpoint to go on from.
+    `state` is "queued" (at `position`, from 1; `waiting` says what for), "running", or one of ENDED. While it runs,
+    `phase` is "starting", "weights" (of which `progress` is loaded, 0 to 1), "data", "training", "evaluating" or
+    "saving". `reason` is why it ended early: "stopped", "loss" or "patience". `seconds` are those of training,
+    `seconds_left` an estimate. `memory` and `gpu_memory` are bytes. `average` is the moving average of the loss,
+    `smoothed` its value. `best` is the best evaluation, as update and loss. `facts` are those of the tokenized data.
+    `adapter` is the name of the finished LoRA, `resumable` whether there is a checkpoint to go on from.
     """
 
     run: RunFacts
@@ -66,6 +66,7 @@ class RunView:
     phase: str = ""
     progress: float = 0.0
     position: int = 0
+    waiting: Words | None = None
     reason: str = ""
     error: WebUIError | None = None
     update: int = 0
@@ -101,11 +102,14 @@ class RunView:
         run = {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self.run).items()}
         finite = {key: value for key, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
         values = {key: finite.get(key) for key in values}  # JSON has no NaN
-        problem = {"error": self.error.say(language) if self.error else None}
-        return {**run, **values, "smoothed": self.smoothed, "facts": dict(self.facts), **problem}
+        said = {
+            "error": self.error.say(language) if self.error else None,
+            "waiting": self.waiting[language] if self.waiting else "",
+        }
+        return {**run, **values, "smoothed": self.smoothed, "facts": dict(self.facts), **said}
 
 
-_WRITTEN_OTHERWISE = ("run", "error", "average")
+_WRITTEN_OTHERWISE = ("run", "error", "average", "waiting")
 
 
 class RunFolder:

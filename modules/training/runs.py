@@ -1,4 +1,4 @@
-"""All training runs: one trains, the others wait; each is a folder from which it can be resumed."""
+"""All training runs, which take turns with other long work; each is a folder from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from modules.core.training_errors import AdapterExists, RunBusy, TrainerDied, Tr
 from modules.engines.training.job import CHECKPOINTS, RESULT
 from modules.engines.training.samples import Sample, samples_hash
 from modules.options.option import Value, nearest
+from modules.runtime.turns import Turn, Turns
 from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.progress import TrainingProgress
 from modules.training.publish import publish, sweep, take_checkpoint
@@ -50,14 +51,16 @@ class RunRequest:
 class TrainingRuns:
     """The runs in `folder`; their LoRAs are put into the folder `loras`. Any thread may call.
 
-    `program` is the module that trains a run, in a process of its own.
+    `program` is the module that trains a run, in a process of its own. `turns` are shared with what may not run beside
+    it.
     """
 
-    def __init__(self, folder: Path, loras: Path, program: str = PROGRAM) -> None:
+    def __init__(self, folder: Path, loras: Path, program: str = PROGRAM, turns: Turns | None = None) -> None:
         self.folder, self._loras, self._program = folder, loras, program
         self._saved = SavedRuns(folder)
         self._lock = threading.RLock()
         self._queue: list[str] = []
+        self._turns_of_all, self._turns = turns or Turns(), dict[str, Turn]()
         self._locks: dict[str, int] = {}  # of the folders of runs that are queued or running
         self._live: dict[str, RunView] = {}  # the same runs
         self._process: TrainingProcess | None = None
@@ -89,7 +92,8 @@ class TrainingRuns:
         with self._lock:
             live = self._live.get(name)
             if live is not None:
-                return replace(live, position=self._queue.index(name) + 1 if name in self._queue else 0)
+                turn = self._turns[name]
+                return replace(live, position=turn.ahead, waiting=turn.waiting_for)
         if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
             return None
         return self._saved.view(name)
@@ -189,6 +193,9 @@ class TrainingRuns:
         except OSError:
             os.close(descriptor)
             raise
+        self._turns[facts.name] = self._turns_of_all.queue(
+            {"en": f"the training run {facts.name}", "zh": f"训练“{facts.name}”"}
+        )
         self._locks[facts.name] = descriptor
         self._live[facts.name] = live
         self._queue.append(facts.name)
@@ -279,9 +286,16 @@ class TrainingRuns:
                     self._start_thread()
 
     def _next(self) -> str:
-        """Take a run out of the queue; return "" if there is none."""
-        with self._lock:
-            return self._queue.pop(0) if self._queue else ""
+        """Wait for the turn of the first run, and take it out of the queue; return "" if there is none."""
+        while True:
+            with self._lock:
+                if not self._queue:
+                    return ""
+                turn = self._turns[self._queue[0]]
+            if turn.wait():
+                with self._lock:
+                    if self._queue and self._turns[self._queue[0]] is turn:
+                        return self._queue.pop(0)
 
     def _train(self, name: str) -> None:
         error: WebUIError | None = InternalError(LOG_FILE)
@@ -364,6 +378,7 @@ class TrainingRuns:
         except OSError as error:
             log.warning("%s: %s", self.folder / name, error)
         del self._live[name]
+        self._turns.pop(name).end()
         os.close(self._locks.pop(name))
 
     def _update(self, name: str, **changes: Json) -> None:

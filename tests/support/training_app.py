@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from modules.app import App
-from modules.training.runs import TrainingRuns
 from tests.support.checkpoint_files import checkpoint
 
 ROWS = [{"instruction": f"What is {number}?", "output": f"A number, {number}."} for number in range(10)]
@@ -24,6 +23,8 @@ def training_app(make_app: Callable[..., App], folder: Path, *flags: str, model:
     (folder / "datasets").mkdir()
     (folder / "datasets" / "facts.json").write_text(json.dumps(ROWS))
     checkpoint(folder / "models" / model, tokenizer_config={"chat_template": TEMPLATE, "eos_token": "</s>"})
-    app = make_app("--dataset-dir", str(folder / "datasets"), "--lora-dir", str(folder / "loras"), *flags)
-    app.training.runs = TrainingRuns(folder / "runs", folder / "loras", "tests.support.echo_trainer")
+    folders = {"dataset": "datasets", "lora": "loras", "run": "runs"}
+    words = [word for key, name in folders.items() for word in (f"--{key}-dir", str(folder / name))]
+    app = make_app(*words, *flags)
+    app.training.runs._program = "tests.support.echo_trainer"
     return app

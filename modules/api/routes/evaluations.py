@@ -63,17 +63,17 @@ def routes(app: App) -> APIRouter:
         wanted = EvaluationRequest.parse(
             body.text, tuple(subjects), body.model_extra or {}, body.may_unload, body.skip_tested
         )
-        return _answer(app.evaluations.find(app.evaluations.start(wanted)), request)
+        return _answer(app, app.evaluations.start(wanted), request)
 
     @router.get("")
     def list_runs(request: Request) -> Response:
         language = language_of(request.headers)
-        return json_response({"evaluations": [_run_json(state, language) for state in app.evaluations.state]})
+        return json_response({"evaluations": [_json(app, state, language) for state in app.evaluations.state]})
 
     @router.post("/stop")
     def stop(body: EvaluationIdBody, request: Request) -> Response:
         app.evaluations.stop(body.id)
-        return _answer(app.evaluations.find(body.id), request)
+        return _answer(app, body.id, request)
 
     @router.get("/results")
     def results() -> Response:
@@ -89,20 +89,21 @@ def routes(app: App) -> APIRouter:
 
     @router.get("/{id}")
     def find(id: str, request: Request) -> Response:
-        return _answer(app.evaluations.find(id), request)
+        return _answer(app, id, request)
 
     return router
 
 
-def _answer(state: RunState, request: Request) -> Response:
-    return json_response(_run_json(state, language_of(request.headers)))
+def _answer(app: App, id: str, request: Request) -> Response:
+    return json_response(_json(app, app.evaluations.find(id), language_of(request.headers)))
 
 
-def _run_json(state: RunState, language: str) -> Json:
-    wanted = state.request
+def _json(app: App, state: RunState, language: str) -> Json:
+    wanted, waiting = state.request, app.evaluations.waiting_for(state.id)
     return {
         "id": state.id,
         "state": state.phase,
+        "waiting": waiting[language] if waiting else "",
         "text": wanted.text,
         "method": wanted.method,
         "stride": wanted.stride,

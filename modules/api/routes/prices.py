@@ -51,17 +51,17 @@ def routes(app: App) -> APIRouter:
     @router.post("")
     def start(body: PriceBody, request: Request) -> Response:
         wanted = PriceRequest.parse(**body.model_dump())
-        return _answer(app.prices.find(app.prices.start(wanted)), request)
+        return _answer(app, app.prices.start(wanted), request)
 
     @router.get("")
     def list_runs(request: Request) -> Response:
         language = language_of(request.headers)
-        return json_response({"prices": [_state_json(state, language) for state in app.prices.state]})
+        return json_response({"prices": [_json(app, state, language) for state in app.prices.state]})
 
     @router.post("/stop")
     def stop(body: PriceIdBody, request: Request) -> Response:
         app.prices.stop(body.id)
-        return _answer(app.prices.find(body.id), request)
+        return _answer(app, body.id, request)
 
     @router.get("/results")
     def results(model: str = "", key: str = "") -> Response:
@@ -70,21 +70,22 @@ def routes(app: App) -> APIRouter:
 
     @router.get("/{id}")
     def find(id: str, request: Request) -> Response:
-        return _answer(app.prices.find(id), request)
+        return _answer(app, id, request)
 
     return router
 
 
-def _answer(state: PriceState, request: Request) -> Response:
-    return json_response(_state_json(state, language_of(request.headers)))
+def _answer(app: App, id: str, request: Request) -> Response:
+    return json_response(_json(app, app.prices.find(id), language_of(request.headers)))
 
 
-def _state_json(state: PriceState, language: str) -> Json:
+def _json(app: App, state: PriceState, language: str) -> Json:
     """Serialize a measurement; `value` is that of the load under way."""
-    wanted, left = state.request, state.seconds_left
+    wanted, left, waiting = state.request, state.seconds_left, app.prices.waiting_for(state.id)
     return {
         "id": state.id,
         "state": state.phase,
+        "waiting": waiting[language] if waiting else "",
         "key": wanted.key,
         "a": wanted.a,
         "b": wanted.b,

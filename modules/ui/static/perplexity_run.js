@@ -88,8 +88,9 @@ const draw = (run, body) => {
     if (open) chart.querySelector("details")?.setAttribute("open", "");
   }
   const queued = body.runs.filter(({ state, id }) => state === "queued" && id !== run.id).length;
-  waiting.hidden = queued === 0;
-  waiting.textContent = tr("pp_waiting", { count: queued });
+  const notes = [run.waiting, queued > 0 && tr("pp_waiting", { count: queued })].filter(Boolean);
+  waiting.hidden = notes.length === 0;
+  waiting.textContent = notes.join(" · ");
 };
 
 /** Ask the server for the evaluations, and draw the one shown. Calls `finished` when one has ended; returns whether one goes on. */

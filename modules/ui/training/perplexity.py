@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from modules.app import App
 from modules.catalog.background_scan import LIST_SECONDS
+from modules.core.errors import Words
 from modules.core.events import Json
 from modules.evaluation.request import MAX_SUBJECTS, EvaluationRequest, Subject
 from modules.evaluation.state import RunState, SubjectState
@@ -129,15 +130,17 @@ def _add_runs(router: APIRouter, app: App) -> None:
         """Return all runs, and the curves of `run` unless it has `drawn` scored windows as before."""
         language = language_of(request)
         states = app.evaluations.state
-        body: dict[str, Json] = {"runs": [run_json(state, language) for state in states]}
+        body: dict[str, Json] = {
+            "runs": [run_json(state, language, app.evaluations.waiting_for(state.id)) for state in states]
+        }
         shown = next((state for state in states if state.id == run), None)
         if shown is not None and (done := sum(subject.done for subject in shown.subjects)) != drawn:
             body |= {"drawn": done, "curves": curves(shown.subjects, language)}
         return body
 
 
-def run_json(state: RunState, language: str) -> dict[str, Json]:
-    """Return a run as the page shows it."""
+def run_json(state: RunState, language: str, waiting: Words | None = None) -> dict[str, Json]:
+    """Return a run as the page shows it; `waiting` says what has to end first."""
     wanted = state.request
     return {
         "id": state.id,
@@ -147,6 +150,7 @@ def run_json(state: RunState, language: str) -> dict[str, Json]:
         "method": wanted.method,
         "kl": wanted.kl,
         "seconds": round(state.seconds, 1),
+        "waiting": waiting[language] if waiting else "",
         "subjects": [_subject_json(subject, language) for subject in state.subjects],
     }
 

@@ -85,7 +85,7 @@ def _add_runs(router: APIRouter, app: App) -> None:
         """Return all measurements, and what `run` shows so far unless it is what `drawn` names."""
         language, states = language_of(request), prices.state
         body: dict[str, Json] = {
-            "runs": [run_json(state, language) for state in states],
+            "runs": [run_json(state, language, prices.waiting_for(state.id)) for state in states],
             "residents": prices.residents(),
         }
         shown = next((state for state in states if state.id == run), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
+from modules.core.errors import Words
 from modules.core.events import Json
 from modules.evaluation.price_result import PERPLEXITY, Effect, PriceResult
 from modules.evaluation.price_state import PriceState
@@ -16,8 +17,8 @@ from modules.ui.locales import Tr, translator
 _MIB = 1 << 20
 
 
-def run_json(state: PriceState, language: str) -> dict[str, Json]:
-    """Return a measurement as the page shows it, without its chart."""
+def run_json(state: PriceState, language: str, waiting: Words | None = None) -> dict[str, Json]:
+    """Return a measurement as the page shows it, without its chart; `waiting` says what has to end first."""
     wanted, left = state.request, state.seconds_left
     return {
         "id": state.id,
@@ -35,6 +36,7 @@ def run_json(state: PriceState, language: str) -> dict[str, Json]:
         "left": None if left is None else round(left, 1),
         "disturbed": round(state.foreign_load, 3),
         "error": state.error.say(language) if state.error else "",
+        "waiting": waiting[language] if waiting else "",
     }
 
 
