@@ -4,7 +4,8 @@ A request is one line, `[call, operation, arguments]`; `[call, "cancel", {}]` dr
 of `events.to_line`. The main thread does all the work of the engine: a second thread that called into ggml would start
 a second OpenMP team and halve the speed of both for good. A reading thread takes requests in; it tokenizes prompts,
 answers questions that need nothing a step uses, and interrupts a long step for a request that should not wait. Large
-requests are tokenized by a third thread, so that the others do not wait for them.
+requests are tokenized by a third thread, so that the others do not wait for them. A `TextEngine` computes nothing here:
+it waits for its server in threads of its own, and the main thread hands on what has come.
 """
 
 from __future__ import annotations
@@ -17,21 +18,34 @@ import queue
 import threading
 import time
 import traceback
-from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-from modules.core.errors import InternalError, NoModelLoaded, Unsupported, WebUIError
-from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
-from modules.core.prompt import Image, Prompt
+from modules.core.errors import NoModelLoaded, Unsupported, WebUIError
+from modules.core.events import (
+    ENDS,
+    NO_CALL,
+    Done,
+    Event,
+    Failed,
+    Json,
+    Result,
+    Text,
+    Waiting,
+    to_line,
+)
+from modules.core.prompt import Prompt
 from modules.core.worker_errors import LoadFailed
 from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
-from modules.engines.engine_protocol import BatchingEngine, ImageReader, SerialEngine
+from modules.engines.engine_protocol import BatchingEngine, TextEngine, takes_text
+from modules.engines.error_edge import as_error
 from modules.engines.failure_causes import cause
-from modules.engines.request_prompt import measured, tokenized
+from modules.engines.request_prompt import as_text, measured, tokenized
+from modules.engines.serial_adapter import SerialAdapter
 from modules.options.option import Value
 from modules.system import child_process
 
@@ -42,15 +56,13 @@ LARGE_REQUEST = 100_000
 """Bytes. Tokenizing that much takes a tenth of a second."""
 EXCLUSIVE = ("apply_loras",)
 """Operations that change what a generation would answer: they wait for running ones, and later ones wait for them."""
+ALONE = ("load", "explain")
+"""Operations of the worker itself."""
 AFFECTED = ("generate", "loglikelihoods")
 """Operations whose results the EXCLUSIVE ones change."""
 
-_NO_CANDIDATES = {
-    "en": "This loader cannot list the candidates for the next token.",
-    "zh": "此加载器无法列出下一个词符的候选。",
-}
-
 Request = tuple[int, str, dict[str, Json]]
+GENERATIONS = ("generate", "next")
 
 
 def main() -> None:
@@ -72,63 +84,7 @@ def _read(pipe: BinaryIO, worker: Worker) -> None:
     child_process.end()  # the parent closed the pipe or died; native code in the main thread cannot be asked to stop
 
 
-class SerialAdapter:
-    """Run a SerialEngine as a BatchingEngine: calls run one after the other, in the order in which they came."""
-
-    def __init__(self, engine: SerialEngine) -> None:
-        self.info = engine.info
-        self.questions, self.operations = engine.questions, engine.operations
-        self.tokenize, self._generate = engine.tokenize, engine.generate
-        self._images = cast(ImageReader, engine)
-        self._calls: OrderedDict[int, Generator[Text | Progress, None, Done]] = OrderedDict()
-        self._to_announce: list[int] = []  # calls whose queue position has not been sent
-
-    def read_images(self, images: Sequence[Image]) -> Json:
-        """Have the engine read pictures, if its `info` says that it does."""
-        return self._images.read_images(images)
-
-    def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
-        if next_token.candidate_count(params):
-            raise Unsupported(_NO_CANDIDATES)
-        self._calls[call] = self._generate(prompt, params)
-        if len(self._calls) > 1:
-            self._to_announce.append(call)
-
-    def cancel(self, call: int) -> None:
-        if call in self._calls:
-            self._calls.pop(call).close()
-
-    @property
-    def idle(self) -> bool:
-        return not self._calls
-
-    def interrupt(self, urgent: bool) -> None:
-        """Do nothing: a step is one event of one generator."""
-
-    def resume(self) -> None:
-        """Do nothing: no step is ever interrupted."""
-
-    def step(self) -> Iterator[tuple[int, Event]]:
-        order = list(self._calls)
-        for call in self._to_announce:
-            if call in order[1:]:
-                yield call, Waiting(order.index(call))
-        self._to_announce.clear()
-        call, generator = next(iter(self._calls.items()))
-        event = _advance(generator)
-        if isinstance(event, ENDS):
-            del self._calls[call]
-        yield call, event
-
-
-def _advance(generator: Generator[Text | Progress, None, Done]) -> Event:
-    try:
-        return next(generator)
-    except StopIteration as end:
-        done: Done = end.value
-        return done
-    except Exception as error:  # part of the worker's error edge: one call fails, the others continue
-        return Failed(_as_error(error))
+Engine = BatchingEngine | SerialAdapter | TextEngine
 
 
 class Worker:
@@ -140,7 +96,7 @@ class Worker:
         self._writing = threading.Lock()
         self._unsent: list[bytes] = []
         self._sent_at = 0.0
-        self._engine: BatchingEngine | SerialAdapter | None = None
+        self._engine: Engine | None = None
         self._running: dict[int, dict[str, Json]] = {}  # generations that have not ended, and facts for their `Done`
         self._evaluations: dict[int, Generator[None, None, Json]] = {}  # operations that run in parts, by their calls
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
@@ -156,9 +112,12 @@ class Worker:
         picture may be small, and take seconds to decode.
         """
         engine, large = self._engine, large or Prompt.has_images(args.get("prompt"))
-        if engine is not None and operation in engine.questions:
+        if takes_text(engine):
+            self._tokenizing.add(call)
+            serve, large = partial(self._queue, call, operation, args), False
+        elif engine is not None and operation in engine.questions:
             serve = partial(self._reply, call, operation, args, lambda: engine.questions[operation](**args))
-        elif engine is not None and operation in ("generate", "next"):
+        elif engine is not None and operation in GENERATIONS:
             self._tokenizing.add(call)
             if operation == "next":
                 args = {"top": next_token.DEFAULT_CANDIDATES} | args
@@ -180,7 +139,7 @@ class Worker:
             self._queue(call, "generate", tokenized(engine, **args))
         except Exception as error:  # part of the worker's error edge
             self._tokenizing.discard(call)
-            self._send(call, Failed(_as_error(error)))
+            self._send(call, Failed(as_error(error)))
 
     def _queue(self, call: int, operation: str, args: dict[str, Json]) -> None:
         """Queue a request for the main thread, and interrupt a step that should not delay it."""
@@ -218,14 +177,14 @@ class Worker:
             except StopIteration as end:
                 self._end_evaluation(call, Result(end.value))
             except Exception as error:  # part of the worker's error edge
-                self._end_evaluation(call, Failed(_as_error(error)))
+                self._end_evaluation(call, Failed(as_error(error)))
 
     def _end_evaluation(self, call: int, event: Event) -> None:
         del self._evaluations[call]
         self._flush()
         self._send(call, event)
 
-    def _step(self, engine: BatchingEngine | SerialAdapter) -> None:
+    def _step(self, engine: Engine) -> None:
         try:
             for call, event in engine.step():
                 self._unsent.append(self._line(call, event))
@@ -234,8 +193,8 @@ class Worker:
         except Exception as error:  # a fault of the engine's loop: every call under way fails
             for call in list(self._running):
                 engine.cancel(call)
-                self._send(call, Failed(_as_error(error)))
-        if time.monotonic() - self._sent_at >= PAUSE_SECONDS:
+                self._send(call, Failed(as_error(error)))
+        if takes_text(engine) or time.monotonic() - self._sent_at >= PAUSE_SECONDS:
             self._flush()
 
     def _take_requests(self) -> None:
@@ -278,7 +237,7 @@ class Worker:
             else:
                 self._send(call, Result(value))
         except Exception as error:  # one of the three error edges
-            self._send(call, Failed(_load_failed(args, error) if operation == "load" else _as_error(error)))
+            self._send(call, Failed(_load_failed(args, error) if operation == "load" else as_error(error)))
 
     def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
         waits = bool(self._deferred) or (operation in EXCLUSIVE and not self._idle)
@@ -291,17 +250,24 @@ class Worker:
             self._serve_now(call, operation, args)
 
     def _serve_now(self, call: int, operation: str, args: dict[str, Json]) -> None:
-        if operation not in ("generate", "cancel"):
+        is_elsewhere = takes_text(self._engine) and operation not in (*EXCLUSIVE, *ALONE)
+        if operation not in ("generate", "cancel") and not is_elsewhere:
             self._reply(call, operation, args, lambda: self._answer(call, operation, args))
             return
         try:
-            self._begin(call, args) if operation == "generate" else self._cancel(call)
+            self._cancel(call) if operation == "cancel" else self._begin(call, operation, args)
         except Exception as error:  # part of the worker's error edge
-            self._send(call, Failed(_as_error(error)))
+            self._send(call, Failed(as_error(error)))
 
-    def _begin(self, call: int, args: dict[str, Json]) -> None:
-        self._loaded().submit(call, args["prompt"], args["params"])
-        self._running[call] = args["facts"]
+    def _begin(self, call: int, operation: str, args: dict[str, Json]) -> None:
+        engine = self._loaded()
+        if not takes_text(engine):
+            engine.submit(call, args["prompt"], args["params"])
+        elif operation in GENERATIONS:
+            engine.submit_text(call, *as_text(**args))
+        else:
+            engine.submit_question(call, operation, args)
+        self._running[call] = args.get("facts", {})
 
     def _cancel(self, call: int) -> None:
         self._deferred = deque(request for request in self._deferred if request[0] != call)
@@ -325,9 +291,11 @@ class Worker:
     def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:
         loaded: Any = _engine_loader(engine).load(Path(path), options, lambda progress: self._send(call, progress))
         self._engine = loaded if hasattr(loaded, "step") else SerialAdapter(loaded)
+        if takes_text(loaded):
+            loaded.notify = lambda state: self._write(to_line(NO_CALL, state))
         return loaded.info.to_json()
 
-    def _loaded(self) -> BatchingEngine | SerialAdapter:
+    def _loaded(self) -> Engine:
         if self._engine is None:
             raise NoModelLoaded
         return self._engine
@@ -352,13 +320,6 @@ def _load_failed(args: Mapping[str, Json], error: Exception) -> WebUIError:
     traceback.print_exception(error)
     words = f"{type(error).__name__}: {error}"
     return LoadFailed(_loader_name(args["engine"]), Path(args["path"]).name, words, cause(words))
-
-
-def _as_error(error: Exception) -> WebUIError:
-    if isinstance(error, WebUIError):
-        return error
-    traceback.print_exception(error)
-    return InternalError(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,13 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class ServerState:
+    """Whether the server of a model answers. It is no event of a call: its number is NO_CALL."""
+
+    is_reachable: bool
+
+
+@dataclass(frozen=True)
 class Result:
     """The value of a call other than a generation."""
 
@@ -149,13 +156,14 @@ class Failed:
 
 
 Event = Text | Progress | Waiting | Result | Done | Failed
+NO_CALL = 0
 ENDS = (Result, Done, Failed)
 
 _quoted = json.encoder.encode_basestring_ascii
-_KINDS = {kind.__name__: kind for kind in (Text, Progress, Waiting, Result, Done)}
+_KINDS = {kind.__name__: kind for kind in (Text, Progress, Waiting, ServerState, Result, Done)}
 
 
-def to_line(call: int, event: Event) -> bytes:
+def to_line(call: int, event: Event | ServerState) -> bytes:
     """Return `event` of call number `call` as one line, newline included."""
     if isinstance(event, Failed):
         body: dict[str, Json] = event.error.to_json()
@@ -166,7 +174,7 @@ def to_line(call: int, event: Event) -> bytes:
     return json.dumps([call, type(event).__name__, body], separators=(",", ":")).encode() + b"\n"
 
 
-def from_line(line: bytes) -> tuple[int, Event]:
+def from_line(line: bytes) -> tuple[int, Event | ServerState]:
     """Parse a line of `to_line`. Raises ValueError or KeyError for any other line."""
     call, kind, body = json.loads(line)
     if kind == Failed.__name__:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from modules.core.events import Json, Note
-from modules.engines.engine_protocol import BatchingEngine, Report, SerialEngine
+from modules.engines.engine_protocol import BatchingEngine, Report, SerialEngine, TextEngine
 from modules.options.option import Value
 
 Environment = TypeVar("Environment")
@@ -28,7 +28,7 @@ class EngineLoader(Generic[Environment]):
     environment: Callable[[], Environment]
     arguments: Callable[[Path, Options, Environment], Mapping[str, Json]]
     notes: Callable[[Path, Options, Environment], Iterable[Note]]
-    load: Callable[[Path, Options, Report], BatchingEngine | SerialEngine]
+    load: Callable[[Path, Options, Report], BatchingEngine | SerialEngine | TextEngine]
 
     def explain(self, path: Path, options: Options) -> Json:
         """Return the calls that loading would make, and the notes on options, as JSON. Nothing is loaded."""

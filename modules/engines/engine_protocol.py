@@ -1,16 +1,19 @@
 """What the worker asks of an engine, which holds one loaded model.
 
 A `BatchingEngine` runs all its generations together, step by step. A `SerialEngine` has one generator per generation,
-and the worker runs them one after the other.
+and the worker runs them one after the other. A `TextEngine` has them run elsewhere, by a server that tokenizes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from modules.core.events import Done, Event, Info, Json, Progress, Text
-from modules.core.prompt import Image
+from modules.core.events import Done, Event, Info, Json, Progress, ServerState, Text
+from modules.core.prompt import Image, Prompt
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 Report = Callable[[Progress], None]
 Operations = Mapping[str, Callable[..., Json]]
@@ -97,3 +100,47 @@ class SerialEngine(Protocol):
 
     def generate(self, prompt: list[int], params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
         """Continue the tokens of `prompt`, yielding text as it comes."""
+
+
+class TextEngine(Protocol):
+    """An engine whose prompts stay texts. It hands on text at a pace of its own, as much at once as there is."""
+
+    info: Info
+    questions: Operations
+    operations: Operations
+    notify: Callable[[ServerState], None]
+    """Called from any thread when the server has become unreachable, or answers again. The worker sets it."""
+
+    def submit_text(self, call: int, prompt: Prompt, params: Mapping[str, Json]) -> None:
+        """Start a generation that continues `prompt`; its events come from `step`.
+
+        Its `Done` has the facts about prompt and seed, as nobody has counted its tokens before. Raises a WebUIError if
+        the engine cannot accept it.
+        """
+
+    def submit_question(self, call: int, operation: str, args: Mapping[str, Json]) -> None:
+        """Answer one of the `questions`, or of the `operations` that may run beside generations, in another thread.
+
+        Its end, a `Result` or `Failed`, comes from `step`. Raises Unsupported for an operation that it does not have.
+        """
+
+    def cancel(self, call: int) -> None:
+        """Drop the generation or question of that call, if there still is one, without a further event."""
+
+    def step(self) -> Iterator[tuple[int, Event]]:
+        """Wait until there are events, or a request interrupts, and yield them with the calls they belong to."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way."""
+
+    def interrupt(self, urgent: bool) -> None:
+        """Let `step` end at once, the next one too, until `resume` is called. Called from another thread."""
+
+    def resume(self) -> None:
+        """Let steps wait again: the requests that interrupted are about to be served."""
+
+
+def takes_text(engine: object) -> TypeIs[TextEngine]:
+    """Tell whether an engine is a `TextEngine`."""
+    return hasattr(engine, "submit_text")

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from modules.core.errors import OptionError
+from modules.core.errors import OptionError, Words
 from modules.core.events import Json, Logprob, Result
 
+NO_CANDIDATES: Words = {
+    "en": "This loader cannot list the candidates for the next token.",
+    "zh": "此加载器无法列出下一个词符的候选。",
+}
 DEFAULT_CANDIDATES, MAX_CANDIDATES = 50, 200
 _KEY = "next"
 

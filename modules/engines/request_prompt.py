@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from modules.core.errors import Unsupported
 from modules.core.events import Json
 from modules.core.prompt import Prompt
 from modules.core.worker_errors import TextTooLong
@@ -31,6 +32,13 @@ def tokenized(
     params = with_seed(params)
     facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
     return {"prompt": fitted.tokens, "params": params, "facts": facts}
+
+
+def as_text(prompt: Json, params: Mapping[str, Json], top: int | None = None) -> tuple[Prompt, Mapping[str, Json]]:
+    """Return the prompt and parameters of `submit_text`. Raises Unsupported for candidates of the next token."""
+    if top is not None:
+        raise Unsupported(next_token.NO_CANDIDATES)
+    return Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt), with_seed(params)
 
 
 def measured(engine: BatchingEngine, prompt: Json, params: Mapping[str, Json]) -> int:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from modules.core.errors import Words
-from modules.core.events import ENDS, Event, Failed, Json, Result, from_line
+from modules.core.events import ENDS, Event, Failed, Json, Result, ServerState, from_line
 from modules.core.paths import ROOT
 from modules.core.worker_errors import Unloaded, WorkerDied, WorkerStuck
 from modules.options.option import shortened
@@ -65,7 +65,8 @@ class WorkerProcess:
 
     The child prefers the packages in the directory `overlay` to those of the main environment. `ended` is called once
     if the child ends by itself. `binds_threads` means that its compute threads will be bound to cores; the threads of
-    any other worker sleep while they wait for each other.
+    any other worker sleep while they wait for each other. `is_server_reachable` is false while the server on which the
+    model runs does not answer.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class WorkerProcess:
         self._ended = ended
         self._closing = False
         self.death: WorkerDied | Unloaded | None = None
+        self.is_server_reachable = True
         self._child = child_process.start(
             [sys.executable, "-m", "modules.worker"],
             stdin=subprocess.PIPE,
@@ -193,6 +195,9 @@ class WorkerProcess:
                 log.error("unreadable: %r", line[:LINE_BYTES])
                 self._child.kill()
                 break
+            if isinstance(event, ServerState):
+                self.is_server_reachable = event.is_reachable
+                continue
             with self._lock:
                 running = self._calls.get(call)
                 if isinstance(event, ENDS):
