@@ -69,9 +69,11 @@ class ServerFacts:
 
     `kind` is a name of `discovery.KINDS`, `version` the server's own or "". `model` is the name that requests carry.
     `context_length` is that of one request, `slots` how many run at once; 0 stands for unknown in both, as in
-    `vocabulary_size`. `takes_text` tells whether prompts may be text, otherwise they are messages. `counts` tells
-    whether the server counts tokens. `bos` is the text of the BOS token that the server puts before a prompt, "" if it
-    does not or if that is unknown. `notes` are remarks for the user.
+    `vocabulary_size`. `takes_text` tells whether prompts may be text, `takes_ids` whether token ids, `messages` whether
+    those of conversations are messages. `counts` tells whether the server counts tokens, `needs_length` whether it
+    refuses an answer that might not fit the context, so that its limit depends on the length of the prompt. `bos` is
+    the text of the BOS token that the server puts before a prompt, "" if it does not or if that is unknown. `notes`
+    are remarks for the user.
     """
 
     kind: str
@@ -81,7 +83,10 @@ class ServerFacts:
     slots: int = 0
     vocabulary_size: int = 0
     takes_text: bool = True
+    takes_ids: bool = False
+    messages: bool = False
     counts: bool = False
+    needs_length: bool = False
     images: bool = False
     bos: str = ""
     chat_template: str = ""

@@ -1,0 +1,84 @@
+"""Servers that are only known to have OpenAI's API: the kind "openai". LM Studio has some parameters more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modules.core.events import Json
+from modules.engines.engine_protocol import Operations
+from modules.engines.served import parameters
+from modules.engines.served.openai_events import (
+    CHAT,
+    COMPLETIONS,
+    ChatReader,
+    completion_reader,
+    messages_of,
+    stream_fields,
+)
+from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
+
+MOST_CANDIDATES = 20
+_NEUTRAL = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+
+
+class OpenAi:
+    """A server with OpenAI's API: see `ServerKind`. It does not count tokens."""
+
+    samplers = parameters.BIASES | {"temperature", "do_sample", "seed", parameters.SCHEMA, *_NEUTRAL}
+    abilities = frozenset({"parallel"})
+    health = "/v1/models"
+    gives_ids = False
+
+    def __init__(self, ask: Ask, facts: ServerFacts) -> None:
+        self.facts = facts
+        self.questions: Operations = {}
+        self.operations: Operations = {}
+
+    def tokenize(self, text: str) -> list[int]:
+        raise parameters.missing("counting tokens")
+
+    def request(
+        self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
+    ) -> GenerateRequest:
+        if prompt.tokens:
+            raise parameters.missing("a prompt of token ids")
+        if prompt.continues:
+            raise parameters.missing("Continue")
+        body = stream_fields(self.facts.model) | self.sampling(params)
+        if limit := parameters.most_tokens(params, prompt, self.facts):
+            body["max_tokens"] = limit
+        top = params["top_logprobs"]
+        if top is not None:
+            parameters.limited("top_logprobs", top, MOST_CANDIDATES)
+        if prompt.messages:
+            listed = {} if top is None else {"logprobs": True, "top_logprobs": top}
+            return GenerateRequest(CHAT, {**body, "messages": messages_of(prompt), **listed}, ChatReader(top))
+        listed = {} if top is None else {"logprobs": top}
+        return GenerateRequest(COMPLETIONS, {**body, "prompt": prompt.text, **listed}, completion_reader(top))
+
+    def sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
+        """Return the parameters that are set: a model may refuse some of them, whatever their values are."""
+        body: dict[str, Any] = {key: params[key] for key, neutral in _NEUTRAL.items() if params[key] != neutral}
+        body["temperature"] = parameters.temperature(params, self.samplers)
+        if params["seed"] >= 0:
+            body["seed"] = params["seed"]
+        if params["stop"]:
+            body["stop"] = list(params["stop"])
+        if biases := parameters.biases(params):
+            body["logit_bias"] = biases
+        schema = parameters.schema_of(params)
+        if schema is not None:
+            named = {"name": "answer", "schema": schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        return body
+
+
+class LmStudio(OpenAi):
+    """LM Studio, written by its documentation: further samplers, and text completions too."""
+
+    samplers = OpenAi.samplers | {"top_k", "repetition_penalty"}
+
+    def sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
+        top_k = {"top_k": params["top_k"]} if params["top_k"] else {}
+        return super().sampling(params) | top_k | {"repeat_penalty": params["repetition_penalty"]}

@@ -1,0 +1,323 @@
+"""What servers of each kind tell about themselves and their models.
+
+Everything that a server sends is checked: what is missing or of another type is left unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from modules.core.events import Json, Note
+from modules.engines.served.prompts import ids_of
+from modules.engines.served.server_kind import DISCOVERY_SECONDS, Ask, ServerFacts, ServerLora
+from modules.engines.served.template_probe import derived_template
+
+if TYPE_CHECKING:
+    from modules.engines.served.discovery import Choices
+
+LONGEST_TEMPLATE = 1 << 20
+"""Characters of a chat template."""
+TOKENIZER_SECONDS = 60.0
+"""A tokenizer's whole vocabulary has some megabytes."""
+OLLAMA_CONTEXT = 4096
+"""Tokens of Ollama's context where neither its settings nor the model's are known."""
+_CLAMPING_VLLM = (0, 12)
+"""The first version of vLLM that shortens an answer to the context instead of refusing the request."""
+
+_OLLAMA_CONTEXT_NOTE = Note(
+    "n_ctx",
+    {
+        "en": f"Ollama does not tell the context of a model that is not loaded: {OLLAMA_CONTEXT} is used, its default.",
+        "zh": f"模型未加载时 Ollama 不告知上下文长度，将使用其默认值 {OLLAMA_CONTEXT}。",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The model to use, the models that the server lists, and what the user has chosen."""
+
+    model: str
+    entries: Sequence[Mapping[str, Json]]
+    choices: Choices
+
+    @property
+    def entry(self) -> Mapping[str, Json]:
+        """What the server lists of the model; empty if that is nothing."""
+        return next((entry for entry in self.entries if entry["id"] == self.model), {})
+
+    def context(self, told: Json) -> int:
+        """Return the length of the context: the user's choice, at most what the server tells."""
+        length, chosen = _count(told), self.choices.context_length
+        return min(length, chosen) if length and chosen else length or chosen
+
+    def messages(self, template: str) -> bool:
+        """Tell whether conversations are sent as messages: by choice, or for lack of a template."""
+        return self.choices.prompts == "chat" or (self.choices.prompts == "auto" and not template)
+
+
+# -- vLLM --------------------------------------------------------------------------------------------------------------
+
+
+def is_vllm(ask: Ask) -> bool:
+    """Tell whether a server answers as vLLM does."""
+    return "version" in _object(ask, "/version")
+
+
+def of_vllm(ask: Ask, wanted: Wanted) -> ServerFacts:
+    """Return what a vLLM server tells."""
+    version = _text(_object(ask, "/version").get("version"))
+    counts, bos = _hf_tokenizer(ask, wanted.model, "prompt")
+    template, tokens = wanted.choices.chat_template, wanted.choices.special_tokens
+    if not template:
+        told = _object(ask, "/tokenizer_info")
+        template, tokens = _template(told.get("chat_template")), _special_tokens(told) or tokens
+    if not template and wanted.choices.prompts == "auto":
+        template = derived_template(ask, wanted.model)
+    return ServerFacts(
+        "vllm",
+        wanted.model,
+        version,
+        wanted.context(wanted.entry.get("max_model_len")),
+        takes_ids=True,
+        messages=wanted.messages(template),
+        counts=counts,
+        needs_length=_numbers(version) < _CLAMPING_VLLM,
+        bos=bos,
+        chat_template=template,
+        special_tokens=tokens,
+        loras=_loras(wanted),
+    )
+
+
+def _hf_tokenizer(ask: Ask, model: str, text_field: str) -> tuple[bool, str]:
+    """Return whether a server tokenizes, and the text of the BOS token that it puts before a text, "" without one."""
+    ids = []
+    for add_special in (True, False):
+        body = {"model": model, "prompt": "a", "add_special_tokens": add_special}
+        answer = ask("/tokenize", body, seconds=DISCOVERY_SECONDS)
+        try:
+            ids.append(ids_of(answer.value["tokens"]) if answer.is_ok else [])
+        except (KeyError, ValueError):
+            ids.append([])
+    counts = bool(ids[1])
+    added = ids[0][: -len(ids[1])] if counts and ids[0][-len(ids[1]) :] == ids[1] else []
+    if not added:
+        return counts, ""
+    decoded = _post(ask, "/detokenize", {"model": model, "tokens": added[:1], "skip_special_tokens": False})
+    return counts, _text(decoded.get(text_field))
+
+
+def _loras(wanted: Wanted) -> tuple[ServerLora, ...]:
+    """Return the LoRAs among the models of a server: those with a parent."""
+    return tuple(ServerLora(str(entry["id"])) for entry in wanted.entries if entry.get("parent"))
+
+
+# -- SGLang ------------------------------------------------------------------------------------------------------------
+
+
+def is_sglang(ask: Ask) -> bool:
+    """Tell whether a server answers as SGLang does."""
+    return any("model_path" in _object(ask, path) for path in ("/model_info", "/get_model_info"))
+
+
+def of_sglang(ask: Ask, wanted: Wanted) -> ServerFacts:
+    """Return what an SGLang server tells. It does not tell the model's chat template."""
+    told = _object(ask, "/server_info") or _object(ask, "/get_server_info")
+    counts, bos = _hf_tokenizer(ask, wanted.model, "text")
+    template = wanted.choices.chat_template
+    return ServerFacts(
+        "sglang",
+        wanted.model,
+        _text(told.get("version")),
+        wanted.context(wanted.entry.get("max_model_len") or told.get("context_length")),
+        _count(told.get("max_running_requests")),
+        takes_ids=True,
+        messages=wanted.messages(template),
+        counts=counts,
+        needs_length=True,
+        bos=bos,
+        chat_template=template,
+        special_tokens=wanted.choices.special_tokens,
+        loras=_loras(wanted),
+    )
+
+
+# -- llama-server ------------------------------------------------------------------------------------------------------
+
+
+def is_llama_server(ask: Ask) -> bool:
+    """Tell whether a server answers as llama-server does. Others imitate its /props, but not its slots."""
+    return "default_generation_settings" in _object(ask, "/props") and "build_info" in _object(ask, "/props")
+
+
+def of_llama_server(ask: Ask, wanted: Wanted) -> ServerFacts:
+    """Return what a llama-server tells."""
+    props = _object(ask, f"/props?model={quote(wanted.model, safe='')}")
+    settings, meta = props.get("default_generation_settings"), wanted.entry.get("meta")
+    settings = settings if isinstance(settings, dict) else {}
+    meta = meta if isinstance(meta, dict) else {}
+    bos, template = _text(props.get("bos_token")), _template(props.get("chat_template"))
+    body = {"content": "", "add_special": True}
+    adds_bos = bool(_post(ask, "/tokenize", body).get("tokens"))
+    return ServerFacts(
+        "llama-server",
+        wanted.model,
+        _text(props.get("build_info")),
+        wanted.context(settings.get("n_ctx") or meta.get("n_ctx")),
+        _count(props.get("total_slots")),
+        _count(meta.get("n_vocab")),
+        takes_ids=True,
+        messages=wanted.messages(template),
+        counts=True,
+        bos=bos if adds_bos else "",
+        chat_template=template,
+        special_tokens={"bos_token": bos, "eos_token": _text(props.get("eos_token"))},
+        loras=_numbered_loras(ask),
+    )
+
+
+def _numbered_loras(ask: Ask) -> tuple[ServerLora, ...]:
+    answer = ask("/lora-adapters", seconds=DISCOVERY_SECONDS)
+    listed = answer.body if answer.is_ok and isinstance(answer.body, list) else []
+    entries = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), int)]
+    return tuple(ServerLora(re.split(r"[\\/]", _text(entry.get("path")))[-1], entry["id"]) for entry in entries)
+
+
+# -- Ollama ------------------------------------------------------------------------------------------------------------
+
+
+def is_ollama(ask: Ask) -> bool:
+    """Tell whether a server answers as Ollama does."""
+    return "version" in _object(ask, "/api/version")
+
+
+def of_ollama(ask: Ask, wanted: Wanted) -> ServerFacts:
+    """Return what an Ollama server tells."""
+    shown = _post(ask, "/api/show", {"model": wanted.model})
+    model = shown.get("model_info")
+    model = model if isinstance(model, dict) else {}
+    template = _template(model.get("tokenizer.chat_template"))
+    messages = wanted.messages(template)
+    context = wanted.context(_ollama_context(ask, wanted.model, shown, model))
+    bos = (
+        "" if messages or not model.get("tokenizer.ggml.add_bos_token", "bos_token" in template) else _bos(ask, wanted)
+    )
+    return ServerFacts(
+        "ollama",
+        wanted.model,
+        _text(_object(ask, "/api/version").get("version")),
+        context or OLLAMA_CONTEXT,
+        messages=messages,
+        bos=bos,
+        chat_template=template,
+        special_tokens={"bos_token": bos} if bos else {},
+        notes=() if context else (_OLLAMA_CONTEXT_NOTE,),
+    )
+
+
+def _ollama_context(ask: Ask, name: str, shown: Mapping[str, Json], model: Mapping[str, Json]) -> int:
+    """Return the context of a model as it is loaded, or as its Modelfile says; at most that of its training."""
+    running = _object(ask, "/api/ps").get("models")
+    loaded = [one for one in running if isinstance(one, dict)] if isinstance(running, list) else []
+    length = next((_count(one.get("context_length")) for one in loaded if one.get("name") == name), 0)
+    if not length and (saved := re.search(r"^num_ctx\s+(\d{1,9})\s*$", _text(shown.get("parameters")), re.MULTILINE)):
+        length = int(saved[1])
+    trained = next((_count(value) for key, value in model.items() if key.endswith(".context_length")), 0)
+    return min(length, trained) if length and trained else length
+
+
+def _bos(ask: Ask, wanted: Wanted) -> str:
+    """Return the text of the BOS token, for which Ollama must be asked for the whole vocabulary."""
+    answer = ask("/api/show", {"model": wanted.model, "verbose": True}, seconds=TOKENIZER_SECONDS)
+    model = answer.body.get("model_info") if answer.is_ok and isinstance(answer.body, dict) else None
+    model = model if isinstance(model, dict) else {}
+    number, tokens = model.get("tokenizer.ggml.bos_token_id"), model.get("tokenizer.ggml.tokens")
+    if not isinstance(number, int) or not isinstance(tokens, list):
+        return ""
+    return _text(tokens[number]) if 0 <= number < len(tokens) else ""
+
+
+# -- others ------------------------------------------------------------------------------------------------------------
+
+
+def is_lm_studio(ask: Ask) -> bool:
+    """Tell whether a server answers as LM Studio does."""
+    return isinstance(_object(ask, "/api/v1/models").get("models"), list)
+
+
+def of_lm_studio(ask: Ask, wanted: Wanted) -> ServerFacts:
+    """Return what LM Studio tells: the context that the model was loaded with, or could be."""
+    models = _object(ask, "/api/v1/models").get("models")
+    listed = [one for one in models if isinstance(one, dict)] if isinstance(models, list) else []
+    told: Json = next((one for one in listed if wanted.model in (one.get("key"), *_instances(one))), {})
+    loaded = _instances(told)
+    config = loaded.get(wanted.model) or next(iter(loaded.values()), {})
+    context = wanted.context(config.get("context_length") or told.get("max_context_length"))
+    text = wanted.choices.prompts == "text"
+    return ServerFacts("lm-studio", wanted.model, context_length=context, messages=not text)
+
+
+def _instances(model: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
+    """Return the settings with which a model of LM Studio was loaded, by the names of its instances."""
+    listed = model.get("loaded_instances")
+    entries = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return {_text(one.get("id")): config for one in entries if isinstance(config := one.get("config"), dict)}
+
+
+def of_openai(ask: Ask, wanted: Wanted) -> ServerFacts:
+    """Return what any other server tells in its list of models."""
+    entry = wanted.entry
+    told = next((entry[key] for key in ("max_model_len", "context_length", "context_window") if entry.get(key)), 0)
+    text = wanted.choices.prompts == "text"
+    return ServerFacts("openai", wanted.model, context_length=wanted.context(told), takes_text=text, messages=not text)
+
+
+# -- checked values ----------------------------------------------------------------------------------------------------
+
+
+def _object(ask: Ask, path: str) -> Mapping[str, Json]:
+    """Return the object that a GET request brings, an empty one for anything else."""
+    answer = ask(path, seconds=DISCOVERY_SECONDS)
+    return answer.body if answer.is_ok and isinstance(answer.body, dict) else {}
+
+
+def _post(ask: Ask, path: str, body: Json) -> Mapping[str, Json]:
+    answer = ask(path, body, seconds=DISCOVERY_SECONDS)
+    return answer.body if answer.is_ok and isinstance(answer.body, dict) else {}
+
+
+def _text(value: Json) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Json) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _template(value: Json) -> str:
+    """Return a chat template: a text, or the default one of several with names."""
+    if isinstance(value, list):
+        named = {_text(one.get("name")): one.get("template") for one in value if isinstance(one, dict)}
+        value = named.get("default")
+    template = _text(value)
+    return template if len(template) <= LONGEST_TEMPLATE else ""
+
+
+def _special_tokens(told: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the texts of special tokens in a tokenizer's settings, which are texts or objects with `content`."""
+    texts = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = told.get(name)
+        texts[name] = _text(value.get("content") if isinstance(value, dict) else value)
+    return {name: text for name, text in texts.items() if text}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version; those of an unknown one are high."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (99, 0)

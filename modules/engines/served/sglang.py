@@ -1,0 +1,110 @@
+"""SGLang's server: the kind "sglang".
+
+Written by its sources (entrypoints/openai and the native API of 0.5); it needs a GPU, so it was not run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from modules.core.events import Json
+from modules.engines.engine_protocol import Operations
+from modules.engines.served import parameters
+from modules.engines.served.lora import PROBE, TOP, OneLora
+from modules.engines.served.openai_events import (
+    CHAT,
+    COMPLETIONS,
+    ChatReader,
+    completion_reader,
+    messages_of,
+    stream_fields,
+    top_logprobs,
+)
+from modules.engines.served.prompts import without_bos
+from modules.engines.served.scoring import SglangScores
+from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
+from modules.engines.served.tokens import HfTokens
+
+_SENT_AS_THEY_ARE = (
+    *("top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "skip_special_tokens"),
+)
+
+
+class Sglang:
+    """An SGLang server: see `ServerKind`."""
+
+    samplers = parameters.BIASES | {
+        *("temperature", "do_sample", "top_k", "seed", "ban_eos_token", "min_length"),
+        *(parameters.GRAMMAR, parameters.SCHEMA, *_SENT_AS_THEY_ARE),
+    }
+    abilities = frozenset({"parallel", "loglikelihoods", "lora"})
+    health = "/health"
+    gives_ids = True
+
+    def __init__(self, ask: Ask, facts: ServerFacts) -> None:
+        self.facts, self._ask = facts, ask
+        self._tokens = HfTokens(ask, facts, text_field="text")
+        self._lora = OneLora(ask, facts, self._probe)
+        self.questions: Operations = self._tokens.questions
+        self.operations: Operations = {
+            "apply_loras": self._lora.apply,
+            "loglikelihoods": SglangScores(ask, facts, lambda: self._lora.name).loglikelihoods,
+        }
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._tokens.tokenize(text, self.facts.bos)
+
+    def request(
+        self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
+    ) -> GenerateRequest:
+        body = stream_fields(self.facts.model) | self._sampling(params)
+        if limit := parameters.most_tokens(params, prompt, self.facts):
+            body["max_tokens"] = limit
+        if self._lora.name:
+            body["lora_path"] = self._lora.name
+        if params.get("visible"):
+            body["skip_special_tokens"] = False
+        top = params["top_logprobs"]
+        if prompt.messages:
+            return GenerateRequest(CHAT, body | _chat(prompt, top), ChatReader(top))
+        if ids:
+            body["return_token_ids"] = True
+        if top is not None:
+            body |= {"logprobs": top, "return_token_ids": True}
+        # Every text gets a BOS token; the field with which vLLM leaves it out is ignored.
+        text = list(prompt.tokens) or without_bos(prompt.text, self.facts.bos)
+        return GenerateRequest(COMPLETIONS, {**body, "prompt": text}, completion_reader(top))
+
+    def _sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
+        """Return all parameters that SGLang has: for those left out it takes the model's generation_config.json."""
+        body: dict[str, Any] = {key: params[key] for key in _SENT_AS_THEY_ARE}
+        body["temperature"] = parameters.temperature(params, self.samplers)
+        body["top_k"] = params["top_k"] or -1
+        body["min_tokens"], body["ignore_eos"] = params["min_length"], params["ban_eos_token"]
+        if params["seed"] >= 0:
+            body["seed"] = params["seed"]
+        if params["stop"]:
+            body["stop"] = list(params["stop"])
+        if biases := parameters.biases(params):
+            body["logit_bias"] = biases
+        schema = parameters.schema_of(params)
+        if schema is not None:
+            body["json_schema"] = json.dumps(schema)
+        elif params["grammar_string"]:
+            body["ebnf"] = params["grammar_string"]
+        return body
+
+    def _probe(self, lora: str) -> dict[str, float]:
+        """Return how likely the tokens after PROBE are, with a LoRA or without."""
+        body: dict[str, Json] = {"model": self.facts.model, "prompt": PROBE, "max_tokens": 1, "temperature": 0}
+        body |= {"logprobs": TOP} | ({"lora_path": lora} if lora else {})
+        return top_logprobs(self._ask(COMPLETIONS, body).value)
+
+
+def _chat(prompt: ServedPrompt, top: int | None) -> dict[str, Json]:
+    body: dict[str, Json] = {"messages": messages_of(prompt)}
+    if prompt.continues:
+        body["continue_final_message"] = True
+    return body if top is None else body | {"logprobs": True, "top_logprobs": top}

@@ -1,0 +1,115 @@
+"""vLLM's server: the kind "vllm"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modules.core.events import Json
+from modules.engines.engine_protocol import Operations
+from modules.engines.served import parameters
+from modules.engines.served.lora import PROBE, TOP, OneLora
+from modules.engines.served.openai_events import (
+    CHAT,
+    COMPLETIONS,
+    ChatReader,
+    completion_reader,
+    messages_of,
+    stream_fields,
+    top_logprobs,
+)
+from modules.engines.served.scoring import VllmScores
+from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
+from modules.engines.served.tokens import HfTokens
+
+MOST_CANDIDATES = 20
+"""vLLM's own limit of candidates, unless it was started with another --max-logprobs."""
+_SENT_AS_THEY_ARE = (
+    *("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "skip_special_tokens"),
+)
+
+
+class Vllm:
+    """A vLLM server: see `ServerKind`."""
+
+    samplers = parameters.BIASES | {
+        *("temperature", "do_sample", "seed", "ban_eos_token", "min_length", "add_bos_token"),
+        *(parameters.GRAMMAR, parameters.SCHEMA, *_SENT_AS_THEY_ARE),
+    }
+    abilities = frozenset({"parallel", "loglikelihoods", "lora"})
+    health = "/health"
+    gives_ids = True
+
+    def __init__(self, ask: Ask, facts: ServerFacts) -> None:
+        self.facts, self._ask = facts, ask
+        self._tokens = HfTokens(ask, facts, text_field="prompt")
+        self._lora = OneLora(ask, facts, self._probe)
+        self.questions: Operations = self._tokens.questions
+        self.operations: Operations = {
+            "apply_loras": self._lora.apply,
+            "loglikelihoods": VllmScores(ask, facts, lambda: self.model).loglikelihoods,
+        }
+
+    @property
+    def model(self) -> str:
+        """The name that requests carry: that of the LoRA, if one is applied."""
+        return self._lora.name or self.facts.model
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._tokens.tokenize(text, self.facts.bos)
+
+    def request(
+        self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
+    ) -> GenerateRequest:
+        body = stream_fields(self.model) | self._sampling(params)
+        body["max_tokens"] = parameters.most_tokens(params, prompt, self.facts) or None
+        if interval > 1:
+            body["stream_interval"] = interval
+        if params.get("visible"):
+            body["skip_special_tokens"] = False
+        top = params["top_logprobs"]
+        if top is not None:
+            parameters.limited("top_logprobs", top, MOST_CANDIDATES)
+        if prompt.messages:
+            return GenerateRequest(CHAT, body | _chat(prompt, top), ChatReader(top))
+        if ids:
+            body["return_token_ids"] = True
+        if top is not None:
+            body |= {"logprobs": top, "return_token_ids": True}
+        return GenerateRequest(COMPLETIONS, body | self._text(prompt, params), completion_reader(top))
+
+    def _text(self, prompt: ServedPrompt, params: Mapping[str, Json]) -> dict[str, Json]:
+        if prompt.tokens:
+            return {"prompt": list(prompt.tokens)}
+        has_bos = bool(self.facts.bos) and prompt.text.startswith(self.facts.bos)
+        return {"prompt": prompt.text, "add_special_tokens": params["add_bos_token"] and not has_bos}
+
+    def _sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
+        """Return all parameters that vLLM has: for those left out it takes the model's generation_config.json."""
+        body: dict[str, Any] = {key: params[key] for key in _SENT_AS_THEY_ARE}
+        body["temperature"] = parameters.temperature(params, self.samplers)
+        body["min_tokens"], body["ignore_eos"] = params["min_length"], params["ban_eos_token"]
+        if params["seed"] >= 0:
+            body["seed"] = params["seed"]
+        if params["stop"]:
+            body["stop"] = list(params["stop"])
+        if biases := parameters.biases(params):
+            body["logit_bias"] = biases
+        schema = parameters.schema_of(params)
+        if schema is not None:
+            body["structured_outputs"] = {"json": schema}
+        elif params["grammar_string"]:
+            body["structured_outputs"] = {"grammar": params["grammar_string"]}
+        return body
+
+    def _probe(self, lora: str) -> dict[str, float]:
+        """Return how likely the tokens after PROBE are, with a LoRA or without."""
+        body = {"model": lora or self.facts.model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "logprobs": TOP}
+        return top_logprobs(self._ask(COMPLETIONS, body).value)
+
+
+def _chat(prompt: ServedPrompt, top: int | None) -> dict[str, Json]:
+    body: dict[str, Json] = {"messages": messages_of(prompt)}
+    if prompt.continues:
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    return body if top is None else body | {"logprobs": True, "top_logprobs": top}
