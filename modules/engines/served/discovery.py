@@ -15,12 +15,13 @@ from modules.engines.served import server_facts
 from modules.engines.served.llama_server import LlamaServer
 from modules.engines.served.ollama import Ollama
 from modules.engines.served.openai import LmStudio, OpenAi
-from modules.engines.served.server_facts import Wanted
+from modules.engines.served.server_facts import AUTO, Choices, Wanted
 from modules.engines.served.server_kind import DISCOVERY_SECONDS, Ask, ServerFacts, ServerKind
 from modules.engines.served.sglang import Sglang
 from modules.engines.served.vllm import Vllm
 
-AUTO = "auto"
+__all__ = ["AUTO", "KINDS", "Choices", "discover", "info_of"]
+
 UNKNOWN_CONTEXT = 8192
 """Tokens that the context of a server is taken to have that does not tell it."""
 MESSAGES_TEMPLATE = """\
@@ -66,18 +67,6 @@ KINDS: Mapping[str, _Row] = {
     "openai": _Row(OpenAi, server_facts.of_openai, lambda ask: True),
 }
 """Every kind by its name, in the order in which a server is asked."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the user has said of a server: options of the loader Remote. Its `context_length` of 0 is the server's."""
-
-    model: str = ""
-    kind: str = AUTO
-    prompts: str = AUTO
-    context_length: int = 0
-    chat_template: str = ""
-    special_tokens: Mapping[str, Json] = field(default_factory=dict)
 
 
 def discover(ask: Ask, choices: Choices) -> ServerKind:

@@ -20,7 +20,7 @@ from modules.engines.served.openai_events import (
     messages_of,
     stream_fields,
 )
-from modules.engines.served.prompts import ids_of, without_bos
+from modules.engines.served.prompts import ids_of, is_special, without_bos
 from modules.engines.served.server_kind import Ask, GenerateRequest, Piece, Read, ServedPrompt, ServerFacts
 from modules.engines.token_ids import token_pieces
 
@@ -76,8 +76,7 @@ class LlamaServer:
         body = {"content": text, "add_special": add_special, "with_pieces": True}
         listed = self._ask("/tokenize", body).value.get("tokens") or []
         parts = [(int(token["id"]), _piece(token["piece"])) for token in listed]
-        raw = text.encode()
-        return token_pieces((token, part, bool(part) and part.strip() not in raw) for token, part in parts)
+        return token_pieces((token, part, is_special(part, self.facts.special_tokens)) for token, part in parts)
 
     def request(
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
@@ -200,8 +199,8 @@ def completion_reader(top: int | None) -> Read:
             raise ValueError("text that is no string")
         logprobs = of_chat(event.get("completion_probabilities"), top) if top is not None else ()
         if not event.get("stop"):
-            return Piece(text, len(ids) or bool(text), ids, logprobs=logprobs)
-        return Piece(text, len(ids) or bool(text), ids, logprobs=logprobs, **_end(event))
+            return Piece(text, len(ids) or int(bool(text)), ids, logprobs=logprobs)
+        return Piece(text, len(ids) or int(bool(text)), ids, logprobs=logprobs, **_end(event))
 
     return read
 

@@ -96,7 +96,9 @@ def reader(top: int | None) -> Read:
         ends = event.get("done") is True
         logprobs = of_chat(event.get("logprobs"), top) if top is not None else ()
         said = marks.marked(thought, text, ends)
-        return Piece(said, len(logprobs) or bool(text or thought), logprobs=logprobs, **(_end(event) if ends else {}))
+        return Piece(
+            said, len(logprobs) or int(bool(text or thought)), logprobs=logprobs, **(_end(event) if ends else {})
+        )
 
     return read
 

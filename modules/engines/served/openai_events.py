@@ -80,7 +80,7 @@ def completion_reader(top: int | None) -> Read:
             raise ValueError("text that is no string")
         return Piece(
             text,
-            len(ids) or len(logprobs) or bool(text),
+            len(ids) or len(logprobs) or int(bool(text)),
             ids,
             tuple(choice.get("prompt_token_ids") or ()) if "prompt_token_ids" in choice else (),
             reason,
@@ -118,7 +118,7 @@ class ChatReader:
         logprobs = of_chat(listed.get("content"), self._top) if self._top is not None and listed else ()
         return Piece(
             self.marked(thought, text, bool(reason)),
-            len(logprobs) or bool(text or thought),
+            len(logprobs) or int(bool(text or thought)),
             reason=reason,
             stop_string=_stop_string(choice) if reason else "",
             logprobs=logprobs,

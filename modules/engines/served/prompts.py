@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from modules.core.events import Json
@@ -14,6 +15,7 @@ from modules.engines.served.server_kind import ServedPrompt, ServerKind
 
 UNKNOWN_VOCABULARY = 1 << 31
 """Stands for the size of a vocabulary that the server does not tell: it refuses token ids itself."""
+_USUAL_MARK = re.compile(r"<\|[^|\s]+\|>|</?s>")
 _SPECIAL = 2
 """Tokens that a text may have beyond its bytes: BOS, and the space that some tokenizers prepend."""
 
@@ -121,6 +123,12 @@ def _end_of(text: str, limit: int) -> str:
 def without_bos(text: str, bos: str) -> str:
     """Return a text without the BOS token at its beginning, for a server that puts one before every text."""
     return text[len(bos) :] if bos and text.startswith(bos) else text
+
+
+def is_special(piece: bytes, special_tokens: Mapping[str, Json]) -> bool:
+    """Tell whether the text of a token is that of a special one, by the names that are known or usual."""
+    text = piece.decode("utf-8", "replace")
+    return text in special_tokens.values() or _USUAL_MARK.fullmatch(text) is not None
 
 
 def ids_of(value: Sequence[Json]) -> list[int]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from modules.core.events import Json, Note
@@ -16,9 +15,7 @@ from modules.engines.served.prompts import ids_of
 from modules.engines.served.server_kind import DISCOVERY_SECONDS, Ask, ServerFacts, ServerLora
 from modules.engines.served.template_probe import derived_template
 
-if TYPE_CHECKING:
-    from modules.engines.served.discovery import Choices
-
+AUTO = "auto"
 LONGEST_TEMPLATE = 1 << 20
 """Characters of a chat template."""
 TOKENIZER_SECONDS = 60.0
@@ -35,6 +32,18 @@ _OLLAMA_CONTEXT_NOTE = Note(
         "zh": f"模型未加载时 Ollama 不告知上下文长度，将使用其默认值 {OLLAMA_CONTEXT}。",
     },
 )
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user has said of a server: options of the loader Remote. Its `context_length` of 0 is the server's."""
+
+    model: str = ""
+    kind: str = AUTO
+    prompts: str = AUTO
+    context_length: int = 0
+    chat_template: str = ""
+    special_tokens: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Wanted:
 
     def messages(self, template: str) -> bool:
         """Tell whether conversations are sent as messages: by choice, or for lack of a template."""
-        return self.choices.prompts == "chat" or (self.choices.prompts == "auto" and not template)
+        return self.choices.prompts == "chat" or (self.choices.prompts == AUTO and not template)
 
 
 # -- vLLM --------------------------------------------------------------------------------------------------------------
@@ -76,7 +85,7 @@ def of_vllm(ask: Ask, wanted: Wanted) -> ServerFacts:
     if not template:
         told = _object(ask, "/tokenizer_info")
         template, tokens = _template(told.get("chat_template")), _special_tokens(told) or tokens
-    if not template and wanted.choices.prompts == "auto":
+    if not template and wanted.choices.prompts == AUTO:
         template = derived_template(ask, wanted.model)
     return ServerFacts(
         "vllm",

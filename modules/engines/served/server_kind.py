@@ -161,7 +161,8 @@ class ServerKind(Protocol):
     `samplers` are the generation parameters that it understands, `abilities` those of `Loader.abilities` that it has.
     `questions` and `operations` are those of `engine_protocol.Operations`; they block, so the engine calls none of them
     in its event loop. `health` is the path of a GET request that succeeds while the server can answer.
-    `gives_ids` tells whether the stream has the ids of the tokens, so that a generation can be resumed.
+    `gives_ids` tells whether the stream has the ids of the tokens, so that a generation can be resumed; llama-server's
+    has not those of the prompt, which `tokenize` gives.
     """
 
     facts: ServerFacts

@@ -7,7 +7,7 @@ from functools import cache
 
 from modules.core.events import Json
 from modules.engines.engine_protocol import Operations
-from modules.engines.served.prompts import ids_of
+from modules.engines.served.prompts import ids_of, is_special
 from modules.engines.served.server_kind import Ask, ServerFacts
 from modules.engines.token_ids import token_pieces
 
@@ -21,6 +21,7 @@ class HfTokens:
 
     def __init__(self, ask: Ask, facts: ServerFacts, text_field: str) -> None:
         self._ask, self._model, self._text_field = ask, facts.model, text_field
+        self._special = facts.special_tokens
         self.questions: Operations = {
             "encode": self.encode,
             "decode": self.decode,
@@ -53,8 +54,8 @@ class HfTokens:
             parts = _bytes_of([str(name) for name in names])
         else:
             parts = [self.decode([token]).encode() for token in tokens[:_MOST_DECODED]]
-        special = [part not in text.encode() for part in parts]
-        return token_pieces(zip(tokens, parts, special, strict=False))
+        named = zip(tokens, parts, strict=False)
+        return token_pieces((token, part, is_special(part, self._special)) for token, part in named)
 
 
 def _bytes_of(names: Sequence[str]) -> list[bytes]:
