@@ -73,7 +73,9 @@ class TrainingRuns:
 
     def snapshot(self) -> list[RunView]:
         """Return all runs, the newest first."""
-        names = [path.parent.name for path in self.folder.glob("*/run.json")]
+        names = {path.parent.name for path in self.folder.glob("*/run.json")}
+        with self._lock:
+            names |= self._live.keys()  # also if somebody has deleted their folders
         views = [view for name in names if (view := self._view(name)) is not None]
         return sorted(views, key=lambda view: view.run.created, reverse=True)
 

@@ -13,6 +13,7 @@ from modules.core.errors import Words
 from modules.core.events import Json
 from modules.core.training_errors import NotResumable, TrainingDiskFull, TrainingError, TrainingFailed
 from modules.engines.training.job import CHECKPOINTS, JOB, TrainingJob, newest_checkpoint
+from modules.formats.tokenizer_files import VOCABULARIES
 from modules.loaders.availability import overlay_of
 from modules.loaders.registry import LOADERS, Loader
 from modules.system.atomic_write import replace_file
@@ -35,10 +36,15 @@ def overlay_for(model_format: str) -> Path | None:
 
 
 def fingerprint(model: Path) -> str:
-    """Return what differs once the files of a model have changed: its config.json, and names and sizes of weights."""
+    """Return what differs once the files of a model have changed.
+
+    Those are its config.json and its vocabulary, and names and sizes of weights.
+    """
     digest = hashlib.sha256()
     try:
-        digest.update((model / _CONFIG).read_bytes())
+        for name in (_CONFIG, *VOCABULARIES):
+            path = model / name
+            digest.update(path.read_bytes() if name == _CONFIG or path.is_file() else b"")
         for path in sorted(model.glob("*.safetensors")) + sorted(model.glob("*.bin")):
             digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
     except OSError:

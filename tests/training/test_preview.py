@@ -12,7 +12,7 @@ from modules.loaders.load_settings import option_values, resolve
 from modules.training.dataset.errors import PreviewFailed
 from modules.training.dataset.prepare import Prepared, PreparedFile
 from modules.training.parameters import parse_parameters
-from modules.training.preview import Previews
+from modules.training.preview import Previews, _key
 from tests.conftest import TRANSFORMERS
 
 SAMPLE = Sample(3, (("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False), ("Zorb!<|im_end|>", True)))
@@ -37,6 +37,15 @@ def test_the_rows_that_cannot_be_used_are_listed_without_a_process(tmp_path: Pat
 def test_a_process_that_ends_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PreviewFailed, match="exit status 1"):
         Previews("nothing.there").preview(record(tmp_path), {}, parse_parameters({}), prepared(SAMPLE))
+
+
+def test_a_preview_is_made_again_once_the_tokenizer_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    keys = set()
+    for content in ("", "{}", "[]"):
+        (tmp_path / "tokenizer.json").write_text(content)
+        keys.add(_key(record(tmp_path), {}, {}, [SAMPLE], 0))
+    assert len(keys) == 3
 
 
 def test_a_preview_comes_from_the_tokenizer_of_the_model(tiny_folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -307,6 +308,34 @@ def test_a_run_is_deleted_once_it_has_ended_and_its_lora_stays(
     runs.wait(name, SECONDS)
     runs.delete(name)
     assert runs.snapshot() == [] and (tmp_path / "loras" / "a").is_dir()
+
+
+def test_a_run_whose_folder_is_deleted_while_it_trains_is_listed_and_can_be_stopped(
+    runs: TrainingRuns, start: Start
+) -> None:
+    name = start("a", "held")
+    reach(runs, name, 5)
+    shutil.rmtree(runs.folder / name)
+    assert [view.name for view in runs.snapshot()] == [name]
+    runs.stop(name)
+    with pytest.raises(TrainingRunNotFound):
+        runs.wait(name, SECONDS)
+    assert runs.snapshot() == []
+    assert runs.wait(start("b"), SECONDS).state == "finished"
+
+
+def test_a_damaged_log_ends_where_it_is_damaged(runs: TrainingRuns, start: Start, subtests: pytest.Subtests) -> None:
+    name = start("a")
+    runs.wait(name, SECONDS)
+    path = runs.folder / name / "log.jsonl"
+    first = path.read_bytes().splitlines(keepends=True)[0]
+    lines = (b"\xff\xfe", b"[]", b"5", b"null", b"[" * 100_000, b'{"event": "update"}', b'{"event": []}')
+    wrong = first.replace(b'"update": 1', b'"update": "nan"'), first.replace(b"0.0001", b"null")
+    for line in (*lines, *wrong):
+        path.write_bytes(first + line + b"\n" + first)
+        with subtests.test(line=ascii(line[:30])):
+            assert [entry["update"] for entry in runs.log(name)] == [1]
+            assert runs.view(name).state == "finished"
 
 
 def test_names_that_are_no_runs_are_refused(runs: TrainingRuns, subtests: pytest.Subtests) -> None:

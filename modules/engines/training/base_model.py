@@ -27,10 +27,11 @@ from modules.engines.hf.arguments import (
 from modules.engines.hf.build import torch_environment
 from modules.engines.hf.environment import likely_environment
 from modules.engines.hf.gptqmodel import disable_compilation
-from modules.engines.hf.model import load_tokenizer, progress_of_weights, python_arguments
+from modules.engines.hf.model import progress_of_weights, python_arguments
 from modules.engines.hf.model_folder import folder_for_transformers, in_folder
 from modules.engines.training.arguments import base_calls, choose_targets, load_options, lora_arguments
 from modules.engines.training.job import TrainingJob
+from modules.engines.training.tokenizer import load_tokenizer
 from modules.system import gpus
 
 ADAPTER = "default"
@@ -54,7 +55,7 @@ class BaseModel:
         name, args = model_call(calls)
         self.dtype = str(args["dtype"])
         self.kernel = str(args.get("quantization_config", {}).get("backend", ""))
-        self.tokenizer = load_tokenizer(calls[TOKENIZER])
+        self.tokenizer = load_tokenizer(calls[TOKENIZER], job.name)
         with progress_of_weights(advance):
             self.module: Any = getattr(transformers, name).from_pretrained(**python_arguments(args))
         self.module.config.use_cache = False

@@ -79,12 +79,22 @@ def update_of(checkpoint: Path) -> int:
 
 
 def read_log(path: Path) -> list[Json]:
-    """Return the entries of a run's log. A line that was cut off ends it."""
+    """Return the entries of a run's log. A line that was cut off, or is none of a log, ends it."""
     entries: list[Json] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entries.append(json.loads(line))
-            except ValueError:
+                entry = json.loads(line)
+                figures = [float(entry[key]) for key in _NUMBERS[entry["event"]]]  # "nan" is written as a text
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
+            if not figures[0].is_integer():
+                break
+            entries.append({**entry, "update": int(figures[0])})
     return entries
+
+
+_NUMBERS = {
+    "update": ("update", "loss", "grad_norm", "learning_rate", "seconds", "memory", "gpu_memory"),
+    "evaluation": ("update", "loss"),
+}

@@ -179,8 +179,8 @@ class Watcher(TrainerCallback):
         """Drop what was logged after the checkpoint from which the run is resumed; return the seconds before it."""
         entries = read_log(self._log)
         kept = [entry for entry in entries if entry["update"] <= update]
-        if len(kept) != len(entries):
-            text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        if self._log.is_file() and self._log.read_bytes() != text.encode():  # also a line that was cut off
             new = self._log.with_name(f".{LOG}.new")
             new.write_text(text, encoding="utf-8")
             os.replace(new, self._log)

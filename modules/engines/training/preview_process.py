@@ -38,11 +38,11 @@ def main() -> None:
 
 
 def _preview(job: TrainingJob, seed: int) -> Json:
-    import transformers
+    from modules.engines.training.tokenizer import load_tokenizer  # imports transformers
 
     calls = in_folder(arguments(job.base, job.options, likely_environment()), folder_for_transformers(job.base))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**calls[TOKENIZER])
-    return preview(list(read_samples(job.train)), OffsetTokenizer(tokenizer), Limits.of(job.parameters), seed)
+    tokenizer = OffsetTokenizer(load_tokenizer(calls[TOKENIZER], job.name))
+    return preview(list(read_samples(job.train)), tokenizer, Limits.of(job.parameters), seed)
 
 
 if __name__ == "__main__":
