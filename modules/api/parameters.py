@@ -15,6 +15,7 @@ from modules.core.errors import OptionError, UnknownOption, Unsupported
 from modules.core.events import Json
 from modules.loaders import generation_settings
 from modules.loaders.generation_settings import PARAMETERS
+from modules.loaders.server_samplers import SCHEMA
 from modules.options.option import Value, nearest
 from modules.runtime.loaded_model import LoadedModel
 
@@ -47,10 +48,10 @@ def resolve(
     except OptionError as error:
         raise respelled(error, request.spelled) from None
     # Many clients send all parameters with every request: those at neutral values need no support.
-    effective = [name for name in generation_settings.changed(params) if name in requested]
-    orders = [] if strict else [name for name in effective if name in _ORDERS and name not in model.loader.samplers]
-    needed = [name for name in effective if name not in orders]
-    generation_settings.require_supported([*needed, *(["logit_bias"] if request.logit_bias else [])], model.loader)
+    effective = generation_settings.effective(params, requested)
+    orders = [] if strict else [name for name in effective if name in _ORDERS and name not in model.samplers]
+    needed = [name for name in effective if name not in orders] + (["logit_bias"] if request.logit_bias else [])
+    generation_settings.require_supported(needed, model.samplers, model.engine_name)
     if request.schema is not None:
         require_grammar(request, model, requested, "response_format")
         params["answer_grammar"] = ["json", request.schema]
@@ -61,7 +62,8 @@ def require_grammar(request: GenerationRequest, model: LoadedModel, params: Mapp
     """Raise OptionError if `params` have a grammar beside the one for `field`, Unsupported if there cannot be one."""
     if params.get("grammar_string"):
         raise respelled(OptionError(field, str(getattr(request, field))[:80], _ONE_FORMAT), request.spelled)
-    generation_settings.require_supported(["grammar_string"], model.loader)
+    if SCHEMA not in model.samplers:
+        generation_settings.require_supported(["grammar_string"], model.samplers, model.engine_name)
 
 
 def _is_known(request: GenerationRequest, name: str, value: Any, model: LoadedModel) -> bool:

@@ -16,18 +16,15 @@ from modules.config.named_files import NamedFiles
 from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import OptionError, PresetNotFound, SettingsError, both
 from modules.loaders.generation_settings import as_text
-from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
+from modules.options.generation import OFF, PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Value, parse_all
 
 _SAMPLING = {
     key for key, option in PARAMETERS.items() if option.group in ("common", "truncation", "temperature", "repetition")
 }
 _KEYS = _SAMPLING - SUPPORTED_BY_ALL - {"seed"} | {"guidance_scale"}
-_NEUTRAL: Mapping[str, Value] = {"temperature": 1.0, "min_p": 0.0}  # their defaults are not neutral
 
-NEUTRAL: Mapping[str, Value] = {
-    key: _NEUTRAL.get(key, option.default) for key, option in PARAMETERS.items() if key in _KEYS
-}
+NEUTRAL: Mapping[str, Value] = {key: OFF.get(key, option.default) for key, option in PARAMETERS.items() if key in _KEYS}
 """The parameters of presets, with the values that turn them off."""
 
 MAX_IMPORTED_BYTES = 64_000

@@ -97,7 +97,8 @@ class Info:
     generations run at once. `task` is "" for a model that generates text, "embed" for
     one whose answers are vectors of so many `dimensions`, which may be cut if it `may_shorten`, "rank" for scores.
     `abilities` and `samplers` replace those of the loader's row, None does not: a server decides what it can do.
-    `messages` tells whether it takes conversations as messages only, whose prompts it makes itself.
+    `messages` tells whether it takes conversations as messages only, whose prompts it makes itself. `server` is the
+    kind of server that generates, "" if the worker does.
     """
 
     context_length: int
@@ -115,6 +116,7 @@ class Info:
     abilities: tuple[str, ...] | None = None
     samplers: tuple[str, ...] | None = None
     messages: bool = False
+    server: str = ""
 
     def to_json(self) -> Json:
         return dataclasses.asdict(self)

@@ -60,9 +60,9 @@ def prepare_text(model: LoadedModel, text: EvaluationText, request: EvaluationRe
 def check_ability(model: LoadedModel) -> None:
     """Raise Unsupported for a loader that cannot score tokens, CannotGenerate … for a model of another task."""
     model.require(GENERATE)
-    if ABILITY not in model.loader.abilities:
+    if ABILITY not in model.abilities:
         able = ", ".join(loader.name for loader in LOADERS.values() if ABILITY in loader.abilities)
-        name = model.loader.name
+        name = model.engine_name
         raise Unsupported(
             {
                 "en": f"{name} cannot score the tokens of a text; {able} can. Load the model with one of them.",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
-from modules.loaders.registry import Loader
-from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL, SWITCHES
+from modules.options.generation import OFF, PARAMETERS, SUPPORTED_BY_ALL, SWITCHES
 from modules.options.option import Value, parse_all
 
 __all__ = ["PARAMETERS", "require_supported", "resolve"]
@@ -65,14 +64,14 @@ def _without_foreign_samplers(value: object) -> object:
     return "\n".join(name for name in names if name not in _FOREIGN_SAMPLERS)
 
 
-def require_supported(parameters: Iterable[str], loader: Loader) -> None:
-    """Raise `Unsupported` instead of silently ignoring a parameter that the loader does not implement."""
-    missing = next((name for name in parameters if name not in loader.samplers | SUPPORTED_BY_ALL), "")
+def require_supported(parameters: Iterable[str], samplers: frozenset[str], engine: str) -> None:
+    """Raise `Unsupported` instead of silently ignoring a parameter that is not among `samplers`, those of `engine`."""
+    missing = next((name for name in parameters if name not in samplers | SUPPORTED_BY_ALL), "")
     if missing:
         raise Unsupported(
             {
-                "en": f"The loader {loader.name} does not support {missing}.",
-                "zh": f"加载器 {loader.name} 不支持 {missing}。",
+                "en": f"The loader {engine} does not support {missing}.",
+                "zh": f"加载器 {engine} 不支持 {missing}。",
             }
         )
 
@@ -81,6 +80,16 @@ def changed(params: Mapping[str, Json]) -> list[str]:
     """Return the keys of parameters that differ from their defaults and are not switched off by another one."""
     differing = [key for key, option in PARAMETERS.items() if key in params and params[key] != option.default]
     return [key for key in differing if SWITCHES.get(key, key) in differing]
+
+
+def effective(params: Mapping[str, Json], names: Collection[str]) -> list[str]:
+    """Return the keys among `names` whose values change the answer, even if they are the defaults."""
+    on = changed(params)
+    return [
+        key
+        for key, option in PARAMETERS.items()
+        if key in names and params[key] != OFF.get(key, option.default) and (key not in SWITCHES or SWITCHES[key] in on)
+    ]
 
 
 def _validated_stops(stops: Iterable[str]) -> list[str]:

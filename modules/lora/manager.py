@@ -69,7 +69,7 @@ class LoraManager:
     def resolve(self, plan: LoadPlan) -> LoadPlan:
         """Find, check and convert the LoRAs that a plan names. A model that cannot have them is loaded without any."""
         try:
-            return plan.with_adapters(self._adapters(plan.loader, plan.record, plan.loras))
+            return plan.with_adapters(self._adapters(plan.loader, plan.record, plan.loras, plan.loader.abilities))
         except WebUIError as error:
             log.warning("%s", error)
             return plan.with_adapters((), error)
@@ -88,7 +88,7 @@ class LoraManager:
 
     def _apply(self, weights: Weights) -> tuple[AppliedLora, ...]:
         with self._models.current.lease() as model:
-            self._models.apply_loras(model, self._adapters(model.loader, model.record, weights))
+            self._models.apply_loras(model, self._adapters(model.loader, model.record, weights, model.abilities))
             return model.loras
 
     def applied_to(self, record: ModelRecord) -> dict[str, float] | None:
@@ -101,12 +101,14 @@ class LoraManager:
             return None
         return {applied.name: applied.weight for applied in status.loras}
 
-    def _adapters(self, loader: Loader, model: ModelRecord, weights: Weights) -> tuple[LoraAdapter, ...]:
+    def _adapters(
+        self, loader: Loader, model: ModelRecord, weights: Weights, abilities: frozenset[str]
+    ) -> tuple[LoraAdapter, ...]:
         """Check LoRAs against the files of the model, and provide them in the format that its loader reads."""
         chosen = [(self.catalog.find(name), float(WEIGHT.parse(raw))) for name, raw in weights.items()]
         by_name = {lora.name: (lora, weight) for lora, weight in chosen}  # two names may mean the same LoRA
-        if not _supports(loader, len(by_name)):
-            raise _unsupported(loader)
+        if not _supports(abilities, len(by_name)):
+            raise _unsupported(loader.name, abilities)
         return tuple(_adapter(lora, weight, loader, model) for lora, weight in by_name.values())
 
 
@@ -120,22 +122,22 @@ def _adapter(lora: LoraRecord, weight: float, loader: Loader, model: ModelRecord
     return LoraAdapter(lora.name, path, weight)
 
 
-def _supports(loader: Loader, count: int) -> bool:
-    return count == 0 or ("loras" if count > 1 else "lora") in loader.abilities
+def _supports(abilities: frozenset[str], count: int) -> bool:
+    return count == 0 or ("loras" if count > 1 else "lora") in abilities
 
 
-def _unsupported(loader: Loader) -> Unsupported:
-    able = ", ".join(other.name for other in LOADERS.values() if _supports(other, 2))
-    if _supports(loader, 1):
+def _unsupported(name: str, abilities: frozenset[str]) -> Unsupported:
+    able = ", ".join(other.name for other in LOADERS.values() if _supports(other.abilities, 2))
+    if _supports(abilities, 1):
         return Unsupported(
             {
-                "en": f"{loader.name} takes one LoRA at a time; {able} take several.",
-                "zh": f"{loader.name} 一次只能使用一个 LoRA；{able} 可同时使用多个。",
+                "en": f"{name} takes one LoRA at a time; {able} take several.",
+                "zh": f"{name} 一次只能使用一个 LoRA；{able} 可同时使用多个。",
             }
         )
     return Unsupported(
         {
-            "en": f"{loader.name} cannot use LoRAs; {able} can.",
-            "zh": f"{loader.name} 不支持 LoRA；可使用 {able}。",
+            "en": f"{name} cannot use LoRAs; {able} can.",
+            "zh": f"{name} 不支持 LoRA；可使用 {able}。",
         }
     )

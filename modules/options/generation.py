@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from modules.options import gbnf
 from modules.options.load_shared import LONGEST_CONTEXT
-from modules.options.option import Option
+from modules.options.option import Option, Value
 
 SAMPLERS = (
     *("repetition_penalty", "presence_penalty", "frequency_penalty", "dry"),
@@ -690,6 +690,9 @@ SWITCHES: Mapping[str, str] = {
     "negative_prompt": "guidance_scale",
 }
 """Parameters without effect while another one has its default."""
+
+OFF: Mapping[str, Value] = {"temperature": 1.0, "min_p": 0.0}
+"""Values without effect of the parameters whose defaults have one."""
 
 GROUPS = ("common", "truncation", "temperature", "repetition", "constraints", "text")
 """The groups in the order of display; the first is not collapsible."""

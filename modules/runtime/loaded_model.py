@@ -16,6 +16,7 @@ from modules.core.events import ENDS, Done, Event, Failed, Info, Json, Progress,
 from modules.core.prompt import Prompt
 from modules.core.worker_errors import Unloaded, WorkerDied
 from modules.formats.embedding import EMBED, RANK
+from modules.loaders.server_samplers import SERVER_NAMES
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.totals import GenerationTotals
 from modules.runtime.worker_process import Deliver, WorkerProcess
@@ -101,6 +102,12 @@ class LoadedModel:
     def samplers(self) -> frozenset[str]:
         """The keys of the generation parameters that it has: those of its loader, or as its server says."""
         return self.loader.samplers if self.info.samplers is None else frozenset(self.info.samplers)
+
+    @property
+    def engine_name(self) -> str:
+        """What generates: its loader, and the kind of its server if it has one."""
+        server = SERVER_NAMES.get(self.info.server, self.info.server)
+        return f"{self.loader.name} ({server})" if server and server != self.loader.name else self.loader.name
 
     @property
     def memory(self) -> int:

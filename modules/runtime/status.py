@@ -15,7 +15,8 @@ class Status:
     """A snapshot of the page's model. `version` grows with each change, also of other models.
 
     `stage` and `progress` are those of `Progress`, while loading. `memory` and `freed` are bytes, `seconds` is how long
-    the load took.
+    the load took. `server` is the kind of server that generates, if one does; `samplers` are the generation parameters
+    that the model has, while it is ready.
     """
 
     state: Literal["empty", "loading", "ready", "asleep", "failed"] = "empty"
@@ -31,6 +32,8 @@ class Status:
     error: WebUIError | None = None
     loras: tuple[AppliedLora, ...] = ()
     lora_problem: WebUIError | None = None
+    server: str = ""
+    samplers: frozenset[str] = frozenset()
 
 
 def status_of(entry: Entry | None, version: int, freed: int) -> Status:
@@ -52,4 +55,6 @@ def status_of(entry: Entry | None, version: int, freed: int) -> Status:
         seconds=entry.seconds,
         loras=model.loras,
         lora_problem=model.lora_problem,
+        server=model.info.server,
+        samplers=model.samplers,
     )

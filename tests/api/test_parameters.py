@@ -14,6 +14,7 @@ from modules.api import parameters, request_fields
 from modules.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from modules.core.errors import OptionError, UnknownOption, Unsupported, WebUIError
 from modules.loaders.registry import LOADERS, Loader
+from modules.loaders.server_samplers import SERVER_SAMPLERS
 from modules.runtime.loaded_model import LoadedModel
 from tests.support.client_bodies import sillytavern
 
@@ -21,10 +22,12 @@ LLAMACPP, TRANSFORMERS = LOADERS["llama.cpp"], LOADERS["Transformers"]
 TEMPLATE = "{% if enable_thinking %}<think>{% endif %}{{ messages }}"
 
 
-def loaded(loader: Loader, template: str = "") -> LoadedModel:
-    """Return what `parameters` asks of a loaded model: its loader, context and template."""
+def loaded(loader: Loader, template: str = "", server: str = "") -> LoadedModel:
+    """Return what `parameters` asks of a loaded model, whose samplers may be those of a kind of `server`."""
     info = SimpleNamespace(context_length=4096, chat_template=template)
-    return cast(LoadedModel, SimpleNamespace(loader=loader, info=info, record=SimpleNamespace(chat_template="")))
+    samplers, name = (SERVER_SAMPLERS[server], server) if server else (loader.samplers, loader.name)
+    record = SimpleNamespace(chat_template="")
+    return cast(LoadedModel, SimpleNamespace(samplers=samplers, engine_name=name, info=info, record=record))
 
 
 def settle(
@@ -312,3 +315,21 @@ def test_many_unknown_fields_are_reported_at_once() -> None:
     start = time.perf_counter()
     assert settle(dict.fromkeys(names, 1))[1] == names
     assert time.perf_counter() - start < 1
+
+
+def test_what_a_server_lacks_is_refused_by_name_unless_it_is_neutral(subtests: pytest.Subtests) -> None:
+    def settled(server: str, **fields: Any) -> dict[str, Any]:
+        request = CompletionRequest.model_validate({"prompt": "Hi", **fields})
+        return parameters.resolve(request, loaded(LLAMACPP, server=server), {})[0]
+
+    for server, fields in {"openai": {"min_p": 0.0}, "ollama": {"top_n_sigma": 0}, "vllm": {"typical_p": 1}}.items():
+        with subtests.test("neutral", server=server):
+            assert settled(server, **fields)
+    for server, name, value in [
+        *(("openai", "min_p", 0.05), ("openai", "top_k", 40), ("ollama", "logit_bias", {"5": 1}), ("vllm", "tfs", 0.9)),
+        *(("ollama", "grammar_string", 'root ::= "a"'), ("sglang", "xtc_probability", 0.5)),
+    ]:
+        with subtests.test("refused", server=server, name=name), pytest.raises(Unsupported, match=f"{server}.*{name}"):
+            settled(server, **{name: value})
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    assert settled("openai", response_format=schema)["answer_grammar"] == ["json", {"type": "object"}]

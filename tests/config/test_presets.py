@@ -189,7 +189,7 @@ def test_shipped_presets_are_valid_and_supported_by_every_loader(name: str) -> N
     preset = SHIPPED.read(name)
     assert not preset.ignored_keys
     for loader in ("llama.cpp", "Transformers"):
-        require_supported(changed(resolve(preset.values)), LOADERS[loader])
+        require_supported(changed(resolve(preset.values)), LOADERS[loader].samplers, loader)
 
 
 def test_saving_over_a_preset_can_be_undone(presets: Presets) -> None:

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from modules.core.errors import OptionError, UnknownOption, Unsupported
-from modules.loaders.generation_settings import PARAMETERS, changed, require_supported, resolve
+from modules.loaders.generation_settings import PARAMETERS, changed, effective, require_supported, resolve
 from modules.loaders.registry import LOADERS
 from modules.options.generation import SUPPORTED_BY_ALL
 
@@ -95,10 +95,10 @@ def test_exllamav2_supports_the_parameters_of_its_sampler() -> None:
 
 def test_an_unsupported_parameter_is_rejected_by_name() -> None:
     params = resolve({"top_a": 0.2, "auto_max_new_tokens": True, "custom_stopping_strings": '"x"'})
-    require_supported(changed(params), LOADERS["Transformers"])
+    require_supported(changed(params), LOADERS["Transformers"].samplers, "Transformers")
     with pytest.raises(Unsupported, match="does not support top_a"):
-        require_supported(changed(params), LOADERS["llama.cpp"])
-    require_supported(changed(resolve({})), LOADERS["llama.cpp"])
+        require_supported(changed(params), LOADERS["llama.cpp"].samplers, "llama.cpp")
+    require_supported(changed(resolve({})), LOADERS["llama.cpp"].samplers, "llama.cpp")
 
 
 def test_custom_stopping_strings_are_appended_to_the_stops_of_the_request() -> None:
@@ -155,3 +155,12 @@ def test_every_parameter_has_a_label_and_help_in_both_languages(subtests: pytest
                 assert set(texts) == {"en", "zh"}
                 assert all(texts.values())
             assert option.parse(option.default) == option.default
+
+
+def test_a_value_has_an_effect_if_it_is_not_neutral_even_if_it_is_the_default() -> None:
+    params = resolve({"min_p": 0.05, "temperature": 1.0, "dry_base": 2.0, "top_k": 0, "mirostat_mode": 2})
+    assert effective(params, ["min_p", "temperature", "dry_base", "top_k", "mirostat_mode"]) == [
+        "min_p",
+        "mirostat_mode",
+    ]
+    assert effective(resolve({"min_p": 0.0}), ["min_p"]) == []

@@ -68,11 +68,11 @@ def routes(state: ApiState) -> APIRouter:
 
 async def _logits(state: ApiState, model: LoadedModel, body: LogitsRequest) -> Json:
     """Return the likeliest tokens with their probabilities, in falling order."""
-    if "next" not in model.loader.abilities:
+    if "next" not in model.abilities:
         raise Unsupported(
             {
-                "en": f"The loader {model.loader.name} cannot list candidates for the next token.",
-                "zh": f"加载器 {model.loader.name} 无法列出下一个词符的候选。",
+                "en": f"The loader {model.engine_name} cannot list candidates for the next token.",
+                "zh": f"加载器 {model.engine_name} 无法列出下一个词符的候选。",
             }
         )
     params, _ = parameters.resolve(body, model, state.defaults_of(model), state.app.flags.on("strict_api"))

@@ -100,6 +100,7 @@ def info_of(kind: ServerKind, slots: int) -> Info:
         abilities=tuple(sorted(kind.abilities)),
         samplers=tuple(sorted(kind.samplers)),
         messages=facts.messages,
+        server=facts.kind,
     )
 
 

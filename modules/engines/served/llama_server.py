@@ -23,6 +23,7 @@ from modules.engines.served.openai_events import (
 from modules.engines.served.prompts import ids_of, is_special, without_bos
 from modules.engines.served.server_kind import Ask, GenerateRequest, Piece, Read, ServedPrompt, ServerFacts
 from modules.engines.token_ids import token_pieces
+from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 COMPLETION = "/completion"
 DEFAULT_CONTEXT = 1 << 17
@@ -40,11 +41,7 @@ _LOWEST_RATIO = 1e-6
 class LlamaServer:
     """A llama-server: see `ServerKind`."""
 
-    samplers = parameters.BIASES | {
-        *("temperature", "seed", "repetition_penalty", "repetition_penalty_range", "top_n_sigma", "mirostat_mode"),
-        *("dynamic_temperature", "dynatemp_low", "dynatemp_high", "dynatemp_exponent", "dry_sequence_breakers"),
-        *("ban_eos_token", parameters.GRAMMAR, parameters.SCHEMA, *_SENT_AS_THEY_ARE),
-    }
+    samplers = SERVER_SAMPLERS["llama-server"]
     health = "/health"
     gives_ids = True
 

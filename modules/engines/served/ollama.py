@@ -15,6 +15,7 @@ from modules.engines.served.logprobs import of_chat
 from modules.engines.served.openai_events import ChatReader, error_text, event_of
 from modules.engines.served.prompts import without_bos
 from modules.engines.served.server_kind import Ask, GenerateRequest, Piece, Read, ServedPrompt, ServerFacts
+from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 GENERATE, CHAT = "/api/generate", "/api/chat"
 MOST_CANDIDATES = 20
@@ -25,9 +26,7 @@ _MESSAGE_FIELDS = ("role", "content", "tool_calls")
 class Ollama:
     """An Ollama server: see `ServerKind`. It does not count tokens."""
 
-    samplers = frozenset(
-        {"temperature", "seed", "repetition_penalty", "repetition_penalty_range", parameters.SCHEMA, *_SENT_AS_THEY_ARE}
-    )
+    samplers = SERVER_SAMPLERS["ollama"]
     abilities = frozenset({"parallel"})
     health = "/api/version"
     gives_ids = False

@@ -17,6 +17,7 @@ from modules.engines.served.openai_events import (
     stream_fields,
 )
 from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
+from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 MOST_CANDIDATES = 20
 _NEUTRAL = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
@@ -25,7 +26,7 @@ _NEUTRAL = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 class OpenAi:
     """A server with OpenAI's API: see `ServerKind`. It does not count tokens."""
 
-    samplers = parameters.BIASES | {"temperature", "do_sample", "seed", parameters.SCHEMA, *_NEUTRAL}
+    samplers = SERVER_SAMPLERS["openai"]
     abilities = frozenset({"parallel"})
     health = "/v1/models"
     gives_ids = False
@@ -77,7 +78,7 @@ class OpenAi:
 class LmStudio(OpenAi):
     """LM Studio, written by its documentation: further samplers, and text completions too."""
 
-    samplers = OpenAi.samplers | {"top_k", "repetition_penalty"}
+    samplers = SERVER_SAMPLERS["lm-studio"]
 
     def sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
         top_k = {"top_k": params["top_k"]} if params["top_k"] else {}

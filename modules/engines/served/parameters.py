@@ -10,9 +10,6 @@ from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
 from modules.engines.served.server_kind import ServedPrompt, ServerFacts
 
-GRAMMAR, SCHEMA = "grammar_string", "json_schema"
-"""Among the samplers of a server: whether it takes grammars in GBNF, and JSON schemas."""
-BIASES = frozenset({"custom_token_bans", "logit_bias"})
 BAN = -100.0
 """The bias of a banned token where -inf is no number: OpenAI's API has no lower one."""
 

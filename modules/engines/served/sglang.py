@@ -26,6 +26,7 @@ from modules.engines.served.prompts import without_bos
 from modules.engines.served.scoring import SglangScores
 from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
 from modules.engines.served.tokens import HfTokens
+from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 _SENT_AS_THEY_ARE = (
     *("top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "skip_special_tokens"),
@@ -35,10 +36,7 @@ _SENT_AS_THEY_ARE = (
 class Sglang:
     """An SGLang server: see `ServerKind`."""
 
-    samplers = parameters.BIASES | {
-        *("temperature", "do_sample", "top_k", "seed", "ban_eos_token", "min_length"),
-        *(parameters.GRAMMAR, parameters.SCHEMA, *_SENT_AS_THEY_ARE),
-    }
+    samplers = SERVER_SAMPLERS["sglang"]
     abilities = frozenset({"parallel", "loglikelihoods", "lora"})
     health = "/health"
     gives_ids = True

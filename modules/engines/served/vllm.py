@@ -21,6 +21,7 @@ from modules.engines.served.openai_events import (
 from modules.engines.served.scoring import VllmScores
 from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
 from modules.engines.served.tokens import HfTokens
+from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 MOST_CANDIDATES = 20
 """vLLM's own limit of candidates, unless it was started with another --max-logprobs."""
@@ -32,10 +33,7 @@ _SENT_AS_THEY_ARE = (
 class Vllm:
     """A vLLM server: see `ServerKind`."""
 
-    samplers = parameters.BIASES | {
-        *("temperature", "do_sample", "seed", "ban_eos_token", "min_length", "add_bos_token"),
-        *(parameters.GRAMMAR, parameters.SCHEMA, *_SENT_AS_THEY_ARE),
-    }
+    samplers = SERVER_SAMPLERS["vllm"]
     abilities = frozenset({"parallel", "loglikelihoods", "lora"})
     health = "/health"
     gives_ids = True

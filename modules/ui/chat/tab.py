@@ -17,7 +17,7 @@ from modules.conversations.store import ConversationStore
 from modules.core.errors import NoModelLoaded, OptionError, WebUIError, Words
 from modules.core.events import Json
 from modules.core.worker_errors import WorkerDied
-from modules.loaders.registry import Loader, find_loader
+from modules.loaders.registry import find_loader
 from modules.runtime.loaded_model import GENERATE, LoadedModel
 from modules.runtime.model_source import page_model
 from modules.ui.chat.bodies import MAX_TEXT, checked_template_kwargs
@@ -101,8 +101,9 @@ class ChatTab:
 
     def _start(self, store: ConversationStore, sent: Mapping[str, Json], values: Values) -> str:
         model, id = page_model(self._app.models), text_in(sent.get("conversation"))
-        loader = model.loader if isinstance(model, LoadedModel) else find_loader(self._app.models.status.loader)
-        request = self._request(store, id, sent, values, loader)
+        source = model if isinstance(model, LoadedModel) else find_loader(self._app.models.status.loader)
+        samplers = source.samplers
+        request = self._request(store, id, sent, values, samplers)
         if isinstance(model, LoadedModel):  # else the run checks this when it has woken the model
             model.require(GENERATE)
             refuse_pictures(model, request.attachments)
@@ -110,7 +111,7 @@ class ChatTab:
         return self._app.runs.start(store, id, request, model, new).conversation
 
     def _request(
-        self, store: ConversationStore, id: str, sent: Mapping[str, Json], values: Values, loader: Loader
+        self, store: ConversationStore, id: str, sent: Mapping[str, Json], values: Values, samplers: frozenset[str]
     ) -> ReplyRequest:
         """Return what the script asks for. Whatever a hand-made request sent is checked here or by the run."""
         action, message, seen = text_in(sent.get("action")), text_in(sent.get("message")), sent.get("rev")
@@ -121,7 +122,7 @@ class ChatTab:
         for key in TEXTS:
             if len(text := text_in(sent.get(key))) > MAX_TEXT:
                 raise OptionError(key, f"{text[:20]}…", _TEXT)
-        params = self._parameters.params(values, loader)
+        params = self._parameters.params(values, samplers)
         template_kwargs = checked_template_kwargs(sent.get("template_kwargs"))
         if action == "again":
             action, slip = "regenerate", store.read(id).message(message).receipt

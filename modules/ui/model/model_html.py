@@ -33,7 +33,7 @@ def pill(status: Status, tr: Tr) -> str:
         "ready": f"{status.loader} · {tr('pill_context').format(count=status.context_length)}",
     }[status.state]
     name = f"{shrinkable_name(status.name)}<b>·</b>" if status.name else ""
-    loader = f' data-loader="{slug(status.loader)}"' if status.state == "ready" else ""
+    loader = f' data-loader="{slug(status.server or status.loader)}"' if status.state == "ready" else ""
     return (
         f'<button type="button" class="tx-pill tx-{status.state}" aria-haspopup="dialog" '
         f'title="{escape(status.name, quote=True)}"{loader}>'

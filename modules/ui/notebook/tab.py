@@ -75,7 +75,7 @@ class NotebookTab:
         model = models.current if action == "count" else awake_model(models)  # typing wakes no model
         if action != "count":
             model.require(GENERATE)
-        params = self._parameters.params(values, model.loader)
+        params = self._parameters.params(values, model.samplers)
         begin = _begin(action, sent, model.info.fim is not None and sent.get("fills") is True)
         if action in ("next", "count"):
             return self._look(action, model, begin(store.read(name).state), params)

@@ -90,7 +90,7 @@ class EffectPanel:
         key = f"{reply.id} {len(reply.content)} {hash(reply.content)}"
         known = sent.get("known") == key
         at = position(sent.get("at"), len(words)) if known else 0
-        params = dict(self._form.params(values, model.loader))
+        params = dict(self._form.params(values, model.samplers))
         notes = []
         if params[GRAMMAR] and at:
             params[GRAMMAR] = ""  # it would begin anew in the middle of the reply
@@ -115,8 +115,8 @@ class EffectPanel:
         if self._app.models.status.state != "ready":
             raise _Note("effect_no_model")
         model = self._app.models.current
-        if "next" not in model.loader.abilities:
-            raise _Note("effect_unable", loader=model.loader.name)
+        if "next" not in model.abilities:
+            raise _Note("effect_unable", loader=model.engine_name)
         return model
 
 

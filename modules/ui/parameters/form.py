@@ -13,7 +13,8 @@ from modules.config.presets import NEUTRAL
 from modules.core.errors import InvalidGrammar, OptionError, WebUIError
 from modules.core.events import Json
 from modules.loaders import generation_settings
-from modules.loaders.registry import LOADERS, Loader
+from modules.loaders.registry import LOADERS
+from modules.loaders.server_samplers import SERVER_NAMES, SERVER_SAMPLERS
 from modules.options.generation import GROUPS, PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Option, Value
 from modules.ui.gradio_import import gradio
@@ -24,13 +25,21 @@ gr = gradio()
 
 GRAMMAR = "grammar_string"
 
+SAMPLER_SETS: Mapping[str, frozenset[str]] = {
+    **{loader.name: loader.samplers for loader in LOADERS.values()},
+    **SERVER_SAMPLERS,
+}
+"""The generation parameters of every loader, and of every kind of server, by its name."""
+
 _LOADED = '#tx-page:has(#tx-pill [data-loader="{name}"]) #tx-params'
 """Matches the form while the loader of that name is in use; the header's pill names it."""
 
 PARAMETERS_CSS = (
-    css_by_loader(_LOADED, "gen")
+    css_by_loader(_LOADED, "gen", SAMPLER_SETS)
     + ".tx-unsupported { display: none; }"
-    + ", ".join(f'{_LOADED.format(name=name)} .tx-unsupported[data-loader="{name}"]' for name in map(slug, LOADERS))
+    + ", ".join(
+        f'{_LOADED.format(name=name)} .tx-unsupported[data-loader="{name}"]' for name in map(slug, SAMPLER_SETS)
+    )
     + " { display: block; }"
 )
 """Show the parameters that the loaded model's loader supports, and the list of those that it does not."""
@@ -66,7 +75,7 @@ class ParameterForm:
 
     def _group(self, group: str, options: Sequence[Option]) -> OptionForm:
         """Create the widgets of a group: the first group is open, the others are folded."""
-        classes = {option.key: [f"gen-{slug(loader.name)}" for loader in _supporting(option.key)] for option in options}
+        classes = {option.key: [f"gen-{slug(name)}" for name in _supporting(option.key)] for option in options}
         used = sorted({name for names in classes.values() for name in names})
         fold: Any = nullcontext()
         if group != GROUPS[0]:
@@ -105,12 +114,12 @@ class ParameterForm:
         """Return what the widgets among `values` contain, by key; it may be invalid."""
         return {key: values[widget] for key, widget in self.widgets.items() if widget in values}
 
-    def params(self, values: Values, loader: Loader) -> dict[str, Json]:
-        """Return the parameters of one answer: those that the page shows, which are those that `loader` supports.
+    def params(self, values: Values, samplers: frozenset[str]) -> dict[str, Json]:
+        """Return the parameters of one answer: those that the page shows, which are `samplers` and those of all models.
 
         Raises OptionError for an invalid value, and for a number that was left empty.
         """
-        shown = {key: raw for key, raw in self.raw(values).items() if not unsupported([key], loader)}
+        shown = {key: raw for key, raw in self.raw(values).items() if not unsupported([key], samplers)}
         empty = [key for key, raw in shown.items() if raw is None and isinstance(self.widgets[key], gr.Number)]
         if empty:
             PARAMETERS[empty[0]].parse("")
@@ -197,13 +206,13 @@ def _valid(raw: Mapping[str, Any]) -> dict[str, Value]:
     return valid
 
 
-def unsupported(keys: Iterable[str], loader: Loader) -> list[str]:
-    """Return the parameters among `keys` that `loader` does not support."""
-    return [key for key in keys if key not in loader.samplers | SUPPORTED_BY_ALL]
+def unsupported(keys: Iterable[str], samplers: frozenset[str]) -> list[str]:
+    """Return the parameters among `keys` that a model with these samplers does not support."""
+    return [key for key in keys if key not in samplers | SUPPORTED_BY_ALL]
 
 
-def _supporting(key: str) -> list[Loader]:
-    return [loader for loader in LOADERS.values() if not unsupported([key], loader)]
+def _supporting(key: str) -> list[str]:
+    return [name for name, samplers in SAMPLER_SETS.items() if not unsupported([key], samplers)]
 
 
 def _in_words(value: Value) -> str:
@@ -212,14 +221,14 @@ def _in_words(value: Value) -> str:
 
 
 def _unsupported_html(page: Page) -> str:
-    """Render a folded list of the hidden parameters for every loader. CSS shows that of the loader in use."""
+    """Render a folded list of the hidden parameters for every loader and server. CSS shows that of the one in use."""
     lists = []
-    for loader in LOADERS.values():
-        if missing := unsupported(PARAMETERS, loader):
-            title = page.tr("gen_unsupported").format(loader=loader.name, count=len(missing))
+    for name, samplers in SAMPLER_SETS.items():
+        if missing := unsupported(PARAMETERS, samplers):
+            title = page.tr("gen_unsupported").format(loader=SERVER_NAMES.get(name, name), count=len(missing))
             names = page.tr("list_comma").join(PARAMETERS[key].label[page.language] for key in missing)
             lists.append(
-                f'<details class="tx-unsupported" data-loader="{slug(loader.name)}">'
+                f'<details class="tx-unsupported" data-loader="{slug(name)}">'
                 f"<summary>{escape(title)}</summary><p>{escape(names)}</p></details>"
             )
     return "".join(lists)

@@ -12,7 +12,6 @@ from modules.config.presets import MAX_IMPORTED_BYTES, NEUTRAL
 from modules.config.random_preset import random_values
 from modules.core.errors import OptionError, PresetNotFound, WebUIError
 from modules.loaders import generation_settings
-from modules.loaders.registry import LOADERS
 from modules.options.generation import PARAMETERS
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values
@@ -171,7 +170,7 @@ class PresetCard:
     def draw(self, values: Values) -> Updates:
         """Draw sampling parameters at random; all others become neutral."""
         status = self._app.models.status
-        supported = LOADERS[status.loader].samplers if status.state == "ready" else NEUTRAL.keys()
+        supported = status.samplers if status.state == "ready" else NEUTRAL.keys()
         drawn = random_values(supported, random.Random())
         named = [f"{key} {value}" for key, value in drawn.items() if value is not True]
         text = self._page.tr("preset_drawn").format(names=self._page.tr("list_comma").join(named))
@@ -195,7 +194,7 @@ class PresetCard:
         """Return a sentence about the values of a preset that have no effect; "" if there are none."""
         status, tr = self._app.models.status, self._page.tr
         ready = status.state == "ready"
-        missing = unsupported(generation_settings.changed(values), LOADERS[status.loader]) if ready else []
+        missing = unsupported(generation_settings.changed(values), status.samplers) if ready else []
         parts = [
             tr("preset_unsupported").format(loader=status.loader, names=", ".join(missing)) if missing else "",
             tr("preset_unknown").format(names=", ".join(unknown)) if unknown else "",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from modules.core.events import Json
-from modules.loaders.registry import Loader
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
 from modules.ui.parameters.effect import EffectPanel, StoreOf
@@ -67,6 +66,6 @@ class ParametersTab:
             **self.form.report(values, preset),
         }
 
-    def params(self, values: Values, loader: Loader) -> dict[str, Json]:
+    def params(self, values: Values, samplers: frozenset[str]) -> dict[str, Json]:
         """Return the parameters of one answer: see `ParameterForm.params`."""
-        return self.form.params(values, loader)
+        return self.form.params(values, samplers)

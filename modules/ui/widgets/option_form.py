@@ -22,14 +22,14 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
-def css_by_loader(inside: str, prefix: str) -> str:
-    """Return a CSS rule that hides the options and groups without the class of the loader in use.
+def css_by_loader(inside: str, prefix: str, names: Iterable[str] = tuple(LOADERS)) -> str:
+    """Return a CSS rule that hides the options and groups without the class of the loader in use, one of `names`.
 
     `inside` is a selector that matches while the loader {name} is in use; an option's class is `prefix`-name. The rule
     never forces anything to show, so that other rules can hide more.
     """
     rules = []
-    for name in map(slug, LOADERS):
+    for name in map(slug, names):
         element = inside.format(name=name)
         rules.append(f"{element} .tx-opt:not(.{prefix}-{name}), {element} .tx-group:not(.{prefix}-{name})")
     return ", ".join(rules) + " { display: none !important; }"

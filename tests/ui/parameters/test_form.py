@@ -18,7 +18,7 @@ gr = gradio()
 def test_an_invalid_number_is_marked_with_what_to_enter_and_refused(
     make_tab: MakeTab, subtests: pytest.Subtests
 ) -> None:
-    tab, loader = make_tab(), LOADERS["llama.cpp"]
+    tab, samplers = make_tab(), LOADERS["llama.cpp"].samplers
     for value in (-5, 999_999_999, None, 1.5, "x"):
         with subtests.test(value=value):
             values = shown_values(tab, max_new_tokens=value)
@@ -26,9 +26,9 @@ def test_an_invalid_number_is_marked_with_what_to_enter_and_refused(
             assert list(errors) == ["max_new_tokens"]
             assert errors["max_new_tokens"].startswith("Enter a whole number from 0 to")
             with pytest.raises(OptionError):
-                tab.params(values, loader)
+                tab.params(values, samplers)
     assert report(tab, tab.report(shown_values(tab)))["errors"] == {}
-    assert tab.params(shown_values(tab), loader)["max_new_tokens"] == 512
+    assert tab.params(shown_values(tab), samplers)["max_new_tokens"] == 512
 
 
 def test_invalid_texts_are_marked_in_the_language_of_the_page(make_tab: MakeTab) -> None:
@@ -47,14 +47,14 @@ def test_an_invalid_value_is_not_kept(make_tab: MakeTab) -> None:
 
 
 def test_an_invalid_value_that_the_loader_does_not_use_is_ignored(make_tab: MakeTab) -> None:
-    tab, loader = make_tab(), LOADERS["llama.cpp"]
+    tab, samplers = make_tab(), LOADERS["llama.cpp"].samplers
     unused = next(
         key
         for key, widget in tab.widgets.items()
-        if key not in loader.samplers | SUPPORTED_BY_ALL and isinstance(widget, gr.Number | gr.Slider)
+        if key not in samplers | SUPPORTED_BY_ALL and isinstance(widget, gr.Number | gr.Slider)
     )
     for value in (None, -5):
-        tab.params(shown_values(tab, **{unused: value}), loader)
+        tab.params(shown_values(tab, **{unused: value}), samplers)
 
 
 def test_the_parameters_that_a_loader_lacks_are_listed_by_name(make_tab: MakeTab) -> None:
@@ -64,3 +64,6 @@ def test_the_parameters_that_a_loader_lacks_are_listed_by_name(make_tab: MakeTab
     assert "parameters are not supported by llama.cpp" in llama
     assert "Tail-free" in llama or "tfs" in llama
     assert "Temperature," not in llama
+    ollama = next(text for text in lists if 'data-loader="ollama"' in text)
+    assert "parameters are not supported by Ollama" in ollama
+    assert "DRY multiplier" in ollama and "Typical p" not in ollama
