@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.app import App
-from modules.cli import first_load, model_menu, perplexity, price, train
+from modules.cli import first_load, model_menu, perplexity, price, rpc_server, train
 from modules.config import flags as command_line
 from modules.config.flag_lines import with_flags_file
 from modules.config.flags_file import FlagsFile
 from modules.core.errors import WebUIError, Words
 from modules.core.product import FLAGS_FILE, LOG_FILE
-from modules.loaders.registry import find_loader
+from modules.loaders.registry import RPC, find_loader
 from modules.planning.load_request import LoadRequest
 from modules.setup import install
 from modules.setup.overlay_installer import OverlayInstaller
@@ -48,6 +48,11 @@ def main(arguments: list[str]) -> int:
         flags = command_line.parse(with_flags_file(ROOT / FLAGS_FILE, arguments))
         for warning in flags.warnings:
             print(warning[language], file=sys.stderr)
+        if flags.text("rpc_server"):
+            rpc_server.run(flags, language)
+        if flags.text("install").lower() == RPC.name:
+            install.wait_for_rpc(language, OverlayInstaller())
+            return 0
         if flags.text("install"):
             install.wait(find_loader(flags.text("install")), language, OverlayInstaller())
             return 0

@@ -27,6 +27,7 @@ python() {
 if [[ ${1:-} != quick ]]; then part "$python" scripts/system_packages.py; fi
 "$python" scripts/set_up.py tests
 python server.py --install llama.cpp
+python server.py --install rpc
 python server.py --install Transformers
 python server.py --install AutoGPTQ # and AutoAWQ
 # Without a GPU it can be installed only if its kernels exist: the tests have stand-ins for them.

@@ -7,8 +7,10 @@ from functools import partial
 
 from modules.app import App
 from modules.core.errors import WebUIError
-from modules.loaders.availability import overlay_of, unavailable
+from modules.loaders.availability import overlay_of, rpc_unavailable, unavailable
+from modules.loaders.registry import RPC
 from modules.planning.load_request import LoadRequest
+from modules.setup import install
 from modules.system.terminal import terminal_language
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,11 @@ def _load(app: App, name: str, number: int | None = None) -> None:
         record = app.record(name)
         if app.flags.on("trust_changed_code"):
             app.consent.agree(record)
-        app.loading.begin(app.planner.plan(LoadRequest(record)), number).result()
+        plan = app.planner.plan(LoadRequest(record))
+        if plan.nodes and rpc_unavailable(plan.loader):
+            app.overlays.start(RPC)
+            install.watch(RPC, terminal_language(), app.overlays)
+        app.loading.begin(plan, number).result()
     except WebUIError as error:
         log.error("%s", error.say(terminal_language()))
 

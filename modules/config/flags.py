@@ -10,6 +10,7 @@ from modules.core.errors import Words
 from modules.core.product import PRODUCT
 from modules.options.evaluation import BOS, MAX_LENGTH, METHOD, STRIDE, WINDOWS
 from modules.options.load import OPTIONS
+from modules.options.load_llamacpp import excess_address
 from modules.options.option import FlagParser, Option, Value
 from modules.options.price import PAIRS
 
@@ -388,13 +389,29 @@ _SERVER = (
         {"en": "Print the result as one JSON object.", "zh": "以一个 JSON 对象输出结果。"},
     ),
     Option(
+        "rpc_server",
+        "rpc-server",
+        "",
+        {"en": "Be an RPC node", "zh": "作为 RPC 节点运行"},
+        {
+            "en": "Compute for another machine's llama.cpp (its --rpc) at this address, without a page. A port alone "
+            "accepts connections from this machine only.",
+            "zh": "不启动页面，作为 RPC 节点在此地址为另一台机器的 llama.cpp（其 --rpc）计算。"
+            "只写端口时，仅接受本机的连接。",
+        },
+        pattern=r"((localhost|\d{1,3}(\.\d{1,3}){3})?:)?\d{1,5}",
+        example="127.0.0.1:50052",
+        excess=excess_address,
+    ),
+    Option(
         "install",
         "install",
         "",
         {"en": "Install", "zh": "安装"},
         {
-            "en": "Install the packages of this loader and exit, with status 0 on success.",
-            "zh": "安装此加载器专用的软件包后退出，成功时退出状态为 0。",
+            "en": "Install the packages of this loader and exit, with status 0 on success; rpc: llama.cpp's RPC "
+            "backend.",
+            "zh": "安装此加载器专用的软件包后退出，成功时退出状态为 0；rpc 表示 llama.cpp 的 RPC 后端。",
         },
         example="AutoGPTQ",
         needs_value=True,

@@ -38,7 +38,10 @@ WebUIError
 ├── ImageUnreadable       a picture that cannot be decoded: see there
 ├── LoadFailed · LoadCancelled · GenerationFailed · Unloaded   a load or an answer that ended early: see there
 ├── WorkerDied            the worker process ended: see there
-│   └── WorkerStuck       one token took too long; the model is loaded again by itself
+│   ├── WorkerStuck       one token took too long; the model is loaded again by itself
+│   └── NodesLost · NodesSilent   other machines on which it computed do not answer: see `core/rpc_errors.py`
+├── NodeError             an RPC node that cannot take part in a load: see there
+│   └── NodeUnreachable · NodeInUse · NodeIncompatible · NodeNotStarted
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start
 ├── ConversationError     a conversation that does not exist, is damaged or was changed: see `conversations/errors.py`
 ├── CharacterError        a character, card or persona that does not exist or is damaged: see `characters/errors.py`

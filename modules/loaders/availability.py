@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 
 from modules.core.errors import LoaderUnavailable, Words
 from modules.loaders.overlay import Overlay
-from modules.loaders.registry import LOADERS, Loader, candidates
+from modules.loaders.registry import LOADERS, RPC, Loader, candidates
 from modules.system import gpus
 
 
@@ -46,6 +46,11 @@ def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | N
     return None
 
 
+def rpc_unavailable(loader: Loader) -> LoaderUnavailable | None:
+    """Return why the loader cannot use other machines; None if it can."""
+    return None if RPC.is_installed else LoaderUnavailable(loader.name, _NO_RPC)
+
+
 def damaged(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
     """Return an error if files of the loader's overlay are missing or have changed; None otherwise.
 
@@ -57,6 +62,14 @@ def damaged(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
     overlay.invalidate()
     absent = unavailable(loader, model_format)
     return LoaderUnavailable(loader.name, _damaged(overlay, file), absent.install if absent else "")
+
+
+_NO_RPC: Words = {
+    "en": "llama.cpp's RPC backend, which option rpc needs, is not compiled yet. Press Load, which does it in half a "
+    "minute, or run: python server.py --install rpc",
+    "zh": "选项 rpc 所需的 llama.cpp RPC 后端尚未编译。点击“加载”即会编译（约半分钟），"
+    "或运行：python server.py --install rpc",
+}
 
 
 def _lacks_gpu(loader: Loader) -> bool:

@@ -27,6 +27,8 @@ class Overlay:
         build_megabytes: Disk space that compiling takes, besides `megabytes`.
         title: Name shown to users, if it is not `overlays/<name>`.
         prepared: Whether `server.py --prepare` installs it in the background.
+        extends: The overlay whose requirements this one has, if it has no packages but a library that is compiled from
+            the source of `compiled`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Overlay:
     build_megabytes: int = 0
     title: str = ""
     prepared: bool = False
+    extends: str = ""
 
     @property
     def folder(self) -> Path:
@@ -43,7 +46,7 @@ class Overlay:
 
     @property
     def requirements(self) -> Path:
-        return self.root / f"requirements-{self.name}.txt"
+        return self.root / f"requirements-{self.extends or self.name}.txt"
 
     @property
     def build_folder(self) -> Path:

@@ -22,6 +22,11 @@ _LLAMACPP_PACKAGES = Overlay(
     "llamacpp", megabytes=37, compiled="llama-cpp-python", build_megabytes=700, title="llama.cpp", prepared=True
 )
 
+# A library of its own, so that every build of llama.cpp has it, and those that exist are not compiled again for it.
+RPC = Overlay(
+    "rpc", megabytes=1, compiled="llama-cpp-python", build_megabytes=100, title="llama.cpp RPC", extends="llamacpp"
+)
+
 
 @dataclass(frozen=True)
 class Extra:

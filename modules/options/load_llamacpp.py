@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+from modules.core.errors import Words
 from modules.options import load_shared as shared
 from modules.options.load_shared import FRACTIONS, LONGEST_CONTEXT, SHORTEST_CONTEXT
 from modules.options.option import Option
+
+MAX_NODES = 16
+"""RPC nodes of a model: llama.cpp supports no more devices."""
+_NODE = r"[A-Za-z0-9._-]{1,253}:\d{1,5}"
+
+
+def rpc_nodes(text: str) -> tuple[str, ...]:
+    """Return the nodes in a value of the option `rpc`, each as host:port."""
+    return tuple(node.strip() for node in text.split(",") if node.strip())
+
+
+def _excess_nodes(text: str) -> Words | None:
+    nodes = rpc_nodes(text)
+    if len(nodes) > MAX_NODES:
+        return {"en": f"at most {MAX_NODES} nodes", "zh": f"最多 {MAX_NODES} 个节点"}
+    if len(set(nodes)) < len(nodes):
+        return {"en": "no node twice", "zh": "互不重复的节点"}
+    return next(filter(None, map(excess_address, nodes)), None)
+
+
+def excess_address(address: str) -> Words | None:
+    """Return what is expected instead of an address, host:port, with impossible numbers; None if they are possible."""
+    host, _, port = address.rpartition(":")
+    if not 0 < int(port) < 1 << 16:
+        return {"en": "a port from 1 to 65535", "zh": " 1 到 65535 之间的端口"}
+    if host.replace(".", "").isdigit() and (
+        host.count(".") != 3 or any(int(part or 256) > 255 for part in host.split("."))
+    ):
+        return {"en": "an IPv4 address or a host name", "zh": " IPv4 地址或主机名"}
+    return None
+
 
 _LIBRARY = (
     Option(
@@ -81,6 +113,21 @@ _LIBRARY = (
             "zh": "多 GPU：按行拆分每一层，而不是让每个 GPU 分担整层。",
         },
         group="memory",
+    ),
+    Option(
+        "rpc",
+        "rpc",
+        "",
+        {"en": "Other machines (RPC)", "zh": "远程节点（RPC）"},
+        {
+            "en": "RPC nodes that take GPU layers, as host:port. No encryption, no password: for trusted networks.",
+            "zh": "分担 GPU 层的 RPC 节点，格式为 主机:端口，用逗号分隔。没有加密和验证，仅限可信网络。",
+        },
+        pattern=rf"{_NODE}( *, *{_NODE})*",
+        example="192.168.1.20:50052, 192.168.1.21:50052",
+        excess=_excess_nodes,
+        group="memory",
+        set_by="owner",
     ),
     Option(
         "no_offload_kqv",

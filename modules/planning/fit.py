@@ -17,7 +17,7 @@ TIGHT = 0.9
 
 @dataclass(frozen=True)
 class Device:
-    """Main memory, whose name is empty, or a GPU. `free` are bytes; 0 if unknown."""
+    """Main memory, whose name is empty, a GPU or an RPC node. `free` are bytes; 0 if unknown."""
 
     name: str
     free: int
@@ -55,8 +55,9 @@ class Fit:
 def fit(
     memory: MemoryModel, model: GgufHeader | ModelShape, options: Mapping[str, Value], devices: Sequence[Device]
 ) -> Fit:
-    """Compare what `model` needs with the free memory of `devices`: main memory, then the GPUs the loader can use."""
-    needs = memory.placed(model, options, [gpu.free for gpu in devices[1:]])
+    """Compare what `model` needs with the free memory of `devices`: main memory, then those the loader can use."""
+    largest = max((device.free for device in devices[1:]), default=0) or 1
+    needs = memory.placed(model, options, [device.free or largest for device in devices[1:]])
     fitted = Fit(tuple(Part(device, need) for device, need in zip(devices, needs, strict=True)))
     return Fit(fitted.parts, tuple(memory.remedies(model, options, _spendable(devices)))) if fitted.short else fitted
 

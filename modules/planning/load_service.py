@@ -8,13 +8,15 @@ from concurrent.futures import Future
 from modules.chat.templates import ChatTemplates
 from modules.core.errors import LoaderUnavailable
 from modules.core.events import Json, Note
+from modules.loaders.availability import rpc_unavailable
+from modules.loaders.registry import RPC
 from modules.lora.manager import LoraManager
 from modules.planning.code_consent import CodeConsent
 from modules.planning.task_note import task_note
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
-from modules.setup.install import installation_in_progress
+from modules.setup.install import describe_progress, installation_in_progress
 from modules.setup.overlay_installer import OverlayInstaller
 
 
@@ -48,9 +50,16 @@ class LoadService:
             raise installation_in_progress(plan.loader, plan.record.format, self._overlays) or error from None
 
     def prepare(self, plan: LoadPlan) -> LoadPlan:
-        """Return the plan with its LoRAs resolved. Raises CodeChanged if code would run that was not agreed to."""
+        """Return the plan with its LoRAs resolved. Raises CodeChanged if code would run that was not agreed to.
+
+        Raises LoaderUnavailable while what other machines need is being compiled, and has that begin.
+        """
         if plan.runs_remote_code:
             self._consent.check(plan.record)
+        if plan.nodes and rpc_unavailable(plan.loader):
+            failure = self._overlays.status(RPC).error  # of an earlier attempt
+            self._overlays.start(RPC)
+            raise failure or describe_progress(plan.loader, RPC, self._overlays)
         return self._loras.resolve(plan)
 
     def notes(self, model: LoadedModel) -> tuple[Note, ...]:

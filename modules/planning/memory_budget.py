@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from modules.catalog.record import ModelRecord
@@ -22,7 +22,7 @@ class MemoryBudget(MemoryRoom):
         memory, model = memory_model(plan.loader), plan.record.header or plan.record.shape
         if memory is None or model is None:
             return None
-        return fit(memory, model, plan.options, self.free_memory(plan.loader, plan.record.name))
+        return fit(memory, model, plan.options, self.free_memory(plan.loader, plan.record.name, plan.nodes))
 
     def shrink_context(
         self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting], shown_context: int = 0
@@ -37,21 +37,24 @@ class MemoryBudget(MemoryRoom):
         if settings["n_ctx"].source not in ("default", "model"):
             return dict(settings)
         full = int(settings["n_ctx"].value) or header.context_length
+        nodes = LoadPlan(record, loader, settings).nodes
         fitting = shown_context or fitting_context(
-            cast(ContextModel, memory), header, option_values(settings), self.free_memory(loader, record.name)
+            cast(ContextModel, memory), header, option_values(settings), self.free_memory(loader, record.name, nodes)
         )
         return dict(settings) if fitting >= full else {**settings, "n_ctx": Setting(fitting, "memory")}
 
-    def free_memory(self, loader: Loader, name: str = "") -> tuple[Device, ...]:
-        """Return main memory, then each GPU that `loader` can use, with the bytes that a load of `name` may take.
+    def free_memory(self, loader: Loader, name: str = "", nodes: Sequence[str] = ()) -> tuple[Device, ...]:
+        """Return main memory, then each device of the RPC `nodes` and each GPU that `loader` can use.
 
-        A model of that name would be replaced, even if it is pinned.
+        The bytes are those that a load of `name` may take. A model of that name would be replaced, even if it is
+        pinned.
         """
         kept = [holding.plan for holding in self.holdings if holding.stays and holding.name != name]
         evicted = [holding.plan for holding in self.holdings if holding.plan not in kept]
         cards = zip(self.cards(loader), self.free_on_cards(loader, evicted), strict=True)
         return (
             Device("", self.free_main(kept, evicted) or 0),
+            *(Device(remote.name, remote.free) for remote in self.remote_devices(nodes)),
             *(Device(card.name, free) for card, free in cards),
         )
 

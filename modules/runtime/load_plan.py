@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modules.catalog.record import ModelRecord
 from modules.core.errors import WebUIError
+from modules.engines.llamacpp import arguments as llamacpp
 from modules.loaders.load_settings import Setting, option_values
 from modules.loaders.registry import Loader
 from modules.options.option import Value
@@ -48,6 +49,11 @@ class LoadPlan:
         """Whether Python files that come with the model would run."""
         setting = self.settings.get("trust_remote_code")
         return setting is not None and bool(setting.value)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The other machines that compute layers of the model, as host:port."""
+        return llamacpp.nodes(self.options) if "rpc" in self.settings else ()
 
     def with_adapters(self, adapters: tuple[LoraAdapter, ...], problem: WebUIError | None = None) -> LoadPlan:
         return dataclasses.replace(self, adapters=adapters, lora_problem=problem)

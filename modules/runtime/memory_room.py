@@ -9,10 +9,11 @@ from functools import partial
 from itertools import zip_longest
 from typing import cast
 
-from modules.engines.memory import Estimate, MemoryModel
+from modules.engines.memory import UNLIMITED, Estimate, MemoryModel
 from modules.loaders.availability import llamacpp_gpus
 from modules.loaders.registry import Loader
 from modules.runtime.load_plan import LoadPlan
+from modules.runtime.node_memory import NodeMemory
 from modules.system import cpu_memory, gpus
 from modules.system.gpus import Gpu
 
@@ -36,23 +37,28 @@ class MemoryRoom:
     """Memory of this machine. `holdings` are the models in it, as their owner keeps them up to date.
 
     `available_memory`, `gpus` (those llama.cpp can use) and `torch_gpus` are measured anew at every call; bytes.
+    `node_memory` knows that of other machines.
     """
 
     def __init__(self) -> None:
         self.holdings: tuple[Holding, ...] = ()
         self.available_memory: Callable[[], int] = cpu_memory.available_memory
         self.gpus: Callable[[], Sequence[Gpu]] = partial(llamacpp_gpus, gpus.GpuMonitor())
+        self.node_memory = NodeMemory()
         self.torch_gpus: Callable[[], Sequence[Gpu]] = gpus.GpuMonitor(gpus.torch_gpus).current
 
     def fits(self, plan: LoadPlan, kept: Sequence[LoadPlan], evicted: Sequence[LoadPlan] = ()) -> bool:
         """Whether a model fits beside those `kept`, with a reserve, once those `evicted` are unloaded.
 
-        A model whose memory cannot be estimated fits only alone.
+        A model whose memory cannot be estimated fits only alone. An RPC node serves one model.
         """
+        if any(set(plan.nodes) & set(other.nodes) for other in kept):
+            return False
         needs = self._needs(plan)
         if needs is None or any(self._needs(other) is None for other in kept):
             return not kept
         free = [main if (main := self.free_main(kept, evicted)) is not None else 0]
+        free += [device.free or UNLIMITED for device in self.remote_devices(plan.nodes)]
         free += self.free_on_cards(plan.loader, evicted)
         if not free[0]:  # unknown
             return not kept
@@ -84,12 +90,24 @@ class MemoryRoom:
     def cards(self, loader: Loader) -> Sequence[Gpu]:
         return {"llama.cpp": self.gpus, "torch": self.torch_gpus}[loader.gpus]()
 
+    def remote_devices(self, nodes: Sequence[str]) -> list[Gpu]:
+        """Return the devices of RPC nodes. Of those that models of this program use, the memory is from before."""
+        if not nodes:
+            return []
+        return self.node_memory.devices(nodes, {node for holding in self.holdings for node in holding.plan.nodes})
+
+    def _devices(self, plan: LoadPlan) -> list[int]:
+        """Return the free bytes of the devices that a model can use beside main memory, those of nodes first."""
+        return known_sizes([*self.remote_devices(plan.nodes), *self.cards(plan.loader)])
+
     def freed(self, plan: LoadPlan) -> list[int]:
-        """Return bytes of main memory, then of each GPU, that unloading a model would free; [0] if unknown."""
+        """Return bytes of main memory, then of each GPU here, that unloading a model would free; [0] if unknown."""
         memory, model = memory_model(plan.loader), plan.record.header or plan.record.shape
         if memory is None or model is None:
             return [0]
-        return memory.freed(model, plan.options, [card.free for card in self.cards(plan.loader)])
+        devices = self._devices(plan)
+        main, *others = memory.freed(model, plan.options, devices)
+        return [main, *others[len(devices) - len(self.cards(plan.loader)) :]]
 
     def _mapped(self, plan: LoadPlan) -> int:
         """Return the bytes that a loaded model uses, although the system counts them as available."""
@@ -100,7 +118,13 @@ class MemoryRoom:
         memory, model = memory_model(plan.loader), plan.record.header or plan.record.shape
         if memory is None or model is None:
             return None
-        return memory.placed(model, plan.options, [card.free for card in self.cards(plan.loader)])
+        return memory.placed(model, plan.options, self._devices(plan))
+
+
+def known_sizes(devices: Sequence[Gpu]) -> list[int]:
+    """Return the free bytes of devices. One of which they are unknown counts as large as the largest other one."""
+    largest = max((device.free for device in devices), default=0) or 1
+    return [device.free or largest for device in devices]
 
 
 def memory_model(loader: Loader) -> MemoryModel | None:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from modules.core.errors import WebUIError
 from modules.core.events import Info, Progress, Result
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied
-from modules.loaders.availability import damaged, overlay_of
+from modules.loaders.availability import damaged, overlay_of, rpc_unavailable
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.node_watch import NodeWatch
 from modules.runtime.totals import GenerationTotals
 from modules.runtime.worker_process import WorkerProcess
+from modules.system import rpc_node
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class ModelLoad:
     def run(self, report: Callable[[Progress], None]) -> LoadedModel:
         """Load the model. Raises why it failed; no half-loaded model is left then."""
         plan = self._plan
+        _require_nodes(plan)
         worker = self._start_worker()
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(worker.kill)
@@ -75,7 +78,8 @@ class ModelLoad:
         overlay = overlay_of(plan.loader, plan.record.format)
         binds_threads = plan.loader.binds_threads and self._cores.available()
         try:
-            return WorkerProcess(overlay.folder if overlay else None, self._died, binds_threads)
+            watch = NodeWatch(plan.nodes) if plan.nodes else None
+            return WorkerProcess(overlay.folder if overlay else None, self._died, binds_threads, watch)
         except OSError as error:  # no memory, or too many processes
             raise LoadFailed(plan.loader.name, plan.record.name, str(error)) from error
 
@@ -97,6 +101,14 @@ class ModelLoad:
             elif isinstance(event, Result):
                 return Info.from_json(event.value)
         raise AssertionError("a load ended without a result")
+
+
+def _require_nodes(plan: LoadPlan) -> None:
+    """Raise why one of the other machines cannot take part, which would block the worker for ever or abort it."""
+    if plan.nodes:
+        if reason := rpc_unavailable(plan.loader):
+            raise reason
+        rpc_node.usable(rpc_node.ask_all(plan.nodes))
 
 
 def _apply_first_loras(model: LoadedModel, adapters: Sequence[LoraAdapter]) -> None:

@@ -22,6 +22,8 @@ from modules.core.events import ENDS, Event, Failed, Json, Result, ServerState, 
 from modules.core.paths import ROOT
 from modules.core.worker_errors import Unloaded, WorkerDied, WorkerStuck
 from modules.options.option import shortened
+from modules.runtime import node_watch
+from modules.runtime.node_watch import NodeWatch
 from modules.system import child_process
 
 TAIL_LINES = 12
@@ -39,6 +41,9 @@ DECIDED_BY_USER = (
     *("KMP_AFFINITY", "KMP_HW_SUBSET", "KMP_BLOCKTIME"),  # LLVM's and Intel's libomp
 )
 """Variables that set where OpenMP's threads run or how they wait. A user who sets any of them decides both."""
+
+NO_BACKTRACE = {"GGML_NO_BACKTRACE": "1"}
+"""Without it ggml prints a hundred lines of a debugger when it aborts, after the line that says why."""
 
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 """For workers whose compute threads are not bound to cores: threads sleep while they wait for each other.
@@ -65,8 +70,9 @@ class WorkerProcess:
 
     The child prefers the packages in the directory `overlay` to those of the main environment. `ended` is called once
     if the child ends by itself. `binds_threads` means that its compute threads will be bound to cores; the threads of
-    any other worker sleep while they wait for each other. `is_server_reachable` is false while the server on which the
-    model runs does not answer.
+    any other worker sleep while they wait for each other. `nodes` are other machines that it computes on: the child is
+    killed when they are silent. `is_server_reachable` is false while the server on which the model runs does not
+    answer.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class WorkerProcess:
         overlay: Path | None = None,
         ended: Callable[[WorkerDied], None] | None = None,
         binds_threads: bool = False,
+        nodes: NodeWatch | None = None,
     ) -> None:
         self._numbers = itertools.count(1)
         self._calls: dict[int, tuple[str, Deliver]] = {}
@@ -81,6 +88,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended = ended
+        self._nodes = nodes
         self._closing = False
         self.death: WorkerDied | Unloaded | None = None
         self.is_server_reachable = True
@@ -96,6 +104,11 @@ class WorkerProcess:
         self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._stderr_reader.start()
         threading.Thread(target=self._dispatch, daemon=True).start()
+        if nodes is not None:
+            node_watch.start(nodes, lambda: self.running, self._operations, self._child.kill)
+
+    def _operations(self) -> list[str]:
+        return [operation for operation, _ in list(self._calls.values())]
 
     @property
     def pid(self) -> int:
@@ -111,7 +124,7 @@ class WorkerProcess:
 
         Without the lock, which is held while a request is written: a busy child may take a while to read it.
         """
-        return sum(called == operation for called, _ in list(self._calls.values()))
+        return self._operations().count(operation)
 
     def start(self, operation: str, deliver: Deliver, **args: Json) -> int:
         """Start a call and return its number. `deliver` gets its events, the last of which is one of `ENDS`."""
@@ -119,6 +132,8 @@ class WorkerProcess:
             call = next(self._numbers)
             death = self.death
             if death is None:
+                if self._nodes is not None and not self._calls:
+                    self._nodes.note(operation)
                 self._calls[call] = (operation, deliver)
                 params = args.get("params", {})
                 if grammar := params.get("answer_grammar") or params.get("grammar_string"):
@@ -204,6 +219,8 @@ class WorkerProcess:
                     self._calls.pop(call, None)
                     self._grammars.pop(call, None)
             if running is not None:
+                if self._nodes is not None:
+                    self._nodes.note(running[0])
                 running[1](event)
         self._report_death()
 
@@ -211,12 +228,12 @@ class WorkerProcess:
         """End all calls with the cause of death: the exit code and the last lines of stderr."""
         exit_code = self._child.wait()
         self._stderr_reader.join(timeout=1.0)
+        operations = set(self._operations())
+        activity = next((name for name in _ACTIVITIES if name in operations), "")
+        died = self._death_of(exit_code, _ACTIVITIES[activity])  # asks nodes, which may take a while
         with self._lock:
             orphans = list(self._calls.values())
             self._calls.clear()
-            operations = {operation for operation, _ in orphans}
-            activity = next((name for name in _ACTIVITIES if name in operations), "")
-            died = self._death_of(exit_code, _ACTIVITIES[activity])
             self.death = Unloaded() if self._closing else died
         for _, deliver in orphans:
             deliver(Failed(self.death))
@@ -227,7 +244,8 @@ class WorkerProcess:
         tail = "\n".join(self._tail)
         if exit_code == -_OUT_OF_TIME:
             return WorkerStuck(exit_code, activity, tail, next(iter(self._grammars.values()), ""))
-        return WorkerDied(exit_code, activity, tail)
+        died = WorkerDied(exit_code, activity, tail)
+        return died if self._nodes is None or self._closing else self._nodes.explain(died)
 
     def _read_stderr(self) -> None:
         assert self._child.stderr is not None
@@ -250,4 +268,4 @@ def child_environment(overlay: Path | None, binds_threads: bool) -> dict[str, st
         programs = (str(overlay / "bin"), os.environ.get("PATH", os.defpath))  # PyTorch looks for ninja in PATH only
         changes["PATH"] = os.pathsep.join(programs)
     changes["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return {"CUDA_DEVICE_ORDER": CUDA_ORDER} | waiting | os.environ | changes
+    return {"CUDA_DEVICE_ORDER": CUDA_ORDER} | NO_BACKTRACE | waiting | os.environ | changes

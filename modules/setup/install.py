@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 
-from modules.core.errors import LoaderUnavailable, Unsupported, Words
+from modules.core.errors import LoaderUnavailable, Unsupported, WebUIError, Words
 from modules.loaders.availability import overlay_of, unavailable
 from modules.loaders.overlay import Overlay
-from modules.loaders.registry import Loader
+from modules.loaders.registry import RPC, Loader, find_loader
 from modules.setup.overlay_installer import Installation, OverlayInstaller
 from modules.setup.pip import POLL_SECONDS
 from modules.system.terminal import ProgressLine
@@ -77,11 +77,19 @@ def start(loader: Loader, overlays: OverlayInstaller, model_format: str = "") ->
     return overlay
 
 
-def installation_in_progress(loader: Loader, model_format: str, overlays: OverlayInstaller) -> LoaderUnavailable | None:
+def installation_in_progress(loader: Loader, model_format: str, overlays: OverlayInstaller) -> WebUIError | None:
     """Return the error of a load whose packages are being installed; None if they are not."""
     overlay = overlay_of(loader, model_format)
-    if overlay is None or not (installation := overlays.status(overlay)).in_progress:
+    if overlay is None or not overlays.status(overlay).in_progress:
         return None
+    return describe_progress(loader, overlay, overlays)
+
+
+def describe_progress(loader: Loader, overlay: Overlay, overlays: OverlayInstaller) -> WebUIError:
+    """Return the error of a load that needs an overlay: that it is being installed, or why it could not be."""
+    installation = overlays.status(overlay)
+    if installation.error is not None:
+        return installation.error
     reason = {
         language: text.format(progress=describe(installation, overlay, language))
         for language, text in _IN_PROGRESS.items()
@@ -113,6 +121,20 @@ def wait(loader: Loader, language: str, overlays: OverlayInstaller) -> None:
     for reason in _missing(loader).values():
         raise reason
     print(_DONE[language].format(loader=loader.name), file=sys.stderr, flush=True)
+
+
+def wait_for_rpc(language: str, overlays: OverlayInstaller) -> None:
+    """Compile llama.cpp if it is missing, and what other machines need, with progress on stderr.
+
+    Raises InstallFailed, LoaderUnavailable or Unsupported.
+    """
+    loader = find_loader("llama.cpp")
+    if unavailable(loader):
+        wait(loader, language, overlays)
+    if not RPC.is_installed:
+        overlays.start(RPC)
+        if (error := _watch_and_close(RPC, language, overlays).error) is not None:
+            raise error
 
 
 def _watch_and_close(overlay: Overlay, language: str, overlays: OverlayInstaller) -> Installation:

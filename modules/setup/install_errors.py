@@ -46,6 +46,7 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         NO_NETWORK,
     ),
     (r"Failed building wheel for|Failed to build|CMake build failed|CMake configuration failed", COMPILE_FAILED),
+    (r"(?m:^.*\.cpp:\d+:\d+: (fatal )?error: )", COMPILE_FAILED),
     (r"No matching distribution found", NO_VERSION),
 )
 

@@ -26,6 +26,7 @@ from modules.setup.build_progress import BuildProgress
 from modules.setup.llama_cpp_build import LlamaBuild, NoCompiler, Phase, Report
 from modules.setup.pip import POLL_SECONDS, Pip, PipFailed, Stopped
 from modules.setup.progress_file import PeerInstallation, ProgressWriter
+from modules.setup.rpc_build import STEPS, RpcBuild
 from modules.system import file_lock
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,8 @@ def _install(job: _Job) -> None:
                 fingerprint = overlay.fingerprint
                 (work_folder / "tmp").mkdir()
                 packages = work_folder / "packages"
-                _install_packages(job, packages, Pip(sys.executable, work_folder / "tmp", job.stop, (lock,)))
+                pip = Pip(sys.executable, work_folder / "tmp", job.stop, (lock,))
+                _compile_library(job, packages, pip) if overlay.extends else _install_packages(job, packages, pip)
                 (packages / STAMP).write_text(fingerprint, encoding="utf-8")
                 _replace_overlay(overlay, work_folder)
             finally:
@@ -201,6 +203,18 @@ def _check_disk_space(overlay: Overlay) -> None:
             "zh": f"需要 {needed} MB 磁盘空间，而 {folder} 所在磁盘只剩 {free} MB。",
         }
         raise InstallFailed(both(overlay.display_name), cause)
+
+
+def _compile_library(job: _Job, target: Path, pip: Pip) -> None:
+    """Compile the only library of the overlay into `target`."""
+    overlay = job.overlay
+
+    def report(phase: Phase, done: int) -> None:
+        job.update(Installation("installing", done, STEPS if phase == "compiling" else 0, phase=phase))
+
+    assert pip.temporary is not None
+    installed = overlay.folder.parent / overlay.extends
+    RpcBuild(overlay.compiled_pin, installed, pip.temporary, pip, job.stop, report).build(target)
 
 
 def _install_packages(job: _Job, target: Path, pip: Pip) -> None:

@@ -87,7 +87,7 @@ def test_every_option_belongs_to_a_loader() -> None:
 
 
 def test_every_flag_is_spelled_as_in_the_original_web_ui() -> None:
-    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), *OWN}
+    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), *OWN, "rpc"}
 
 
 def test_flags_are_unique_even_if_dashes_equal_underscores() -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
+from modules.core.rpc_errors import NodeInUse
 from modules.engines.memory import MIN_CONTEXT
 from modules.loaders.load_settings import Setting
 from modules.planning.fit import Device
 from modules.planning.load_request import LoadRequest
+from modules.runtime.node_memory import NodeMemory
 from modules.system.gpus import Gpu
+from modules.system.rpc_node import DeviceMemory, NodeFacts
 from modules.ui import locales
 from modules.ui.model import model_html
 from tests.conftest import LLAMA
@@ -100,3 +103,16 @@ def test_a_transformers_folder_has_a_memory_bar_and_uses_the_gpus_of_pytorch(
     app.memory.torch_gpus = lambda: (Gpu(GPU_NAME, 8000 * MB, 8000 * MB),)
     assert app.memory.fit(plan) is not None and len(app.memory.free_memory(plan.loader)) == 2
     assert app.memory.gpus() == ()
+
+
+def test_other_machines_have_bars_of_their_own_before_the_cards(app: App) -> None:
+    answers = {"a:1": NodeFacts("7.0.0", (DeviceMemory(MB, MB), DeviceMemory(900 * MB, 999 * MB)))}
+    app.memory.node_memory = NodeMemory(lambda nodes: {node: answers.get(node, NodeInUse(node)) for node in nodes})
+    app.memory.gpus = lambda: (Gpu(GPU_NAME, 8000 * MB, 8000 * MB),)
+    form = {"n_gpu_layers": -1, "rpc": "a:1, b:1", "tensor_split": "0,1,1,1"}
+    fit = app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME), form=form)))
+    assert fit is not None
+    assert [part.device.name for part in fit.parts] == ["", "a:1 #1", "a:1 #2", "b:1", GPU_NAME]
+    assert [bool(part.need.weights) for part in fit.parts] == [True, False, True, True, True]
+    assert [part.verdict for part in fit.parts[2:]] == ["fits", "unknown", "fits"], "b:1 does not tell its memory"
+    assert "b:1" in model_html.memory(fit, locales.translator("zh"))

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from modules.catalog.record import ModelRecord
+from modules.core.rpc_errors import NodeInUse
 from modules.engines.llamacpp.memory import placed
 from modules.formats.gguf_header import read_header
 from modules.loaders.load_settings import option_values, resolve
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.memory_room import RESERVE, MemoryRoom
+from modules.runtime.node_memory import NodeMemory
 from modules.system.gpus import Gpu
+from modules.system.rpc_node import DeviceMemory, NodeFacts
 from tests.conftest import LLAMA
 from tests.support.echo_plans import record
 from tests.support.gguf_files import gguf
@@ -78,3 +81,20 @@ def test_each_gpu_has_to_have_room(room: MemoryRoom, known: LoadPlan) -> None:
         assert room.fits(plan, []) is fits
     assert len(room.freed(plan)) == 2
     assert room.free_on_cards(LLAMA, [plan]) == [(1 << 28) + room.freed(plan)[1]]
+
+
+def test_a_node_serves_one_model_and_its_memory_counts_before_that_of_gpus(room: MemoryRoom, known: LoadPlan) -> None:
+    answers = {"a:1": NodeFacts("7.0.0", (DeviceMemory(32 << 30, 64 << 30),)), "b:1": NodeInUse("b:1")}
+    room.node_memory = NodeMemory(lambda nodes: {node: answers[node] for node in nodes})
+    room.available_memory = lambda: 1 << 50
+    room.gpus = lambda: (Gpu("card", 64 << 30, 64 << 30),)
+
+    def on(nodes: str) -> LoadPlan:
+        form = {"n_ctx": 512, "n_gpu_layers": -1, "rpc": nodes}
+        return dataclasses.replace(known, settings=resolve(LLAMA, model={}, saved={}, flags={}, form=form))
+
+    assert on("a:1, b:1").nodes == ("a:1", "b:1") and known.nodes == ()
+    assert room.remote_devices(["a:1", "b:1"]) == [Gpu("a:1", 64 << 30, 32 << 30), Gpu("b:1", 0, 0)]
+    assert room.fits(on("a:1"), []) and room.fits(on("b:1"), []), "what is unknown is no reason against a load"
+    assert room.fits(on("a:1"), [on("b:1")]) and not room.fits(on("a:1"), [on("a:1, b:1")])
+    assert len(room.freed(on("a:1, b:1"))) == 2, "main memory, and the card of this machine"

@@ -8,6 +8,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from modules.core.events import Json
+from modules.core.paths import ROOT
+from modules.options.load_llamacpp import rpc_nodes
 from modules.options.option import Value
 from modules.system import cpu_memory
 
@@ -24,6 +26,9 @@ ALL_LAYERS = 256
 MAX_CPUS = 512
 """The length of a thread pool's CPU mask, GGML_MAX_N_THREADS."""
 DEFAULT_SINK_SIZE = 5
+RPC_LIBRARY = ROOT / "overlays" / "rpc" / "libggml-rpc.so"
+"""The RPC backend, which is compiled into an overlay of its own and loaded into any build of llama.cpp."""
+ADD_NODES = "ggml_backend_rpc_add_server"
 NO_PROJECTOR = "none"
 """The value of `mmproj` that leaves out a vision part which is beside the model."""
 
@@ -54,12 +59,15 @@ def arguments(path: Path, options: Options, build: Build) -> dict[str, Json]:
     calls: dict[str, Json] = {}
     if options["numa"]:
         calls["llama_numa_init"] = {"numa": NUMA_DISTRIBUTE}
+    if names := nodes(options):
+        calls["ggml_backend_load"] = {"path": str(RPC_LIBRARY)}
+        calls[ADD_NODES] = {"endpoint": list(names)}
     calls["llama_model_load_from_file"] = {"path_model": str(path), **_model(options)}
     if not build.repacks:
         calls["llama_model_load_from_file"]["use_extra_bufts"] = False
     calls["llama_init_from_model"] = _context(options, build)
     if name := projector(options):
-        gpu = build.gpu_offload and gpu_layers(options) != 0
+        gpu = build.gpu_offload and vision_on_gpu(options)
         threads = calls["llama_init_from_model"]["n_threads_batch"]
         calls["mtmd_init_from_file"] = {"mmproj_fname": name, "use_gpu": gpu, "n_threads": threads}
     if options["streaming_llm"]:  # not while loading, but whenever old messages have been dropped
@@ -81,7 +89,7 @@ def _model(options: Options) -> dict[str, Json]:
 
 
 def _context(options: Options, build: Build) -> dict[str, Json]:
-    n_batch, n_ubatch = batch_sizes(options, build.gpu_offload and gpu_layers(options) != 0)
+    n_batch, n_ubatch = batch_sizes(options, offloads(options, build))
     args: dict[str, Json] = {
         "n_ctx": int(options["n_ctx"]),
         "n_batch": n_batch,
@@ -111,8 +119,23 @@ def gpu_layers(options: Options) -> int:
     return -1 if layers < 0 or layers >= ALL_LAYERS else layers
 
 
+def nodes(options: Options) -> tuple[str, ...]:
+    """Return the RPC nodes that get layers, as host:port. Their devices stand before the GPUs of this machine."""
+    return rpc_nodes(str(options.get("rpc", ""))) if gpu_layers(options) else ()
+
+
+def offloads(options: Options, build: Build) -> bool:
+    """Whether layers go to GPUs or to other machines."""
+    return bool(nodes(options)) or (build.gpu_offload and gpu_layers(options) != 0)
+
+
+def vision_on_gpu(options: Options) -> bool:
+    """Whether the vision part goes to a GPU, if there is one. It would go to the first node, where there are any."""
+    return gpu_layers(options) != 0 and not nodes(options)
+
+
 def tensor_split(options: Options) -> list[float]:
-    """Return each GPU's share of the layers, in any unit; if empty, llama.cpp goes by their free memory."""
+    """Return each device's share of the layers, in any unit; if empty, llama.cpp goes by their free memory."""
     return [float(share) for share in str(options["tensor_split"]).split(",")] if options["tensor_split"] else []
 
 

@@ -21,8 +21,9 @@ from modules.core.errors import Unsupported
 from modules.core.events import Json, Logprob, TokenLogprobs
 from modules.core.worker_errors import LoadFailed
 from modules.engines.failure_causes import cause
-from modules.engines.llamacpp import library
+from modules.engines.llamacpp import library, rpc_backend
 from modules.engines.llamacpp.abort_flag import AbortFlag
+from modules.engines.llamacpp.arguments import ADD_NODES
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.grammar import LlamaGrammars
 from modules.engines.llamacpp.vocabulary import Vocabulary
@@ -41,6 +42,7 @@ class Model:
     def __init__(self, path: Path, calls: Mapping[str, Json], progress: Callable[[float], None]) -> None:
         library.initialize(calls["llama_numa_init"]["numa"] if "llama_numa_init" in calls else 0)
         self.log = library.NativeLog()
+        nodes = _add_nodes(path, calls)
         model = ModelParams(calls["llama_model_load_from_file"], progress)
         self.handle = native.llama_model_load_from_file(os.fsencode(path), model.params)
         if not self.handle:
@@ -51,6 +53,7 @@ class Model:
         self.context = native.llama_init_from_model(self.handle, self._context_params(context_args))
         if not self.context:
             raise self._load_failure(path)
+        rpc_backend.notice_lost_nodes(nodes)
         self.memory = native.llama_get_memory(self.context)
         self.n_ctx: int = native.llama_n_ctx_seq(self.context)
         self.n_batch: int = native.llama_n_batch(self.context)
@@ -185,6 +188,19 @@ class Model:
     def restore_state(self, sequence: int, state: NDArray[np.uint8]) -> bool:
         """Copy a saved state into the empty `sequence`. Return False if the KV cache has no room for it."""
         return bool(native.llama_state_seq_set_data(self.context, _byte_pointer(state), state.size, sequence))
+
+
+def _add_nodes(path: Path, calls: Mapping[str, Json]) -> list[str]:
+    """Make the devices of other machines known to llama.cpp. Return the nodes."""
+    nodes: list[str] = calls[ADD_NODES]["endpoint"] if ADD_NODES in calls else []
+    if nodes:
+        try:
+            rpc_backend.load(Path(calls["ggml_backend_load"]["path"]))
+            rpc_backend.add_nodes(nodes)
+        except rpc_backend.RpcUnusable as error:
+            raise LoadFailed("llama.cpp", path.name, str(error)) from error
+        rpc_backend.notice_lost_nodes(nodes)
+    return nodes
 
 
 def largest(values: NDArray[np.float64], count: int) -> list[int]:

@@ -28,6 +28,7 @@ from modules.engines.llamacpp.arguments import (
     projector,
     slot_count,
     tensor_split,
+    vision_on_gpu,
 )
 from modules.engines.llamacpp.embedding_arguments import logit_bytes, longest_text, step_tokens
 from modules.engines.memory import CUDA_CONTEXT_BYTES, MIN_CONTEXT, Estimate, Options, fits
@@ -87,7 +88,7 @@ def placed(header: GgufHeader, options: Options, gpus: Sequence[int] = ()) -> tu
     context = _context(header, options if gpus else {**options, "cpu": True})
     devices = _layer_devices(header, options, gpus)
     logits = logit_bytes(header, options) if gguf_task(header) else 0
-    vision_device = 1 if gpus and gpu_layers(options) else 0
+    vision_device = 1 if gpus and vision_on_gpu(options) else 0
     cache_devices = [0] * (len(devices) - 1) if options["no_offload_kqv"] else devices[:-1]
     return tuple(
         Estimate(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modules.core.events import Note
-from modules.engines.llamacpp.arguments import DEFAULT_SINK_SIZE, Build, Options, flash_attention, tensor_split
+from modules.engines.llamacpp.arguments import DEFAULT_SINK_SIZE, Build, Options, flash_attention, nodes, tensor_split
 
 CANNOT_SHIFT_NOTE = Note(
     "streaming_llm",
@@ -33,7 +33,8 @@ def notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
         )
     yield from _removed(options)
     yield from _sinks(options)
-    if not build.gpu_offload:
+    yield from _rpc(options)
+    if not build.gpu_offload and not nodes(options):
         yield from _without_gpu(options)
     yield from _split(options, build)
 
@@ -66,6 +67,29 @@ def _sinks(options: Options) -> Iterator[Note]:
                 "zh": "无效：仅在 streaming_llm 启用时生效。",
             },
         )
+
+
+def _rpc(options: Options) -> Iterator[Note]:
+    if not options["rpc"]:
+        return
+    if not nodes(options):
+        yield Note(
+            "rpc",
+            {
+                "en": "No effect: nothing goes to other machines while n_gpu_layers is 0 or cpu is on. -1 sends all "
+                "layers.",
+                "zh": "无效：n_gpu_layers 为 0 或启用 cpu 时，没有任何层交给远程节点。设为 -1 则全部交给节点。",
+            },
+        )
+        return
+    yield Note(
+        "rpc",
+        {
+            "en": "For models that do not fit into this machine: any other one gets slower. Prompts reach the nodes "
+            "unencrypted. In tensor_split, nodes come before this machine's GPUs.",
+            "zh": "适用于本机装不下的模型，否则只会更慢。提示词以明文发给节点；tensor_split 中节点排在本机 GPU 之前。",
+        },
+    )
 
 
 def _without_gpu(options: Options) -> Iterator[Note]:

@@ -10,9 +10,10 @@ from typing import Any
 import llama_cpp
 import pytest
 
+from modules.core.errors import OptionError
 from modules.core.paths import ROOT
 from modules.engines.llamacpp import arguments as ours
-from modules.engines.llamacpp.arguments import Build, arguments
+from modules.engines.llamacpp.arguments import ADD_NODES, Build, arguments
 from modules.engines.llamacpp.notes import notes
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
@@ -229,3 +230,37 @@ def test_arguments_do_not_import_the_library() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.stdout == "False False\n", run.stderr
+
+
+# -- other machines ----------------------------------------------------------------------------------------------------
+
+
+def test_nodes_are_added_before_the_load_and_take_layers_of_any_build() -> None:
+    nodes = "192.168.1.20:50052, box.local:50053"
+    made = calls(CPU_BUILD, rpc=nodes, n_gpu_layers=-1)
+    assert list(made)[:3] == ["ggml_backend_load", ADD_NODES, MODEL]
+    assert made[ADD_NODES] == {"endpoint": ["192.168.1.20:50052", "box.local:50053"]}
+    assert made[CONTEXT]["n_ubatch"] == ours.GPU_UBATCH, "as for a GPU, though this build supports none"
+    notes_on = noted(CPU_BUILD, rpc=nodes, n_gpu_layers=-1)
+    assert "unencrypted" in notes_on["rpc"] and "n_gpu_layers" not in notes_on
+
+
+def test_without_gpu_layers_no_node_is_connected_to_and_a_note_says_so() -> None:
+    for options in ({"n_gpu_layers": 0}, {"n_gpu_layers": -1, "cpu": True}):
+        assert ADD_NODES not in calls(rpc="a:1", **options)
+        assert "n_gpu_layers is 0" in noted(rpc="a:1", **options)["rpc"]
+
+
+def test_the_vision_part_stays_on_this_machine() -> None:
+    options = {"mmproj": "mmproj.gguf", "n_gpu_layers": -1}
+    assert calls(GPU_BUILD, **options)["mtmd_init_from_file"]["use_gpu"] is True
+    assert calls(GPU_BUILD, rpc="a:1", **options)["mtmd_init_from_file"]["use_gpu"] is False
+
+
+def test_impossible_nodes_are_refused(subtests: pytest.Subtests) -> None:
+    option = OPTIONS["rpc"]
+    assert option.parse(" a-b.local:1,10.0.0.1:65535 ") == "a-b.local:1,10.0.0.1:65535"
+    nodes = [f"a:{port}" for port in range(1, 18)]
+    for value in ("host", "host:0", "host:65536", "1.2.3:1", "1.2.3.256:1", "a:1,a:1", "[::1]:1", ",".join(nodes)):
+        with subtests.test(value=value[:20]), pytest.raises(OptionError):
+            option.parse(value)
