@@ -25,6 +25,7 @@ from modules.loaders.registry import RPC, find_loader
 from modules.planning.load_request import LoadRequest
 from modules.setup import install
 from modules.setup.overlay_installer import OverlayInstaller
+from modules.system.garbage_collection import spare_permanent_objects
 from modules.system.listener import listening_socket
 from modules.system.log_file import LogFile, unwritable
 from modules.system.open_files import allow_open_files
@@ -198,6 +199,7 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     url = f"http://{shown}:{port}"
     chinese = terminal_language() == "zh"
     print(f"已就绪：{url}" if chinese else f"Ready: {url}", flush=True)
+    spare_permanent_objects()
     app.catalog.models(0)  # starts a scan, and waits for nothing
     threading.Thread(target=app.sweep, daemon=True).start()
     open_to_others = host not in ("127.0.0.1", "::1")

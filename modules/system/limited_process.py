@@ -6,17 +6,18 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules.system import child_process, limited_child
 from modules.system.limited_child import OUT_OF_MEMORY, OUTPUT_TOO_LARGE
+from modules.system.watchdog import Watchdog
 
 __all__ = ["OUTPUT_TOO_LARGE", "OUT_OF_MEMORY", "LimitedProcess", "Limits", "ProcessEnded"]
 
 _NICENESS = 5
 """A request that computes until it is stopped should leave the processors to the models."""
+_WATCHDOG = Watchdog()
 _INHERITED = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")  # no secrets, such as HF_TOKEN
 
 
@@ -58,25 +59,16 @@ class LimitedProcess:
     def ask(self, request: bytes) -> bytes:
         """Return the answer to a request; both are one line. Raises ProcessEnded, after which the process is gone."""
         assert self._child.stdin is not None and self._child.stdout is not None
-        timed_out = threading.Event()
-
-        def stop() -> None:
-            timed_out.set()
-            self._child.kill()
-
-        timer = threading.Timer(self._limits.seconds, stop)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._child.stdin.write(request)
-            self._child.stdin.flush()
-            answer: bytes = self._child.stdout.readline(self._limits.output_bytes + 1)
-        except OSError:  # it has ended
-            answer = b""
-        timer.cancel()
+        with _WATCHDOG.watch(self._child.kill, self._limits.seconds) as watched:
+            try:
+                self._child.stdin.write(request)
+                self._child.stdin.flush()
+                answer: bytes = self._child.stdout.readline(self._limits.output_bytes + 1)
+            except OSError:  # it has ended
+                answer = b""
         if not answer.endswith(b"\n"):
             self.kill()
-            raise ProcessEnded(self._child.returncode, timed_out.is_set())
+            raise ProcessEnded(self._child.returncode, watched.timed_out)
         return answer
 
     def kill(self) -> None:
