@@ -20,7 +20,7 @@ from layers import load_arguments
 from program import MODEL, ROOT, explain
 
 sys.path.insert(0, str(ROOT))
-from modules.core.events import to_line
+from modules.core.events import Text, text_item, to_line
 from modules.loaders import generation_settings
 
 POSITIONS = (64, 1024)
@@ -74,7 +74,7 @@ def steps(request: dict[str, Any]) -> list[float]:
     while not engine.idle:
         began, decoding = time.perf_counter(), engine.model.seconds_decoding
         for call, event in engine.step():
-            to_line(call, event)
+            text_item(call, event) if isinstance(event, Text) else to_line(call, event)
         seconds.append(time.perf_counter() - began - (engine.model.seconds_decoding - decoding))
     return seconds
 

@@ -35,6 +35,8 @@ from modules.core.events import (
     Result,
     Text,
     Waiting,
+    text_item,
+    texts_line,
     to_line,
 )
 from modules.core.prompt import Prompt
@@ -94,6 +96,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._channel = channel
         self._writing = threading.Lock()
+        self._texts: list[str] = []  # items of the next line
         self._unsent: list[bytes] = []
         self._sent_at = 0.0
         self._engine: Engine | None = None
@@ -187,6 +190,10 @@ class Worker:
     def _step(self, engine: Engine) -> None:
         try:
             for call, event in engine.step():
+                if isinstance(event, Text) and not event.logprobs:
+                    self._texts.append(text_item(call, event))
+                    continue
+                self._end_texts()
                 self._unsent.append(self._line(call, event))
                 if not isinstance(event, Text):
                     self._flush()
@@ -214,10 +221,17 @@ class Worker:
         return to_line(call, event)
 
     def _flush(self) -> None:
+        self._end_texts()
         if self._unsent:
             self._write(b"".join(self._unsent))
             self._unsent.clear()
             self._sent_at = time.monotonic()
+
+    def _end_texts(self) -> None:
+        """Turn the texts that are held back into a line: what follows comes after them."""
+        if self._texts:
+            self._unsent.append(texts_line(self._texts))
+            self._texts.clear()
 
     def _send(self, call: int, event: Event) -> None:
         self._write(self._line(call, event))

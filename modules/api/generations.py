@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -26,13 +25,10 @@ class GenerationCall:
 
 
 class Generations:
-    """Start generating at once, and stop with `aclose`. Iterating yields (index of the call, reply).
+    """Start generating at once, and stop with `aclose`. `take` returns (index of the call, reply).
 
     `finished` has the Done of each call that has ended. If a call fails, its error is raised to the consumer. `owner`
-    says who asked for them.
-
-    This runs once per token, on CPUs that the model keeps busy: the worker's thread appends events to a deque and
-    wakes the consumer at most once for all events that have arrived meanwhile.
+    says who asked for them. All methods are for the event loop in which it was made.
     """
 
     def __init__(self, model: LoadedModel, calls: Sequence[GenerationCall], owner: object = None) -> None:
@@ -40,64 +36,62 @@ class Generations:
         self.owner = owner
         self._count = len(calls)
         self._tokens = [0] * len(calls)
-        self._first_events: list[tuple[int, Reply]] = []
-        self._loop = asyncio.get_running_loop()
-        self._inbox: deque[tuple[int, Event]] = deque()
-        self._arrived = asyncio.Event()
+        self._first_replies: list[tuple[int, Reply]] = []
+        self._arrived: list[tuple[int, Event]] = []
+        self._arrival: asyncio.Future[None] | None = None
         starts = ((call.prompt, call.params, partial(self._deliver, number)) for number, call in enumerate(calls))
-        self._stops = [model.start(*start) for start in starts]
+        self._stops = [model.start_in_loop(*start) for start in starts]
 
     def _deliver(self, number: int, event: Event) -> None:
-        """Take an event, on the worker's thread."""
-        self._inbox.append((number, event))
-        if len(self._inbox) == 1:  # otherwise the consumer has been woken already
-            with contextlib.suppress(RuntimeError):  # the event loop is closed
-                self._loop.call_soon_threadsafe(self._arrived.set)
+        self._arrived.append((number, event))
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     async def wait_for_first_events(self) -> None:
         """Wait until each call has sent an event, so that a refusal is known before the answer begins."""
         pending = set(range(self._count))
         while pending:
-            number, reply = await self._next()
-            self._first_events.append((number, reply))
-            pending.discard(number)
+            replies = await self._take_arrived()
+            self._first_replies += replies
+            pending.difference_update(number for number, _ in replies)
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Reply]]:
-        for event in self._first_events:
-            yield event
-        while len(self.finished) < self._count:
-            yield await self._next()
+    async def take(self) -> list[tuple[int, Reply]]:
+        """Wait for replies, and return all that have arrived; none once all calls have ended."""
+        replies, self._first_replies = self._first_replies, []
+        while not replies and len(self.finished) < self._count:
+            replies = await self._take_arrived()
+        return replies
 
-    @property
-    def has_more(self) -> bool:
-        """Whether the next event has arrived already."""
-        return bool(self._inbox)
-
-    async def _next(self) -> tuple[int, Reply]:
-        number, event = await self._take()
-        while number in self.finished:  # it has just ended by itself when it was to be ended
-            number, event = await self._take()
-        if isinstance(event, Failed):
-            raise event.error
-        assert not isinstance(event, Result), "a generation ends with Done"
-        if isinstance(event, Text):
-            self._tokens[number] += event.tokens
-        if isinstance(event, Done):
-            self.finished[number] = event
-        return number, event
-
-    async def _take(self) -> tuple[int, Event]:
-        while not self._inbox:
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._inbox.popleft()
+    async def _take_arrived(self) -> list[tuple[int, Reply]]:
+        """Return what has arrived up to the failure of a call, which is raised if nothing has arrived before it."""
+        if not self._arrived:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        arrived, self._arrived = self._arrived, []
+        replies: list[tuple[int, Reply]] = []
+        for index, (number, event) in enumerate(arrived):
+            if number in self.finished:  # it has just ended by itself when it was to be ended
+                continue
+            if isinstance(event, Failed):
+                if not replies:
+                    raise event.error
+                self._arrived = arrived[index:]
+                break
+            assert not isinstance(event, Result), "a generation ends with Done"
+            if isinstance(event, Text):
+                self._tokens[number] += event.tokens
+            if isinstance(event, Done):
+                self.finished[number] = event
+            replies.append((number, event))
+        return replies
 
     async def collect(self) -> list[list[Text]]:
         """Wait until all calls have ended, and return the pieces of text of each."""
         pieces: list[list[Text]] = [[] for _ in range(self._count)]
-        async for number, reply in self:
-            if isinstance(reply, Text):
-                pieces[number].append(reply)
+        while replies := await self.take():
+            for number, reply in replies:
+                if isinstance(reply, Text):
+                    pieces[number].append(reply)
         return pieces
 
     def end(self) -> None:

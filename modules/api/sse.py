@@ -97,13 +97,14 @@ async def _events(beginning: asyncio.Task[Answers], style: StreamStyle, language
             if opening := builder.sse_opening(number):
                 yield opening
         running = answers.count
-        async for number, reply in generations:
-            if isinstance(reply, Text):
-                buffered += builder.sse_text(number, reply)
-            elif isinstance(reply, Done):
-                running -= 1
-                buffered += builder.sse_end(number, reply, last=running == 0)
-            if buffered and not generations.has_more:  # events that arrived together are sent together
+        while replies := await generations.take():
+            for number, reply in replies:
+                if isinstance(reply, Text):
+                    buffered += builder.sse_text(number, reply)
+                elif isinstance(reply, Done):
+                    running -= 1
+                    buffered += builder.sse_end(number, reply, last=running == 0)
+            if buffered:  # events that arrived together are sent together
                 yield buffered
                 buffered = b""
         if closing := builder.sse_closing(generations.finished):

@@ -18,6 +18,7 @@ from modules.core.worker_errors import Unloaded, WorkerDied
 from modules.formats.embedding import EMBED, RANK
 from modules.loaders.server_samplers import SERVER_NAMES
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
+from modules.runtime.loop_mailbox import LoopMailbox
 from modules.runtime.totals import GenerationTotals
 from modules.runtime.worker_process import Deliver, WorkerProcess
 from modules.system import cpu_memory
@@ -84,6 +85,7 @@ class LoadedModel:
         self._worker = worker
         self._idle = idle
         self._totals = totals or GenerationTotals()
+        self._mailbox: LoopMailbox | None = None  # of the event loop that asked last
         self._leases = 0
         self._is_retired = False
         self._lock = threading.Lock()  # guards the two fields above
@@ -171,18 +173,13 @@ class LoadedModel:
     async def ask_async(self, operation: str, **args: Json) -> Json:
         """Do as `ask` in an event loop, without a waiting thread."""
         self._check(operation)
-        loop = asyncio.get_running_loop()
-        end: asyncio.Future[Event] = loop.create_future()
+        end: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
 
         def settle(event: Event) -> None:
             if isinstance(event, ENDS) and not end.done():
                 end.set_result(event)
 
-        def deliver(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(settle, event)
-
-        call = self._worker.start(operation, deliver, **args)
+        call = self._worker.start(operation, self._into_loop(settle), **args)
         try:
             event = await end
         finally:
@@ -215,16 +212,21 @@ class LoadedModel:
         call = self._worker.start("generate", self._totals.counting(deliver), **_arguments(prompt, params))
         return partial(self._worker.cancel, call)
 
+    def start_in_loop(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
+        """Do as `start`, but have `deliver` called in the running event loop."""
+        return self.start(prompt, params, self._into_loop(deliver))
+
+    def _into_loop(self, deliver: Deliver) -> Deliver:
+        """Return a function for any thread that has `deliver` called in the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = LoopMailbox(loop)
+        return partial(self._mailbox.post, deliver)
+
     async def stream(self, prompt: Prompt, params: Mapping[str, Json]) -> AsyncGenerator[Reply, None]:
         """Generate in an event loop, without a waiting thread. Cancelling the task stops the generation."""
-        loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Event] = asyncio.Queue()
-
-        def deliver(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(inbox.put_nowait, event)
-
-        stop = self.start(prompt, params, deliver)
+        stop = self.start_in_loop(prompt, params, inbox.put_nowait)
         try:
             while True:
                 event = await inbox.get()

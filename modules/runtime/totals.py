@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from dataclasses import dataclass
 
-from modules.core.events import Done, Event, Failed
+from modules.core.events import Done, Event, Failed, Text
 from modules.runtime.worker_process import Deliver
 
 
@@ -41,13 +41,17 @@ class GenerationTotals:
         self._add(Totals(generations=1))
 
         def count(event: Event) -> None:
-            if isinstance(event, Done):
-                self._add(_of(event))
-            elif isinstance(event, Failed):
-                self._add(Totals(failures=1))
+            if not isinstance(event, Text):
+                self._add_end(event)
             deliver(event)
 
         return count
+
+    def _add_end(self, event: Event) -> None:
+        if isinstance(event, Done):
+            self._add(_of(event))
+        elif isinstance(event, Failed):
+            self._add(Totals(failures=1))
 
     def _add(self, more: Totals) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -205,24 +205,32 @@ class WorkerProcess:
         assert self._child.stdout is not None
         for line in self._child.stdout:
             try:
-                call, event = from_line(line)
+                events = from_line(line)
             except (ValueError, KeyError, TypeError):  # truncated by its death, or not of our protocol
                 log.error("unreadable: %r", line[:LINE_BYTES])
                 self._child.kill()
                 break
-            if isinstance(event, ServerState):
-                self.is_server_reachable = event.is_reachable
-                continue
-            with self._lock:
+            for deliver, event in self._receivers(events):
+                deliver(event)
+        self._report_death()
+
+    def _receivers(self, events: Sequence[tuple[int, Event | ServerState]]) -> list[tuple[Deliver, Event]]:
+        """Return the events of calls under way with their receivers, and forget the calls that they end."""
+        received = []
+        with self._lock:
+            for call, event in events:
+                if isinstance(event, ServerState):
+                    self.is_server_reachable = event.is_reachable
+                    continue
                 running = self._calls.get(call)
+                if running is not None:
+                    received.append((running[1], event))
+                    if self._nodes is not None:
+                        self._nodes.note(running[0])
                 if isinstance(event, ENDS):
                     self._calls.pop(call, None)
                     self._grammars.pop(call, None)
-            if running is not None:
-                if self._nodes is not None:
-                    self._nodes.note(running[0])
-                running[1](event)
-        self._report_death()
+        return received
 
     def _report_death(self) -> None:
         """End all calls with the cause of death: the exit code and the last lines of stderr."""

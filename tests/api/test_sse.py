@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import httpx
 import pytest
@@ -41,23 +41,26 @@ class _Words:
 
 
 class _Generation:
-    """Yields a word after each of `pauses`, in place of Generations."""
-
-    has_more = False
+    """Has a word after each of `pauses`, in place of Generations."""
 
     def __init__(self, *pauses: float) -> None:
-        self._pauses = pauses
+        self._pauses = list(pauses)
         self.finished: dict[int, Done] = {}
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Text | Done]]:
-        for pause in self._pauses:
-            await asyncio.sleep(pause)
-            yield 0, Text("word ")
+    async def take(self) -> list[tuple[int, Text | Done]]:
+        if self._pauses:
+            await asyncio.sleep(self._pauses.pop(0))
+            return [(0, Text("word "))]
+        if self.finished:
+            return []
         self.finished[0] = Done("stop")
-        yield 0, Done("stop")
+        return [(0, self.finished[0])]
 
     async def collect(self) -> list[list[Text]]:
-        return [[reply async for _, reply in self if isinstance(reply, Text)]]
+        texts = []
+        while replies := await self.take():
+            texts += [reply for _, reply in replies if isinstance(reply, Text)]
+        return [texts]
 
 
 class _Server:

@@ -20,6 +20,8 @@ from modules.core.events import (
     TokenLogprobs,
     Waiting,
     from_line,
+    text_item,
+    texts_line,
     to_line,
 )
 from modules.core.fill_in_middle import FimTokens
@@ -44,11 +46,11 @@ EVENTS: list[Event] = [
 def test_an_event_survives_serialization(subtests: pytest.Subtests) -> None:
     for event in EVENTS:
         with subtests.test(event=event):
-            assert from_line(to_line(7, event)) == (7, event)
+            assert from_line(to_line(7, event)) == [(7, event)]
 
 
 def test_an_error_event_keeps_its_class_and_fields() -> None:
-    call, event = from_line(to_line(7, Failed(LoadFailed("llama.cpp", "猫.gguf", "no such file", both("why")))))
+    ((call, event),) = from_line(to_line(7, Failed(LoadFailed("llama.cpp", "猫.gguf", "no such file", both("why")))))
     assert call == 7
     assert isinstance(event, Failed)
     assert type(event.error) is LoadFailed
@@ -60,6 +62,13 @@ def test_an_error_event_keeps_its_class_and_fields() -> None:
     }
 
 
+def test_texts_of_many_calls_share_a_line() -> None:
+    texts = [(7, Text('two\nlines "quoted" 猫 😀 \0 \u2028', 3)), (8, Text("", 0)), (7, Text("more"))]
+    line = texts_line(text_item(call, text) for call, text in texts)
+    assert line.count(b"\n") == 1
+    assert from_line(line) == texts
+
+
 @pytest.mark.parametrize("event", [Text("a\nb\r\n\u2028c"), Failed(Unsupported(both("two\nlines"))), Result("\n")])
 def test_an_event_is_one_line_of_json(event: Event) -> None:
     line = to_line(1, event)
@@ -68,9 +77,11 @@ def test_an_event_is_one_line_of_json(event: Event) -> None:
     assert json.loads(line)[:2] == [1, type(event).__name__]
 
 
-@pytest.mark.parametrize("line", [b"", b"chatter\n", b'[1,"Text",{"te', b'[1,"Nonsense",{}]\n', b"{}\n", b"[1]\n"])
+@pytest.mark.parametrize(
+    "line", [b"", b"chatter\n", b'[1,"Text",{"te', b'[1,"Nonsense",{}]\n', b"{}\n", b"[1]\n", b'[0,"Texts",[[1]]]\n']
+)
 def test_a_line_that_is_not_an_event_is_refused(line: bytes) -> None:
-    with pytest.raises((ValueError, KeyError)):
+    with pytest.raises((ValueError, KeyError, TypeError)):
         from_line(line)
 
 
@@ -89,4 +100,4 @@ def test_info_survives_serialization() -> None:
 
 
 def test_an_error_without_fields_is_serialized() -> None:
-    assert from_line(to_line(1, Failed(NoModelLoaded())))[0] == 1
+    assert from_line(to_line(1, Failed(NoModelLoaded())))[0][0] == 1
