@@ -51,7 +51,7 @@ WebUIError
 │   ├── ServerUnreachable · ServerNotTrusted · ServerRedirects · ServerNotUnderstood
 │   ├── ServerRefused     by the status of its response
 │   │   └── ServerDenied · ServerLacks · ServerBusy · ServerFailed
-│   └── ServerLost · ServerSilent   the connection ended before the answer was complete
+│   └── ServerLost · ServerBrokeOff · ServerSilent   the connection ended before the answer was complete
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── TrainingError         a training run that cannot start, failed or cannot go on: see `core/training_errors.py`
 ├── DatasetNotFound · FormatNotFound · DatasetError   unusable training data: see `training/dataset/errors.py`

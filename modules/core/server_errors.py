@@ -70,7 +70,10 @@ class ServerNotUnderstood(ServerError):
 
 @dataclass(eq=False)
 class ServerRefused(ServerError):
-    """A request that the server does not accept, by the HTTP status `code` of its response."""
+    """A request that the server does not accept, by the HTTP status `code` of its response.
+
+    `wait` are the seconds after which it asks to try again, at most LONGEST_WAIT; 0 if it does not.
+    """
 
     status = 400
     template = {
@@ -80,6 +83,7 @@ class ServerRefused(ServerError):
     server: str
     code: int
     words: str
+    wait: float = 0.0
 
 
 @dataclass(eq=False)
@@ -130,6 +134,15 @@ class ServerLost(ServerError):
     }
     server: str
     why: Words
+
+
+class ServerBrokeOff(ServerLost):
+    """A server that ended the response itself, with an error or without saying that the answer is complete."""
+
+    template = {
+        "en": "{server} broke the answer off: {why}",
+        "zh": "{server} 中断了回答：{why}",
+    }
 
 
 class ServerSilent(ServerLost):

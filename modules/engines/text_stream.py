@@ -40,10 +40,17 @@ class TextStream:
         piece, self._begun = self._begun + piece, b""
         if logprobs is not None:
             self._logprobs.append(dataclasses.replace(logprobs, piece=piece.hex()))
-        self._pending += self._decoder.decode(piece)
-        if not self._stops:
-            return self._release(len(self._pending))
-        return self._release(self._safe_length())
+        return self._add(self._decoder.decode(piece))
+
+    def feed_text(self, text: str, tokens: int, logprobs: Sequence[TokenLogprobs] = ()) -> Text | None:
+        """Add the text of so many tokens, whole characters only; `logprobs` have their pieces."""
+        self._tokens += tokens
+        self._logprobs.extend(logprobs)
+        return self._add(text)
+
+    def _add(self, text: str) -> Text | None:
+        self._pending += text
+        return self._release(self._safe_length() if self._stops else len(self._pending))
 
     def finish(self, rest: bytes = b"") -> Text | None:
         """Release what was held back, then `rest` of the last token. An incomplete character becomes U+FFFD."""

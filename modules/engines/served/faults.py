@@ -6,11 +6,20 @@ import errno
 import json
 import re
 import socket
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 from modules.core.errors import Words, both
 from modules.core.events import Json
-from modules.core.server_errors import ServerBusy, ServerDenied, ServerFailed, ServerLacks, ServerRefused
+from modules.core.server_errors import (
+    LONGEST_WAIT,
+    ServerBusy,
+    ServerDenied,
+    ServerFailed,
+    ServerLacks,
+    ServerRefused,
+)
 from modules.engines.served.target import Target
 
 LONGEST_REFUSAL = 64 << 10
@@ -18,6 +27,7 @@ LONGEST_REFUSAL = 64 << 10
 LONGEST_WORDS = 400
 """Characters of a server's message that are shown."""
 
+WEBPAGE: Words = {"en": "it is a web page", "zh": "返回的是网页"}
 _REFUSED: Words = {"en": "connection refused", "zh": "连接被拒绝"}
 _RESET: Words = {"en": "connection reset", "zh": "连接被重置"}
 _UNKNOWN_NAME: Words = {"en": "its name is unknown", "zh": "找不到该主机名"}
@@ -45,7 +55,21 @@ def refusal(target: Target, status: int, headers: Mapping[str, str], body: bytes
     """Return the error of a response with a status of 400 or more."""
     words = _NO_WORDS if has_webpage(headers) else server_words(target, body)
     kind = _KINDS.get(status, ServerFailed if status >= 500 else ServerRefused)
-    return kind(target.origin, status, words)
+    return kind(target.origin, status, words or _NO_WORDS, wait_of(headers))
+
+
+def wait_of(headers: Mapping[str, str]) -> float:
+    """Return the seconds of a Retry-After header, at most LONGEST_WAIT; 0 for none or one that cannot be read."""
+    text = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text) else _seconds_until(text)
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), float(LONGEST_WAIT))
+
+
+def _seconds_until(date: str) -> float:
+    return parsedate_to_datetime(date).timestamp() - time.time()
 
 
 def has_webpage(headers: Mapping[str, str]) -> bool:

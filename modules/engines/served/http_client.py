@@ -27,7 +27,7 @@ from modules.core.server_errors import (
     ServerUnreachable,
 )
 from modules.engines.served.event_stream import EventTooLong, JsonLines, ServerSentEvents
-from modules.engines.served.faults import LONGEST_REFUSAL, has_webpage, reason, refusal, silence
+from modules.engines.served.faults import LONGEST_REFUSAL, WEBPAGE, has_webpage, reason, refusal, silence
 from modules.engines.served.target import Target
 
 CONNECT_SECONDS = 10.0
@@ -48,7 +48,6 @@ _TOO_LONG: Words = {"en": "it is too long", "zh": "内容过长"}
 _NOT_HTTP: Words = {"en": "it is not HTTP", "zh": "不是 HTTP 响应"}
 _NO_CA: Words = {"en": "a file of PEM certificates", "zh": "PEM 证书文件"}
 _COMPRESSED: Words = {"en": "it is compressed", "zh": "内容经过压缩"}
-_WEBPAGE: Words = {"en": "it is a web page", "zh": "返回的是网页"}
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,8 @@ class HttpClient:
             if exchange.status not in _OK:
                 raise await self._refused(exchange)
             if has_webpage(exchange.headers):
-                raise self._not_understood(stream.path, _WEBPAGE)
-            stream.transport = exchange.transport
-            if stream.is_paused:
-                exchange.transport.pause_reading()
+                raise self._not_understood(stream.path, WEBPAGE)
+            stream.attach(exchange)
 
             def take(chunk: bytes) -> None:
                 try:
@@ -186,19 +183,27 @@ class EventStream:
         self.path, self.body, self.take = path, body, take
         self.allowed_silence = allowed_silence
         self.decoder: JsonLines | ServerSentEvents = JsonLines() if is_ndjson else ServerSentEvents()
-        self.transport: asyncio.Transport | None = None
         self.is_paused = False
+        self._exchange: _Exchange | None = None
+
+    def attach(self, exchange: _Exchange) -> None:
+        self._exchange = exchange
 
     def pause(self) -> None:
         """Read no more from the server, whose writes then wait. Silence does not count meanwhile."""
-        if not self.is_paused and self.transport is not None:
-            self.transport.pause_reading()
-        self.is_paused = True
+        if not self.is_paused and self._exchange is not None:
+            self._exchange.transport.pause_reading()
+            self.is_paused = True
 
     def resume(self) -> None:
-        if self.is_paused and self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
+        if self.is_paused and self._exchange is not None and not self._exchange.transport.is_closing():
+            self._exchange.transport.resume_reading()
         self.is_paused = False
+
+    def finish(self) -> None:
+        """End the stream as complete, whatever else the server might send."""
+        if self._exchange is not None:
+            self._exchange.finish()
 
 
 async def _unless_silent(exchange: _Exchange, future: asyncio.Future[None], stream: EventStream) -> None:

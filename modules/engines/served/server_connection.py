@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from modules.core.errors import Words
 from modules.core.events import Json
 from modules.core.server_errors import ServerError, ServerNotUnderstood
-from modules.engines.served.faults import refusal
+from modules.engines.served.faults import LONGEST_REFUSAL, WEBPAGE, has_webpage, refusal
 from modules.engines.served.http_client import HttpClient
 from modules.engines.served.server_kind import ASK_SECONDS, Answer
 from modules.engines.served.target import Target
@@ -41,11 +41,17 @@ class ServerConnection:
         except (ValueError, RecursionError):
             value = None
         if not response.is_ok:
-            error: ServerError = refusal(self.target, response.status, response.headers, response.body)
+            error: ServerError = refusal(
+                self.target, response.status, response.headers, response.body[:LONGEST_REFUSAL]
+            )
             return Answer(response.status, value, error)
         if isinstance(value, dict):
             return Answer(response.status, value)
-        return Answer(response.status, value, ServerNotUnderstood(self.target.origin, path, _NO_OBJECT))
+        return Answer(
+            response.status,
+            value,
+            ServerNotUnderstood(self.target.origin, path, WEBPAGE if has_webpage(response.headers) else _NO_OBJECT),
+        )
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop and return its result."""
