@@ -122,6 +122,7 @@ class KlImpossible(EvaluationError):
 
 @dataclass(eq=False)
 class ResultsUnreadable(EvaluationError):
+    status = 422
     template = {
         "en": "{file} cannot be read ({why}). Repair it, or move it away; it has not been changed.",
         "zh": "无法读取 {file}（{why}）。请修复或移走该文件；程序未作改动。",

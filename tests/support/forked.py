@@ -6,6 +6,7 @@ each call, so that what a call does to the libraries, or leaves in memory, is go
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -24,6 +25,8 @@ _IMPORTED = [
     "transformers.models.llama.modeling_llama",
     "bitsandbytes",
     "peft",
+    "transformers.trainer",
+    "tests.support.warm_transformers",
 ]
 
 
@@ -34,5 +37,5 @@ def forked(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)  # of no effect once the server runs
-    with context.Pool(1) as pool:
+    with context.Pool(1, gc.freeze) as pool:  # without it, each collection looks through all of torch
         return pool.apply_async(function, args, kwargs).get(SECONDS)

@@ -68,23 +68,25 @@ def run(folder: Path, **control: int) -> list[Json]:
     return forked(train, folder, **control)
 
 
-def test_losses_do_not_depend_on_how_a_batch_is_split(base: Path, tmp_path: Path) -> None:
+def test_losses_are_those_of_a_bare_loop_however_a_batch_is_split(
+    base: Path, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     found = {}
     for micro in (1, 4):
-        job = make_job(tmp_path / str(micro), base, samples(10), lora_dropout=0, micro_batch_size=micro)
-        found[micro] = losses(run(job))
-    assert list(found[1]) == [1, 2, 3, 4, 5, 6]
-    for update, loss in found[1].items():
-        assert abs(loss - found[4][update]) < 1e-5
+        parameters: dict[str, Any] = {"micro_batch_size": micro, "lora_dropout": 0, "learning_rate": 0.01}
+        found[micro] = list(losses(run(make_job(tmp_path / str(micro), base, samples(10), **parameters))).values())
+    assert len(found[1]) == 6 and found[1][-1] < found[1][0] - 0.1
+    for name, expected, limit in (("split", found[4], 1e-5), ("bare loop", forked(bare_losses, tmp_path / "4"), 1e-3)):
+        with subtests.test(what=name):
+            assert max(abs(one - other) for one, other in zip(found[1], expected, strict=True)) < limit
 
 
-def test_losses_are_those_of_a_bare_loop(base: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path / "job", base, samples(10), lora_dropout=0, learning_rate=0.01)
-    found = list(losses(run(job)).values())
-    expected = forked(bare_losses, job)
-    assert len(found) == len(expected)
-    assert max(abs(ours - bare) for ours, bare in zip(found, expected, strict=True)) < 1e-3
-    assert found[-1] < found[0] - 0.1
+def test_weights_in_bfloat16_are_trained(base: Path, tmp_path: Path) -> None:
+    parameters: dict[str, Any] = {"base_weights": "bfloat16", "epochs": 4, "learning_rate": 0.01}
+    events = run(make_job(tmp_path / "job", base, samples(8), **parameters))
+    found = losses(events)
+    facts = next(event for event in events if event["event"] == "facts")
+    assert (events[-1]["event"], facts["dtype"]) == ("done", "bfloat16") and found[8] < found[1] - 0.1
 
 
 def test_a_run_that_crashed_goes_on_to_the_bit(base: Path, tmp_path: Path, subtests: pytest.Subtests) -> None:
