@@ -85,6 +85,8 @@ def _parts(render: Callable[[Messages, bool], str]) -> _Parts:
     before_system, _, rest = system.partition(_SYSTEM)
     to_first, _, _ = rest.partition(_FIRST)
     before_user = _common_end(before_first, to_second, to_first)
+    if after_user and before_user.startswith(after_user):  # every message ends with it, not only those of users
+        before_user = before_user.removeprefix(after_user)
     generation = render(_conversation(_FIRST), True)
     if not (three.count(_REPLY) == 1 and to_reply.startswith(after_user) and generation.startswith(one)):
         raise ValueError("messages are not rendered one after the other")
