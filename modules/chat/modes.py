@@ -198,7 +198,7 @@ def _impersonating(form: PromptForm, begun: str) -> PromptForm:
     def render(messages: Sequence[Message], _continue_last: bool) -> str:
         return form.render([*messages, _user(begun)], True)
 
-    return PromptForm(render, form.template)
+    return PromptForm(render, form.template, needs_text=True)
 
 
 def _chat_form(script: Script, options: PromptOptions) -> PromptForm:
@@ -213,7 +213,7 @@ def _chat_form(script: Script, options: PromptOptions) -> PromptForm:
             return script.render_reply([*messages, begun], continue_last=True)
         return script.render_reply(messages, continue_last=continue_last)
 
-    return PromptForm(render, script.template)
+    return PromptForm(render, script.template, begun=options.start_with, needs_text=options.impersonates)
 
 
 def _chat_instruct_form(
@@ -228,7 +228,14 @@ def _chat_instruct_form(
         question = command.replace(PROMPT_PLACEHOLDER, f"{lines}{post_history}\n" if post_history else lines)
         return own.render([*system, _user(question), *last], continue_last)
 
-    return PromptForm(render, own.template, start_with=options.start_with if options.impersonates else own.start_with)
+    return PromptForm(
+        render,
+        own.template,
+        start_with=options.start_with if options.impersonates else own.start_with,
+        before=tuple(system),
+        begun=options.start_with,
+        needs_text=options.impersonates,
+    )
 
 
 def _command(setting: str, people: Participants, options: PromptOptions) -> str:

@@ -15,7 +15,7 @@ from modules.chat.message import Message
 from modules.chat.reasoning_markers import reasoning_markers
 from modules.chat.stop_strings import template_stops
 from modules.chat.templates import ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
-from modules.core.errors import Unsupported
+from modules.core.errors import Unsupported, Words
 from modules.core.events import Done, Json
 from modules.core.image_marks import marked_numbers
 from modules.core.prompt import SYSTEM_ROLES, Image, Prompt, Replacement
@@ -28,6 +28,11 @@ MOST_CANDIDATES = 64
 """Shorter conversations that are offered to the worker."""
 IMAGE_BYTES = 4096
 """Bytes of text that an image is taken for, where prompts are chosen that may fit: its tokens only the worker knows."""
+_NEEDS_TEXT: Words = {
+    "en": "This server takes conversations as messages only: it can neither write a message of the user nor continue a "
+    "thought.",
+    "zh": "此服务器只接受消息形式的对话，因此不能代写用户消息，也不能续写思考过程。",
+}
 HYSTERESIS = 0.75
 """Part of the room that a chat fills after its oldest exchanges were dropped."""
 
@@ -39,12 +44,18 @@ class PromptForm:
     `render` gets the messages, and whether the last one is to be continued. `template` is the one around the reply,
     which says how it marks its thoughts. `stop` are strings that end the reply. `start_with` is a beginning of the
     reply that comes after what is rendered.
+
+    A model with `Info.messages` gets messages instead: those of `before` first, and last the beginning `begun` of the
+    reply. `needs_text` is a form that it cannot have.
     """
 
     render: Callable[[Sequence[Message], bool], str]
     template: ModelTemplate
     stop: tuple[str, ...] = ()
     start_with: str = ""
+    before: tuple[Message, ...] = ()
+    begun: str = ""
+    needs_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,8 @@ def chat_prompt(
         )
     else:
         prompt = Prompt(text + form.start_with, limit, stop=form.stop)
+    if model.info.messages:
+        prompt = _as_messages(prompt, form, kept, starts, continue_last)
     starts = tuple(start + dropped for start in starts)
     markers, inside = reasoning_markers(templates, form.template, text)
     prompt = dataclasses.replace(prompt, visible=_texts(markers), images=images)
@@ -126,6 +139,32 @@ def chat_prompt(
     if not ends_in_thought(messages[-1]):
         return ChatPrompt(prompt, starts, (), begun=True, template=form.template)
     return ChatPrompt(prompt, starts, markers, inside=True, begun=True, template=form.template)
+
+
+def _as_messages(
+    prompt: Prompt, form: PromptForm, messages: Sequence[Message], starts: Sequence[int], continue_last: bool
+) -> Prompt:
+    """Return the prompt for a server that takes messages, the shorter ones of which are those from `starts` on.
+
+    Raises Unsupported for a form that needs text, and for a thought that is to be continued.
+    """
+    if form.needs_text or (continue_last and ends_in_thought(messages[-1])):
+        raise Unsupported(_NEEDS_TEXT)
+    sent = [_sendable(message) for message in (*form.before, *messages)]
+    begun = form.begun.lstrip() if not continue_last else ""
+    if begun:
+        sent.append({"role": "assistant", "content": begun})
+    shifted = tuple(start + len(form.before) for start in starts)
+    return dataclasses.replace(prompt, messages=tuple(sent), starts=shifted, continues=continue_last or bool(begun))
+
+
+def _sendable(message: Message) -> Message:
+    """Return a message as every server takes it: the text of its role, which is "system" for a developer's."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(str(part.get("text", "")) for part in content)
+    role = "system" if message["role"] in SYSTEM_ROLES else message["role"]
+    return {"role": role, "content": content or ""}
 
 
 def _used_images(
@@ -155,7 +194,7 @@ def instruct_form(
     # A model stops by itself in the format that it was trained on, but perhaps not in another one.
     own = template.origin == "model" and not template.is_ours
     stop = () if own else template_stops(templates, template)
-    return PromptForm(render, template, stop, _space_before(render, start_with) + start_with)
+    return PromptForm(render, template, stop, _space_before(render, start_with) + start_with, begun=start_with)
 
 
 def _space_before(render: Callable[[Sequence[Message], bool], str], start_with: str) -> str:

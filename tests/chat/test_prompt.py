@@ -29,6 +29,7 @@ from modules.chat.prompt import (
     text_prompt,
 )
 from modules.chat.templates import ChatTemplates, ModelTemplate
+from modules.core.errors import Unsupported
 from modules.core.events import Done, Text
 from modules.core.image_marks import mark, marked_numbers
 from modules.core.prompt import Image, Prompt
@@ -439,3 +440,45 @@ def test_a_template_that_loses_a_picture_is_refused(seeing: LoadedModel) -> None
     lossy = PromptForm(lambda messages, _: str(messages[-1]["content"]), ModelTemplate("echo", PLAIN))
     with pytest.raises(ImageLeftOut):
         chat_prompt(TEMPLATES, seeing, ALBUM, params(), images=PICTURES, form=lossy)
+
+
+# -- servers that take messages ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(model: LoadedModel) -> Iterator[LoadedModel]:
+    """The model of the echo engine, as if a server that takes messages had it: no prompt is sent to it."""
+    info, model.info = model.info, dataclasses.replace(model.info, messages=True)
+    yield model
+    model.info = info
+
+
+def test_a_server_gets_the_messages_of_a_conversation(served: LoadedModel) -> None:
+    parts: Message = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    messages = [{"role": "developer", "content": "be brief"}, *conversation("hi", "hello"), parts]
+    prompt = chat_prompt(TEMPLATES, served, messages, params()).prompt
+    assert prompt.messages == (SYSTEM, *conversation("hi", "hello"), {"role": "user", "content": "a\nb"})
+    assert not prompt.continues
+    assert chat_prompt(TEMPLATES, served, conversation("hi", "hel"), params(), continue_last=True).prompt.continues
+    begun = chat_prompt(TEMPLATES, served, conversation("hi"), params(), start_with="Well").prompt
+    assert begun.messages[-1] == {"role": "assistant", "content": "Well"} and begun.continues
+
+
+def test_the_oldest_messages_are_dropped_as_the_oldest_text_is(served: LoadedModel) -> None:
+    messages = [SYSTEM, *conversation(*[f"{number} {LONG}" for number in range(9)])]
+    form = dataclasses.replace(instruct_form(TEMPLATES, served), before=({"role": "system", "content": "you are Mia"},))
+    chat = chat_prompt(TEMPLATES, served, messages, params(), form=form)
+    for index in range(len(chat.prompt.shorter)):
+        used = chat.prompt.used_messages(index)
+        assert [one["content"] for one in used[:2]] == ["you are Mia", "be brief"]
+        first = messages[chat.first_message(Done("stop", shortened=index)) or 0]
+        assert used[2]["content"] == first["content"], "the page marks what was dropped there"
+
+
+def test_a_server_that_takes_messages_refuses_what_needs_text(served: LoadedModel) -> None:
+    form = dataclasses.replace(instruct_form(TEMPLATES, served), needs_text=True)
+    with pytest.raises(Unsupported, match="messages only"):
+        chat_prompt(TEMPLATES, served, conversation("hi"), params(), form=form)
+    thought: Message = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
+    with pytest.raises(Unsupported, match="continue a thought"):
+        chat_prompt(TEMPLATES, served, [*conversation("hi"), thought], params(), continue_last=True)

@@ -13,7 +13,7 @@ from modules.engines.engine_protocol import Operations
 from modules.engines.served import parameters
 from modules.engines.served.logprobs import of_chat
 from modules.engines.served.openai_events import ChatReader, error_text, event_of
-from modules.engines.served.prompts import without_bos
+from modules.engines.served.prompts import estimate, without_bos
 from modules.engines.served.server_kind import Ask, GenerateRequest, Piece, Read, ServedPrompt, ServerFacts
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
@@ -24,7 +24,7 @@ _MESSAGE_FIELDS = ("role", "content", "tool_calls")
 
 
 class Ollama:
-    """An Ollama server: see `ServerKind`. It does not count tokens."""
+    """An Ollama server: see `ServerKind`. It does not count tokens, so that "count" is an estimate."""
 
     samplers = SERVER_SAMPLERS["ollama"]
     abilities = frozenset({"parallel"})
@@ -33,7 +33,7 @@ class Ollama:
 
     def __init__(self, ask: Ask, facts: ServerFacts) -> None:
         self.facts = facts
-        self.questions: Operations = {}
+        self.questions: Operations = {"count": estimate}
         self.operations: Operations = {}
 
     def tokenize(self, text: str) -> list[int]:

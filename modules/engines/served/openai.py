@@ -16,6 +16,7 @@ from modules.engines.served.openai_events import (
     messages_of,
     stream_fields,
 )
+from modules.engines.served.prompts import estimate
 from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
@@ -24,7 +25,7 @@ _NEUTRAL = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
 class OpenAi:
-    """A server with OpenAI's API: see `ServerKind`. It does not count tokens."""
+    """A server with OpenAI's API: see `ServerKind`. It does not count tokens, so that "count" is an estimate."""
 
     samplers = SERVER_SAMPLERS["openai"]
     abilities = frozenset({"parallel"})
@@ -33,7 +34,7 @@ class OpenAi:
 
     def __init__(self, ask: Ask, facts: ServerFacts) -> None:
         self.facts = facts
-        self.questions: Operations = {}
+        self.questions: Operations = {"count": estimate}
         self.operations: Operations = {}
 
     def tokenize(self, text: str) -> list[int]:

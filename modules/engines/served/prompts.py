@@ -61,8 +61,20 @@ def estimate(text: str) -> int:
 
 
 def _as_messages(whole: Prompt, fitted: ServedPrompt) -> ServedPrompt:
-    messages = whole.used_messages(fitted.shortened)
+    messages = merged(whole.used_messages(fitted.shortened))
     return dataclasses.replace(fitted, text="", tokens=(), messages=messages, continues=whole.continues)
+
+
+def merged(messages: Sequence[Mapping[str, Json]]) -> tuple[Mapping[str, Json], ...]:
+    """Return messages of which no two of the same role follow each other: many servers' templates refuse those."""
+    result: list[Mapping[str, Json]] = []
+    for message in messages:
+        if result and result[-1]["role"] == message["role"]:
+            parts = filter(None, (result[-1]["content"], message["content"]))
+            result[-1] = {**message, "content": "\n\n".join(parts)}
+        else:
+            result.append(message)
+    return tuple(result)
 
 
 def _of_ids(whole: Prompt, kind: ServerKind) -> ServedPrompt:
