@@ -24,7 +24,7 @@ SECRETS = ("api_key", "gradio_auth")
 TERMINAL_ONLY = ("trust_remote_code", "trust_changed_code")
 """Flags that let files of a model run as programs: the page may remove them, but not add them."""
 
-ENDING = ("install", "explain", "perplexity", "price", "train")
+ENDING = ("install", "explain", "perplexity", "price", "train", "rpc_server")
 """Flags with which the program ends instead of serving the page."""
 
 _SECRET = re.compile(

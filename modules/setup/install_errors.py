@@ -45,8 +45,11 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         r"|Temporary failure in name resolution|Name or service not known|nodename nor servname|Could not resolve",
         NO_NETWORK,
     ),
-    (r"Failed building wheel for|Failed to build|CMake build failed|CMake configuration failed", COMPILE_FAILED),
-    (r"(?m:^.*\.cpp:\d+:\d+: (fatal )?error: )", COMPILE_FAILED),
+    (
+        r"Failed building wheel for|Failed to build|CMake build failed|CMake configuration failed"
+        r"|\.(cpp|h):\d+:\d+: (fatal )?error: |collect2: error: |linker command failed",
+        COMPILE_FAILED,
+    ),
     (r"No matching distribution found", NO_VERSION),
 )
 

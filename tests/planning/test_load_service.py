@@ -7,9 +7,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from modules.app import App
-from modules.loaders.registry import LOADERS
+from modules.core.errors import Unsupported, WebUIError, both
+from modules.core.rpc_errors import NodeInUse
+from modules.loaders.overlay import Overlay
+from modules.loaders.registry import LOADERS, RPC
 from modules.planning.load_request import LoadRequest
+from modules.planning.load_service import LoadService
+from modules.runtime.node_memory import NodeMemory
+from modules.setup.overlay_installer import Installation
 from tests.conftest import LLAMA
 from tests.planning.test_planner import checkpoint
 from tests.support.gguf_files import MODEL, gguf
@@ -70,3 +78,36 @@ def test_explain_loads_no_model(small_models: Path, make_app: MakeApp) -> None:
     app = make_app()
     app.loading.explain(app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"))))
     assert app.models.status.state == "empty"
+
+
+class Installing:
+    """Installations of which one has begun."""
+
+    def __init__(self, error: WebUIError | None = None) -> None:
+        self.error, self.started = error, list[Overlay]()
+
+    def start(self, overlay: Overlay) -> None:
+        self.started.append(overlay)
+
+    def status(self, overlay: Overlay) -> Installation:
+        if overlay != RPC:
+            return Installation("installed")
+        return Installation("installing", 1, 3, phase="compiling", error=None if self.started else self.error)
+
+
+def test_a_load_on_other_machines_has_the_rpc_backend_compiled(
+    small_models: Path, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app()
+    app.memory.node_memory = NodeMemory(lambda nodes: {node: NodeInUse(node) for node in nodes})
+    plan = app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"), form={"rpc": "a:1", "n_gpu_layers": -1}))
+    monkeypatch.setattr(Overlay, "is_installed", property(lambda overlay: True))
+    assert app.loading.prepare(plan).nodes == ("a:1",), "where it is there, nothing is installed"
+    monkeypatch.setattr(Overlay, "is_installed", property(lambda overlay: overlay.name != RPC.name))
+    for earlier, words in ((None, "Compiling llama.cpp RPC: 1 of 3"), (Unsupported(both("no room")), "no room")):
+        overlays = Installing(earlier)
+        loading = LoadService(app.models, app.loras, app.consent, overlays, app.templates)
+        with pytest.raises(WebUIError, match=words):
+            loading.begin(plan)
+        assert overlays.started == [RPC], "a failed attempt is said once, and begun again"
+    assert not loading.prepare(app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"), form={"rpc": "a:1"}))).nodes

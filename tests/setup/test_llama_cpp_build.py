@@ -167,6 +167,7 @@ def test_every_cause_is_recognized_in_the_output(subtests: pytest.Subtests) -> N
         f"No CMAKE_CXX_COMPILER could be found.\n{failed}": install_errors.NO_COMPILER,
         "Failed to establish a new connection\nNo matching distribution found for x": install_errors.NO_NETWORK,
         "ERROR: No matching distribution found for x==1": install_errors.NO_VERSION,
+        "ggml-rpc.cpp:5:1: fatal error: ggml-rpc.h: No such file or directory": install_errors.COMPILE_FAILED,
         "something else": None,
     }
     for output, cause in cases.items():

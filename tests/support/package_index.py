@@ -7,7 +7,9 @@ import json
 import tarfile
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -100,10 +102,13 @@ class PackageIndex:
         """Add the package "slowly", whose build appends its process id to `builds` and waits for `open_gate`."""
         self._add_source("slowly", _BACKEND.format(index=str(self.folder), files=_files("slowly", "1.0", "")))
 
-    def add_compiled(self, steps: int) -> None:
-        """Add the package "compiled", whose build has `steps` steps; `allow` limits how many of them may run."""
-        files = _files("compiled", "1.0", "")
-        self._add_source("compiled", _COMPILING_BACKEND.format(index=str(self.folder), steps=steps, files=files))
+    def add_compiled(self, steps: int, sources: Mapping[str, str] | None = None) -> None:
+        """Add the package "compiled", whose build has `steps` steps; `allow` limits how many of them may run.
+
+        Its archive has the files `sources`, too.
+        """
+        backend = _COMPILING_BACKEND.format(index=str(self.folder), steps=steps, files=_files("compiled", "1.0", ""))
+        self._add_source("compiled", backend, sources or {})
         self.allow(steps)
 
     def allow(self, steps: int) -> None:
@@ -122,11 +127,11 @@ class PackageIndex:
         except FileNotFoundError:
             return []
 
-    def _add_source(self, name: str, backend: str) -> None:
+    def _add_source(self, name: str, backend: str, sources: Mapping[str, str] = MappingProxyType({})) -> None:
         project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
         with tarfile.open(self.folder / f"{name}-1.0.tar.gz", "w:gz") as archive:
             files = {"backend.py": backend, "pyproject.toml": project, "PKG-INFO": _metadata(name, "1.0", "")}
-            for path, text in files.items():
+            for path, text in {**files, **sources}.items():
                 entry = tarfile.TarInfo(f"{name}-1.0/{path}")
                 entry.size = len(text.encode())
                 archive.addfile(entry, io.BytesIO(text.encode()))
