@@ -202,8 +202,7 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     spare_permanent_objects()
     app.catalog.models(0)  # starts a scan, and waits for nothing
     threading.Thread(target=app.sweep, daemon=True).start()
-    open_to_others = host not in ("127.0.0.1", "::1")
-    if open_to_others and (warning := open_warning(app)):
+    if app.serves_others and (warning := open_warning(app)):
         log.warning("%s", warning["zh" if chinese else "en"])
     if app.flags.on("auto_launch") and not app.restart.is_successor:  # the page that asked for the restart is open
         webbrowser.open(url)

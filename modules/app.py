@@ -316,6 +316,11 @@ class App:
         if flags.address[1] != self.flags.address[1]:
             listening_socket(*flags.address).close()
 
+    @property
+    def serves_others(self) -> bool:
+        """Whether other machines can reach the server, directly or by a reverse proxy."""
+        return not is_loopback(self.flags.address[0]) or bool(self.flags.text("public_host"))
+
     def refuse_guests(self) -> None:
         """Raise OwnerOnly with `--multi-user`: users of the UI may change neither the model nor settings."""
         if self.flags.on("multi_user"):
@@ -324,7 +329,7 @@ class App:
     def refuse_strangers(self) -> None:
         """Raise OwnerOnly for guests, and OpenToNetwork where anyone on the network is taken for the owner."""
         self.refuse_guests()
-        if not is_loopback(self.flags.address[0]) and not self.credentials.required:
+        if self.serves_others and not self.credentials.required:
             raise OpenToNetwork()
 
 

@@ -168,17 +168,32 @@ _NO_ORIGIN: Words = {
 
 
 def allowed_hosts(flags: Flags) -> frozenset[str]:
-    """Return the host names this server answers to: loopback, and the host it listens on.
+    """Return the host names this server answers to: loopback, the host it listens on, and those of `--public-host`.
 
-    If other machines can reach it, also every name and address of this machine.
+    If other machines can reach it, also every name and address of this machine. Raises CommandLineError.
     """
     listen_host = flags.text("listen_host").strip("[]").lower()
-    hosts = LOOPBACK | ({listen_host} - {""})
+    hosts = LOOPBACK | ({listen_host} - {""}) | _public_hosts(flags)
     return (
         hosts | _machine_names() | _machine_addresses()
         if flags.on("listen") or not _is_loopback(listen_host)
         else hosts
     )
+
+
+def _public_hosts(flags: Flags) -> frozenset[str]:
+    """Return the names of `--public-host`. Raises CommandLineError for a text that is no host name."""
+    hosts = [host.strip() for host in flags.text("public_host").split(",") if host.strip()]
+    for host in hosts:
+        if not host_name(host):
+            raise CommandLineError({language: text.format(host=host) for language, text in _NO_HOST.items()})
+    return frozenset(map(host_name, hosts))
+
+
+_NO_HOST: Words = {
+    "en": "--public-host: {host} is not a host name. Expected one like llm.example.com, without https:// and path.",
+    "zh": "--public-host：{host} 不是有效的主机名，应形如 llm.example.com，不含 https:// 和路径。",
+}
 
 
 def _is_loopback(host: str) -> bool:

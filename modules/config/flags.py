@@ -124,6 +124,17 @@ _SERVER = (
         needs_value=True,
     ),
     Option(
+        "public_host",
+        "public-host",
+        "",
+        {"en": "Names behind a proxy", "zh": "反向代理的主机名"},
+        {
+            "en": "Host names under which a reverse proxy serves this program, separated by commas.",
+            "zh": "反向代理对外使用的主机名，多个用逗号分隔。",
+        },
+        example="llm.example.com",
+    ),
+    Option(
         "cors_origins",
         "cors-origins",
         "",

@@ -152,6 +152,14 @@ def test_a_local_server_allows_the_loopback_names() -> None:
     assert allowed_hosts(flags.parse(["--listen-host", "127.0.0.2"])) == LOOPBACK | {"127.0.0.2"}
 
 
+def test_the_names_of_a_reverse_proxy_are_allowed_if_they_are_names(subtests: pytest.Subtests) -> None:
+    hosts = allowed_hosts(flags.parse(["--public-host", "LLM.example.com, chat.example.com:8443,"]))
+    assert hosts == LOOPBACK | {"llm.example.com", "chat.example.com"}
+    for text in ("https://llm.example.com", "llm.example.com/page", "a b", "*@x"):
+        with subtests.test(text), pytest.raises(CommandLineError):
+            allowed_hosts(flags.parse(["--public-host", text]))
+
+
 @pytest.mark.parametrize(
     "arguments", [["--listen"], ["--listen-host", "0.0.0.0"], ["--listen", "--listen-host", "Box.lan"]]
 )
