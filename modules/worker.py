@@ -115,6 +115,8 @@ class Worker:
         picture may be small, and take seconds to decode.
         """
         engine, large = self._engine, large or Prompt.has_images(args.get("prompt"))
+        if operation == "next":
+            args = {"top": next_token.DEFAULT_CANDIDATES} | args
         if takes_text(engine):
             self._tokenizing.add(call)
             serve, large = partial(self._queue, call, operation, args), False
@@ -122,8 +124,6 @@ class Worker:
             serve = partial(self._reply, call, operation, args, lambda: engine.questions[operation](**args))
         elif engine is not None and operation in GENERATIONS:
             self._tokenizing.add(call)
-            if operation == "next":
-                args = {"top": next_token.DEFAULT_CANDIDATES} | args
             serve = partial(self._tokenize, engine, call, args)
         elif engine is not None and operation == "measure":
             serve = partial(self._reply, call, operation, args, lambda: measured(engine, **args))

@@ -31,10 +31,11 @@ def describe_model(app: App, name: str) -> Json:
 
 
 def model_status(resident: Resident | None) -> dict[str, Json]:
-    """Return what a model is doing, as llama-server says it."""
+    """Return what a model is doing, as llama-server says it, and whether its own server does not answer."""
     if resident is None:
         return {"value": "unloaded"}
-    return {"value": _STATUS[resident.state]} | ({"failed": True} if resident.state == "failed" else {})
+    failed = {"failed": True} if resident.state == "failed" else {}
+    return {"value": _STATUS[resident.state]} | failed | ({} if resident.is_reachable else {"unreachable": True})
 
 
 def _resident(app: App, name: str) -> Resident | None:

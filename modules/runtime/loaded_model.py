@@ -122,6 +122,11 @@ class LoadedModel:
         return self._worker.pid
 
     @property
+    def is_reachable(self) -> bool:
+        """Whether the server on which it runs answers; a model that runs here always does."""
+        return self._worker.is_server_reachable
+
+    @property
     def generations(self) -> int:
         """How many generations are under way or queued."""
         return self._worker.count_calls("generate")

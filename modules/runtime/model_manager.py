@@ -68,6 +68,9 @@ class ModelManager:
     @property
     def status(self) -> Status:
         """A snapshot of the page's model."""
+        if self._table.is_outdated:
+            with self._state:
+                self._table.publish()
         return self._table.status
 
     @property
@@ -376,8 +379,7 @@ class ModelManager:
     def _on_idle(self, name: str) -> None:
         """Note the end of the last answer of a model."""
         with self._state:
-            if (entry := self._table.get(name)) is not None:
-                entry.idle_since = self._clock()
+            self._table.note_use(name)
             self._settle()
 
     def expire(self) -> None:

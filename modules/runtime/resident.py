@@ -22,6 +22,7 @@ class Resident:
     counts those under way. `on_demand` models were loaded by a request. `is_chosen` is the model of the page.
     `sleeps_in` are seconds until it goes to sleep unless it is used; None if it does not. `progress` is that of its
     load, from 0 to 1. `context_length` and `images` are as in `Info`, of a model that is loaded.
+    `is_reachable` is false while the server on which it runs does not answer.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Resident:
     error: WebUIError | None = None
     context_length: int = 0
     images: bool = False
+    is_reachable: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,4 +125,5 @@ class Entry:
             error=self.error,
             context_length=model.info.context_length if model is not None else 0,
             images=model.info.images if model is not None else False,
+            is_reachable=model.is_reachable if model is not None else True,
         )

@@ -101,6 +101,12 @@ class ResidentTable:
             if entry.model is not None
         ]
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the server of the page's model has become unreachable, or answers again, since it was published."""
+        model = self.ready_model(self.chosen)
+        return model is not None and self.status.state == "ready" and model.is_reachable != self.status.is_reachable
+
     def publish(self, freed: int | None = None) -> None:
         """Show what has changed. `freed` are the bytes that unloading the page's model has freed."""
         entry = self._entries.get(self.chosen)
@@ -109,6 +115,11 @@ class ResidentTable:
         if self._room is not None:
             held = [one for one in self._entries.values() if one.model is not None]
             self._room.holdings = tuple(Holding(one.plan, one.is_pinned) for one in held)
+
+    def note_use(self, name: str) -> None:
+        """Note that a model has just been used."""
+        if (entry := self._entries.get(name)) is not None:
+            entry.idle_since = self._clock()
 
     # -- loads --------------------------------------------------------------------------------------------------------
 

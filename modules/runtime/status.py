@@ -16,7 +16,7 @@ class Status:
 
     `stage` and `progress` are those of `Progress`, while loading. `memory` and `freed` are bytes, `seconds` is how long
     the load took. `server` is the kind of server that generates, if one does; `samplers` are the generation parameters
-    that the model has, while it is ready.
+    that the model has, while it is ready. `is_reachable` is false while its server does not answer.
     """
 
     state: Literal["empty", "loading", "ready", "asleep", "failed"] = "empty"
@@ -34,6 +34,7 @@ class Status:
     lora_problem: WebUIError | None = None
     server: str = ""
     samplers: frozenset[str] = frozenset()
+    is_reachable: bool = True
 
 
 def status_of(entry: Entry | None, version: int, freed: int) -> Status:
@@ -57,4 +58,5 @@ def status_of(entry: Entry | None, version: int, freed: int) -> Status:
         lora_problem=model.lora_problem,
         server=model.info.server,
         samplers=model.samplers,
+        is_reachable=model.is_reachable,
     )

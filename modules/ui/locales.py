@@ -89,6 +89,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "resident_loading": ("正在加载 {percent}", "Loading {percent}"),
     "resident_asleep": ("休眠中", "Asleep"),
     "resident_failed": ("加载失败", "Load failed"),
+    "resident_unreachable": ("无法连接", "Unreachable"),
     "resident_on_demand": ("应 API 请求加载", "Loaded for a request"),
     "resident_sleeps": ("{minutes} 分钟后休眠", "Sleeps in {minutes} min"),
     "resident_sleeps_soon": ("1 分钟内休眠", "Sleeps within a minute"),
@@ -99,6 +100,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "status_asleep": (
         "{model} 正在休眠：内存已释放，设置仍保留。发送消息即可唤醒。",
         "{model} is asleep: its memory is free, its settings are kept. The next message wakes it.",
+    ),
+    "status_unreachable": (
+        "{model} 的服务器没有响应。恢复后无需重新加载即可使用。",
+        "The server of {model} does not answer. Once it does, the model can be used again without loading it.",
     ),
     "model_is_loaded": ("模型已加载", "The model is loaded"),
     "model_unusable": ("无法加载", "cannot be loaded"),

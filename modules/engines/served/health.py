@@ -24,10 +24,10 @@ class Health:
         self._misses = 0
         self._is_reachable = True
 
-    async def watch(self, is_idle: Callable[[], bool], interval: float = INTERVAL_SECONDS) -> None:
+    async def watch(self, is_idle: Callable[[], bool]) -> None:
         """Ask for ever, while `is_idle`: streams tell more of a server that is at work."""
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(INTERVAL_SECONDS)
             if is_idle():
                 await self.ask()
 

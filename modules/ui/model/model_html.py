@@ -32,10 +32,11 @@ def pill(status: Status, tr: Tr) -> str:
         "asleep": tr("resident_asleep"),
         "ready": f"{status.loader} · {tr('pill_context').format(count=status.context_length)}",
     }[status.state]
+    rest, unreachable = (rest, "") if status.is_reachable else (tr("resident_unreachable"), " tx-unreachable")
     name = f"{shrinkable_name(status.name)}<b>·</b>" if status.name else ""
     loader = f' data-loader="{slug(status.server or status.loader)}"' if status.state == "ready" else ""
     return (
-        f'<button type="button" class="tx-pill tx-{status.state}" aria-haspopup="dialog" '
+        f'<button type="button" class="tx-pill tx-{status.state}{unreachable}" aria-haspopup="dialog" '
         f'title="{escape(status.name, quote=True)}"{loader}>'
         f'<i class="tx-dot"></i>{name}<span class="tx-pill-rest">{escape(rest)}</span></button>'
     )
@@ -58,6 +59,8 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
             f'<div class="tx-status" role="status" aria-live="off">{escape(stage)}'
             f'<div class="tx-bar"><i style="width:{percent}"></i></div></div>'
         )
+    if not status.is_reachable:
+        return info(tr("status_unreachable").format(model=status.name))
     if status.state == "ready":
         seconds, memory = f"{status.seconds:.1f}", decimal_size(status.memory)
         text = tr("status_ready").format(seconds=seconds, context=status.context_length, memory=memory)

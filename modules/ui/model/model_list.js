@@ -131,7 +131,7 @@ const row = (model) => {
 };
 const tellHeader = (detail) => document.dispatchEvent(new CustomEvent("tx-model", { detail })); // see static/model_menu.js
 /** Whether another model than the page's can be used at once, or by waking it. */
-const isAwaiting = (name) => name !== shown.chosen && ["ready", "answering", "asleep"].includes(shown.residents.get(name));
+const isAwaiting = (name) => name !== shown.chosen && ["ready", "answering", "unreachable", "asleep"].includes(shown.residents.get(name));
 const unload = (name) => (name === shown.loaded ? trigger("unload_model", {}) : document.dispatchEvent(new CustomEvent("tx-resident-unload", { detail: { name } })));
 
 const mark = () => {
@@ -144,7 +144,7 @@ const mark = () => {
     load.textContent = text(isLoaded ? "unload" : isAwaiting(name) ? "use" : "load");
     load.setAttribute("aria-label", `${load.textContent} ${name}`);
     const state = shown.residents.get(name);
-    const label = isLoaded || state === "ready" || state === "answering" ? text("is_loaded") : state === "asleep" ? text("is_asleep") : "";
+    const label = isLoaded || ["ready", "answering", "unreachable"].includes(state) ? text("is_loaded") : state === "asleep" ? text("is_asleep") : "";
     const dot = each.querySelector(".tx-dot");
     dot.title = label;
     if (label) dot.setAttribute("role", "img");

@@ -77,9 +77,11 @@ def body_of(app: App, language: str) -> dict[str, Json]:
 
 
 def facts(resident: Resident, language: str) -> dict[str, Json]:
-    """Return a resident as the script shows it; `state` is "answering" while it generates, and `text` says it."""
+    """Return a resident as the script shows it; `state` is "answering" while it generates, and "unreachable" while
+    its server does not answer; `text` says it."""
     tr = translator(language)
-    state = "answering" if resident.state == "ready" and resident.generations else resident.state
+    is_answering = resident.state == "ready" and resident.generations
+    state = "unreachable" if not resident.is_reachable else "answering" if is_answering else resident.state
     text = tr(f"resident_{state}").format(percent=f"{resident.progress:.0%}", count=resident.generations)
     notes = [
         text,

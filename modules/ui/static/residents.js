@@ -1,7 +1,7 @@
 // The models that are loaded, being loaded or asleep: the card on the Model page, and what other parts show of them.
 //
 // `events` dispatches "residents" after each answer of the server, whose `residents` have name, state ("loading", "ready",
-// "answering", "asleep" or "failed"), facts, pinned, chosen and error; see modules/ui/model/residents.py.
+// "answering", "unreachable", "asleep" or "failed"), facts, pinned, chosen and error; see modules/ui/model/residents.py.
 import { get, post } from "./chat_client.js";
 import { iconButton, make } from "./dom.js";
 import { toast } from "./popups.js";
@@ -53,7 +53,7 @@ const place = () => document.querySelector("[data-residents]");
 function row(resident) {
   const { name, state, facts, pinned, chosen, error } = resident;
   const { owner } = shown;
-  const isKept = state === "ready" || state === "answering";
+  const isKept = ["ready", "answering", "unreachable"].includes(state);
   const pin = iconButton("pin", tr("resident_pin"), "pin", {
     "aria-pressed": String(pinned),
     disabled: !owner,

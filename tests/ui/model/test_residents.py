@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,9 @@ from modules.runtime.load_plan import LoadPlan
 from modules.runtime.memory_room import MemoryRoom
 from modules.runtime.model_manager import ModelManager
 from modules.runtime.resident import Resident, State
+from modules.runtime.status import Status
 from modules.ui.handlers import Page
+from modules.ui.locales import translator
 from modules.ui.model import model_html, residents
 from modules.ui.model.residents import facts
 from modules.ui.model_menu import ModelMenu
@@ -118,6 +121,7 @@ def test_the_state_of_a_resident_is_said_in_both_languages(subtests: pytest.Subt
         (resident("ready", on_demand=True), "Loaded for a request", "应 API 请求加载"),
         (resident("asleep"), "Asleep", "休眠中"),
         (resident("failed"), "Load failed", "加载失败"),
+        (resident("ready", is_reachable=False), "Unreachable", "无法连接"),
     ):
         with subtests.test(english):
             assert english in facts(one, "en")["facts"] and chinese in facts(one, "zh")["facts"]
@@ -131,6 +135,18 @@ def test_the_header_says_that_the_chosen_model_is_asleep(app: App) -> None:
     pill = model_html.pill(app.models.status, page.tr)
     assert "tx-asleep" in pill and "second" in pill and "Asleep" in pill
     assert "second is asleep" in model_html.load_status(app.models.status, page.tr, "en")
+
+
+def test_the_header_says_that_the_server_of_the_chosen_model_does_not_answer() -> None:
+    for language, word, sentence in (("en", "Unreachable", "does not answer"), ("zh", "无法连接", "没有响应")):
+        tr = translator(language)
+        status = Status("ready", name="far", loader="Remote", is_reachable=False)
+        assert word in model_html.pill(status, tr) and "tx-unreachable" in model_html.pill(status, tr)
+        assert sentence in model_html.load_status(status, tr, language)
+        there = dataclasses.replace(status, is_reachable=True)
+        assert "unreachable" not in model_html.pill(there, tr) and sentence not in model_html.load_status(
+            there, tr, "en"
+        )
 
 
 def test_picking_a_resident_in_the_menu_chooses_it_without_a_load(app: App) -> None:
