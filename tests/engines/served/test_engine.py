@@ -93,6 +93,7 @@ def piece(text: str, reason: str | None = None, **fields: Json) -> bytes:
 
 USAGE = data({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
 END = b"data: [DONE]"
+ROLE = data({"choices": [{"delta": {"role": "assistant"}}]})
 
 
 def test_a_stream_becomes_text_and_done(server: FakeServer, engine: ServedEngine) -> None:
@@ -162,7 +163,11 @@ def test_a_request_that_brought_nothing_is_sent_again(
     server: FakeServer, engine: ServedEngine, subtests: pytest.Subtests
 ) -> None:
     whole = stream(piece("one", "stop"), END)
-    for failures in ([Reply(503)] * 3, [Reply(502), stream(RESET), stream(CUT)], [stream(b": life", CUT)] * 3):
+    for failures in (
+        [Reply(503)] * 3,
+        [Reply(502), stream(RESET), stream(CUT)],
+        [stream(b": life", CUT)] * 2 + [stream(ROLE, CUT)],
+    ):
         with subtests.test(failures=failures):
             server.add(PATH, *failures, whole)
             assert generated(engine)[0] == "one"

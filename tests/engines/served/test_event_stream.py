@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from modules.engines.served import event_stream
 from modules.engines.served.event_stream import EventTooLong, JsonLines, ServerSentEvents
 
 BODY = (
-    ': ping\n\ndata: {"text": "世界"}\n\nid: 1\ndata:one\ndata: two\r\n\r\ndata: three\r\revent: error\n'
+    ': ping\n\ndata: {"text": "世界"}\n\nid: 1\ndata:one\r\ndata: two\r\n\r\ndata: three\r\revent: error\n'
     'data: {"message": "x"}\n\nerror: {"code": 500}\n\ndata: {"error": "y"}\nevent: error\n\ndata\n\nretry: 1\n\n'
     "data: [DONE]\n\ndata: never ended"
 ).encode()
@@ -38,11 +36,8 @@ def test_server_sent_events_do_not_depend_on_how_the_body_is_cut(subtests: pytes
     for size in (1, 2, 3, 7, 20, len(BODY)):
         with subtests.test(size=size):
             assert events(ServerSentEvents(), cut(BODY, size)) == EVENTS
-    for seed in range(50):
-        with subtests.test(seed=seed):
-            marks = sorted(random.Random(seed).sample(range(len(BODY)), 9))
-            chunks = [BODY[start:end] for start, end in zip([0, *marks], [*marks, len(BODY)], strict=True)]
-            assert events(ServerSentEvents(), chunks) == EVENTS
+    for end in range(len(BODY)):
+        assert events(ServerSentEvents(), [BODY[:end], BODY[end:]]) == EVENTS, end
 
 
 def test_lines_of_json_do_not_depend_on_how_the_body_is_cut(subtests: pytest.Subtests) -> None:
