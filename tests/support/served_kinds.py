@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from modules.core.events import Json
-from modules.core.server_errors import ServerRefused
+from modules.core.server_errors import ServerNotUnderstood, ServerRefused
 from modules.engines.served.server_kind import ASK_SECONDS, Answer
 
+_NO_OBJECT = {"en": "no object", "zh": "不是对象"}
 Canned = Json | Callable[[Json], Json]
 
 
@@ -28,7 +29,9 @@ class CannedServer:
         value = canned(body) if callable(canned) else canned
         if value is None:
             return Answer(404, {"detail": "Not Found"}, ServerRefused("http://server", 404, "Not Found"))
-        return Answer(200, value)
+        return Answer(
+            200, value, None if isinstance(value, dict) else ServerNotUnderstood("http://server", path, _NO_OBJECT)
+        )
 
 
 def words_tokenizer(bos: str = "") -> dict[str, Canned]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from modules.core.events import Json
 from modules.core.lora_errors import LoraWithoutEffect
+from modules.core.worker_errors import GenerationFailed
 from modules.engines.engine_protocol import Operations
 from modules.engines.served import parameters
 from modules.engines.served.logprobs import of_chat
@@ -20,7 +21,7 @@ from modules.engines.served.openai_events import (
     messages_of,
     stream_fields,
 )
-from modules.engines.served.prompts import ids_of, is_special, without_bos
+from modules.engines.served.prompts import ids_in, is_special, without_bos
 from modules.engines.served.server_kind import Ask, GenerateRequest, Piece, Read, ServedPrompt, ServerFacts
 from modules.engines.token_ids import token_pieces
 from modules.loaders.server_samplers import SERVER_SAMPLERS
@@ -62,7 +63,7 @@ class LlamaServer:
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Return the tokens of a text. Raises the errors of `Ask`."""
-        return ids_of(self._ask("/tokenize", {"content": text, "add_special": add_special}).value.get("tokens") or [])
+        return ids_in(self._ask("/tokenize", {"content": text, "add_special": add_special}))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, special ones by name. Raises the errors of `Ask`."""
@@ -72,7 +73,10 @@ class LlamaServer:
         """Return the tokens of a text with what they stand for: see `engine_protocol.Operations`."""
         body = {"content": text, "add_special": add_special, "with_pieces": True}
         listed = self._ask("/tokenize", body).value.get("tokens") or []
-        parts = [(int(token["id"]), _piece(token["piece"])) for token in listed]
+        try:
+            parts = [(int(token["id"]), _piece(token["piece"])) for token in listed]
+        except (TypeError, KeyError, ValueError) as error:
+            raise GenerationFailed("llama-server", "no pieces of a text") from error
         return token_pieces((token, part, is_special(part, self.facts.special_tokens)) for token, part in parts)
 
     def request(

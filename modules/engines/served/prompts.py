@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from modules.core.events import Json
 from modules.core.prompt import Prompt
-from modules.core.worker_errors import PromptTooLong, TextTooLong
+from modules.core.worker_errors import GenerationFailed, PromptTooLong, TextTooLong
 from modules.engines.prompt_fitting import LONGEST_TOKEN, fit
 from modules.engines.served.parameters import missing
-from modules.engines.served.server_kind import ServedPrompt, ServerKind
+from modules.engines.served.server_kind import Answer, ServedPrompt, ServerKind
 
 UNKNOWN_VOCABULARY = 1 << 31
 """Stands for the size of a vocabulary that the server does not tell: it refuses token ids itself."""
@@ -143,8 +143,16 @@ def is_special(piece: bytes, special_tokens: Mapping[str, Json]) -> bool:
     return text in special_tokens.values() or _USUAL_MARK.fullmatch(text) is not None
 
 
-def ids_of(value: Sequence[Json]) -> list[int]:
+def ids_of(value: Json) -> list[int]:
     """Return token ids that a server has sent. Raises ValueError for anything else."""
-    if not isinstance(value, list) or not all(isinstance(token, int) for token in value):
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
         raise ValueError("no list of token ids")
     return value
+
+
+def ids_in(answer: Answer) -> list[int]:
+    """Return the tokens in the answer to a request to tokenize. Raises GenerationFailed, or the answer's error."""
+    try:
+        return ids_of(answer.value.get("tokens"))
+    except ValueError as error:
+        raise GenerationFailed("server", str(error)) from error

@@ -108,10 +108,9 @@ def _hf_tokenizer(ask: Ask, model: str, text_field: str) -> tuple[bool, str]:
     ids = []
     for add_special in (True, False):
         body = {"model": model, "prompt": "a", "add_special_tokens": add_special}
-        answer = ask("/tokenize", body, seconds=DISCOVERY_SECONDS)
         try:
-            ids.append(ids_of(answer.value["tokens"]) if answer.is_ok else [])
-        except (KeyError, ValueError):
+            ids.append(ids_of(_post(ask, "/tokenize", body).get("tokens")))
+        except ValueError:
             ids.append([])
     counts = bool(ids[1])
     added = ids[0][: -len(ids[1])] if counts and ids[0][-len(ids[1]) :] == ids[1] else []

@@ -7,7 +7,7 @@ from functools import cache
 
 from modules.core.events import Json
 from modules.engines.engine_protocol import Operations
-from modules.engines.served.prompts import ids_of, is_special
+from modules.engines.served.prompts import ids_in, is_special
 from modules.engines.served.server_kind import Ask, ServerFacts
 from modules.engines.token_ids import token_pieces
 
@@ -36,7 +36,7 @@ class HfTokens:
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Return the tokens of a text. Raises the errors of `Ask`."""
         body = {"model": self._model, "prompt": text, "add_special_tokens": add_special}
-        return ids_of(self._ask("/tokenize", body).value.get("tokens") or [])
+        return ids_in(self._ask("/tokenize", body))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, special ones by name. Raises the errors of `Ask`."""
@@ -48,8 +48,8 @@ class HfTokens:
     def pieces(self, text: str, add_special: bool = True) -> list[list[Json]]:
         """Return the tokens of a text with what they stand for: see `engine_protocol.Operations`."""
         body = {"model": self._model, "prompt": text, "add_special_tokens": add_special, "return_token_strs": True}
-        value = self._ask("/tokenize", body).value
-        tokens, names = ids_of(value.get("tokens") or []), value.get("token_strs")
+        answer = self._ask("/tokenize", body)
+        tokens, names = ids_in(answer), answer.value.get("token_strs")
         if isinstance(names, list) and len(names) == len(tokens):
             parts = _bytes_of([str(name) for name in names])
         else:
