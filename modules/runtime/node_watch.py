@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from modules.core.errors import Words
-from modules.core.rpc_errors import NodeError, NodesLost, NodesSilent, NodeUnreachable
+from modules.core.rpc_errors import NodeError, NodeInUse, NodesLost, NodesSilent
 from modules.core.worker_errors import WorkerDied
 from modules.system import rpc_node
 from modules.system.rpc_node import NodeFacts
@@ -59,8 +59,8 @@ class NodeWatch:
         The other nodes are free at once when the worker has ended, so that they answer.
         """
         problems = {node: found for node, found in self._ask(self.nodes).items() if isinstance(found, NodeError)}
-        unreachable = [node for node, problem in problems.items() if isinstance(problem, NodeUnreachable)]
-        names = ", ".join(unreachable or problems)
+        gone = [node for node, problem in problems.items() if not isinstance(problem, NodeInUse)]
+        names = ", ".join(gone or problems)
         facts: tuple[int, Words, str] = (death.exit_code, death.doing, death.words)
         if self._silent_for:
             return NodesSilent(*facts, nodes=names or ", ".join(self.nodes), seconds=self._silent_for)

@@ -23,6 +23,7 @@ ANSWER_SECONDS = 3.0
 MAX_DEVICES = 16
 """Devices of all nodes together, GGML_RPC_MAX_SERVERS."""
 
+_NEEDED = "{}.{}".format(*PROTOCOL)
 _HELLO, _DEVICE_COUNT, _DEVICE_MEMORY = 14, 15, 11  # commands
 _CAPABILITIES = bytes(24)  # of the connection: none
 
@@ -60,6 +61,8 @@ def ask(node: str, seconds: float = ANSWER_SECONDS) -> NodeFacts:
             return _questions(_Client(node, connection, until))
         except TimeoutError:
             raise NodeInUse(node) from None
+        except ConnectionError as error:
+            raise NodeIncompatible(node, "", _NEEDED, closed=True) from error
         except OSError as error:
             raise NodeUnreachable(node, _words(error)) from error
 
@@ -129,7 +132,7 @@ class _Client:
             self._set_limit()
             part = self._connection.recv(size - len(received))
             if not part:
-                raise self.incompatible()
+                raise self.incompatible(closed=True)
             received += part
         return received
 
@@ -139,8 +142,8 @@ class _Client:
             raise TimeoutError
         self._connection.settimeout(left)
 
-    def incompatible(self, found: str = "") -> NodeIncompatible:
-        return NodeIncompatible(self.node, found, "{}.{}".format(*PROTOCOL))
+    def incompatible(self, found: str = "", closed: bool = False) -> NodeIncompatible:
+        return NodeIncompatible(self.node, found, _NEEDED, closed)
 
 
 def _questions(client: _Client) -> NodeFacts:

@@ -39,7 +39,7 @@ def test_another_version_and_another_program_are_told_apart(subtests: pytest.Sub
         "newer": ({"version": (8, 0, 0)}, "protocol 8.0.0"),
         "newer minor version": ({"version": (7, 1, 0)}, "protocol 7.1.0"),
         "HTTP": ({"raw": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, "does not answer"),
-        "end of the connection": ({"raw": b""}, "does not answer"),
+        "end of the connection": ({"raw": b""}, "closes the connection"),
         "endless answer": ({"raw": struct.pack("<Q", 1 << 63)}, "does not answer"),
         "no devices": ({"devices": ()}, "does not answer"),
         "a thousand devices": ({"devices": ((1, 1),) * 1000}, "does not answer"),
