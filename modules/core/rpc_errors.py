@@ -44,10 +44,7 @@ class NodeInUse(NodeError):
 
 @dataclass(eq=False)
 class NodeIncompatible(NodeError):
-    """A node of another version of the protocol, `found`, or another program, where `found` is empty.
-
-    `closed` means that it has closed the connection without an answer.
-    """
+    """A node of another version of the protocol, `found`, or another program, where `found` is empty."""
 
     template = {
         "en": "{node} cannot be used as an RPC node: {reason}. Both machines need the same version of llama.cpp "
@@ -59,17 +56,24 @@ class NodeIncompatible(NodeError):
         "en": "what listens there does not answer as one does",
         "zh": "该端口上的程序没有按 RPC 协议应答",
     }
-    no_answer: ClassVar[Words] = {
-        "en": "it closes the connection (another version, or an SSH tunnel whose node is not running)",
-        "zh": "连接被立即关闭（版本不同，或 SSH 隧道另一端的节点没有运行）",
-    }
     found: str
     needed: str
-    closed: bool = False
 
     def shown(self, language: str) -> dict[str, object]:
-        reason = self.other_version if self.found else self.no_answer if self.closed else self.other_program
+        reason = self.other_version if self.found else self.other_program
         return super().shown(language) | {"reason": reason[language].format(found=self.found)}
+
+
+@dataclass(eq=False)
+class NodeHungUp(NodeError):
+    """A node that closes the connection instead of answering."""
+
+    template = {
+        "en": "The RPC node {node} closes the connection. If it is an SSH tunnel, start the node at its other end; "
+        "otherwise it is another program, or another version of llama.cpp.",
+        "zh": "RPC 节点 {node} 关闭了连接。如果它是 SSH 隧道，请启动另一端的节点；"
+        "否则它是其他程序，或 llama.cpp 版本不同。",
+    }
 
 
 @dataclass(eq=False)

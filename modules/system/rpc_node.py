@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from modules.core.rpc_errors import NodeError, NodeIncompatible, NodeInUse, NodeUnreachable
+from modules.core.rpc_errors import NodeError, NodeHungUp, NodeIncompatible, NodeInUse, NodeUnreachable
 
 PROTOCOL = (7, 0)
 """Major version, which must be equal, and minor version, which a node must not exceed."""
@@ -23,7 +23,6 @@ ANSWER_SECONDS = 3.0
 MAX_DEVICES = 16
 """Devices of all nodes together, GGML_RPC_MAX_SERVERS."""
 
-_NEEDED = "{}.{}".format(*PROTOCOL)
 _HELLO, _DEVICE_COUNT, _DEVICE_MEMORY = 14, 15, 11  # commands
 _CAPABILITIES = bytes(24)  # of the connection: none
 
@@ -53,7 +52,7 @@ def split_address(address: str) -> tuple[str, int]:
 def ask(node: str, seconds: float = ANSWER_SECONDS) -> NodeFacts:
     """Return what the node at "host:port" says of itself, within `seconds` once its name is resolved.
 
-    Raises NodeUnreachable, NodeInUse or NodeIncompatible.
+    Raises NodeUnreachable, NodeInUse, NodeHungUp or NodeIncompatible.
     """
     until = time.monotonic() + seconds
     with contextlib.closing(_connected(node, seconds)) as connection:
@@ -62,7 +61,7 @@ def ask(node: str, seconds: float = ANSWER_SECONDS) -> NodeFacts:
         except TimeoutError:
             raise NodeInUse(node) from None
         except ConnectionError as error:
-            raise NodeIncompatible(node, "", _NEEDED, closed=True) from error
+            raise NodeHungUp(node) from error
         except OSError as error:
             raise NodeUnreachable(node, _words(error)) from error
 
@@ -132,7 +131,7 @@ class _Client:
             self._set_limit()
             part = self._connection.recv(size - len(received))
             if not part:
-                raise self.incompatible(closed=True)
+                raise NodeHungUp(self.node)
             received += part
         return received
 
@@ -142,8 +141,8 @@ class _Client:
             raise TimeoutError
         self._connection.settimeout(left)
 
-    def incompatible(self, found: str = "", closed: bool = False) -> NodeIncompatible:
-        return NodeIncompatible(self.node, found, _NEEDED, closed)
+    def incompatible(self, found: str = "") -> NodeIncompatible:
+        return NodeIncompatible(self.node, found, "{}.{}".format(*PROTOCOL))
 
 
 def _questions(client: _Client) -> NodeFacts:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from modules.core.errors import LANGUAGES
-from modules.core.rpc_errors import NodeError, NodeIncompatible, NodeInUse, NodeUnreachable
+from modules.core.rpc_errors import NodeError, NodeHungUp, NodeIncompatible, NodeInUse, NodeUnreachable
 from modules.system.rpc_node import DeviceMemory, NodeFacts, ask, ask_all, usable
 from tests.support.fake_node import GIB, closed_port, fake_node
 
@@ -39,14 +39,16 @@ def test_another_version_and_another_program_are_told_apart(subtests: pytest.Sub
         "newer": ({"version": (8, 0, 0)}, "protocol 8.0.0"),
         "newer minor version": ({"version": (7, 1, 0)}, "protocol 7.1.0"),
         "HTTP": ({"raw": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, "does not answer"),
+        "end of an answer": ({"raw": struct.pack("<QB", 28, 7)}, "closes the connection"),
         "end of the connection": ({"raw": b""}, "closes the connection"),
         "endless answer": ({"raw": struct.pack("<Q", 1 << 63)}, "does not answer"),
         "no devices": ({"devices": ()}, "does not answer"),
         "a thousand devices": ({"devices": ((1, 1),) * 1000}, "does not answer"),
     }
     for name, (facts, words) in found.items():
-        with subtests.test(name), fake_node(**facts) as node, pytest.raises(NodeIncompatible, match=words):
+        with subtests.test(name), fake_node(**facts) as node, pytest.raises(NodeError, match=words) as error:
             ask(node.address)
+        assert isinstance(error.value, NodeHungUp if "closes" in words else NodeIncompatible)
 
 
 def test_an_unreachable_node_is_named_in_both_languages() -> None:
