@@ -181,8 +181,12 @@ class Generation:
         def find() -> tuple[list[int], str] | None:
             if not answer.prompt_ids:
                 answer.prompt_ids = tuple(self._kind.tokenize(answer.prompt.text))
-            decode = self._kind.questions["decode"]
-            return continuation(answer.prompt_ids, answer.ids, "".join(answer.received), decode)
+            encode, decode = self._kind.questions["encode"], self._kind.questions["decode"]
+            received = "".join(answer.received)
+            if found := continuation(answer.prompt_ids, answer.ids, received, decode):
+                return found
+            # A llama-server sends the last id alone of a character that several tokens make up.
+            return continuation(answer.prompt_ids, encode(received, add_special=False), received, decode)
 
         retries = Retries()
         while True:

@@ -263,10 +263,15 @@ def test_a_long_prompt_is_counted_and_a_short_one_is_not(server: FakeServer, eng
 
 
 class Numbers:
-    """A server of the numbers from 0 on, a token each, that goes on where a prompt of token ids ends."""
+    """A server of the numbers from 0 on, a token each, that goes on where a prompt of token ids ends.
 
-    def __init__(self, server: FakeServer, count: int, breaks: Callable[[int], list[Part] | None]) -> None:
-        self._count, self._breaks = count, breaks
+    It sends the ids of one in `every` tokens.
+    """
+
+    def __init__(
+        self, server: FakeServer, count: int, breaks: Callable[[int], list[Part] | None], every: int = 1
+    ) -> None:
+        self._count, self._breaks, self._every = count, breaks, every
         server.add(PATH, self._reply)
         server.add("/detokenize", lambda request: Reply(json={"prompt": self._text(request.json()["tokens"])}))
 
@@ -282,7 +287,8 @@ class Numbers:
             if (end := self._breaks(token)) is not None:
                 return stream(*parts, *end)
             reason = "stop" if token == self._count - 1 else None
-            parts.append(piece(f" {token}", reason, token_ids=[token], prompt_token_ids=PROMPT_IDS))
+            ids = [] if token % self._every else [token]
+            parts.append(piece(f" {token}", reason, token_ids=ids, prompt_token_ids=PROMPT_IDS))
         return stream(*parts, END)
 
 
@@ -320,6 +326,16 @@ def test_a_lost_stream_goes_on_once_and_the_text_is_as_if_undisturbed(
     Numbers(server, 20, lambda token: [0.01, CUT] if token in (5, 9) else None)
     text, failed = generated(engine)
     assert whole.startswith(text) and isinstance(failed, Failed) and isinstance(failed.error, ServerLost)
+
+
+def test_the_ids_of_a_server_that_leaves_some_out_are_found_by_the_text(
+    server: FakeServer, engine: ServedEngine
+) -> None:
+    cuts = [[0.01, CUT]]
+    Numbers(server, 20, lambda token: cuts.pop() if cuts and token == 7 else None, every=2)
+    server.add("/tokenize", lambda request: Reply(json={"tokens": [int(n) for n in request.json()["prompt"].split()]}))
+    text, done = generated(engine)
+    assert text == "".join(f" {number}" for number in range(20)) and isinstance(done, Done)
 
 
 def test_a_resumed_answer_keeps_to_its_limit(server: FakeServer, engine: ServedEngine) -> None:
