@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 
+from modules.core import server_errors  # noqa: F401 (so that those of workers are known when they arrive)
 from modules.core.errors import Words
 from modules.core.events import ENDS, Event, Failed, Json, Result, ServerState, from_line
 from modules.core.paths import ROOT
