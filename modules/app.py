@@ -29,6 +29,7 @@ from modules.config.flags_file import FlagsFile
 from modules.config.grammars import Grammars
 from modules.config.model_settings import ModelSettings
 from modules.config.presets import Presets
+from modules.config.server_files import ServerFiles
 from modules.config.settings import SettingsStore
 from modules.config.settings import read as read_settings
 from modules.config.trusted_code import TrustedCode
@@ -46,6 +47,7 @@ from modules.evaluation.results import EvaluationResults
 from modules.evaluation.runs import EvaluationRuns
 from modules.evaluation.subjects import SubjectLoader
 from modules.evaluation.texts import TextLibrary
+from modules.formats.server_keys import KEYS_FILE
 from modules.hub.access_token import AccessToken
 from modules.hub.endpoint_url import is_loopback, parse_endpoints
 from modules.hub.errors import BadToken
@@ -64,6 +66,7 @@ from modules.planning.load_service import LoadService
 from modules.planning.memory_budget import MemoryBudget
 from modules.planning.model_deletion import ModelDeletion
 from modules.planning.planner import Planner
+from modules.planning.server_flags import check_server_flags, flagged_server
 from modules.planning.starter_models import StarterDownloads
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.model_manager import ModelManager
@@ -111,6 +114,7 @@ class App:
             Path(settings_file or ROOT / "settings.yaml"), self.presets, required=bool(settings_file)
         )
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
+        self.server_files = ServerFiles(self.catalog.folder)
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.memory = MemoryBudget()
         self._cores = CoreBinding()
@@ -198,7 +202,7 @@ class App:
         self.runs = Runs(self.prompts)
 
     def _read_command_line(self) -> CommandLine:
-        model = self._find_model(self.flags.text("model"))
+        model = self._find_model(self.flags, self.catalog)
         if self.flags.on("trust_changed_code") and model is None:
             raise CommandLineError(_MODEL_FLAG_MISSING)
         loras = self.loras.parse_flag(self.flags.text("lora"))
@@ -206,12 +210,14 @@ class App:
             find_loader(self.flags.text("loader"))
         return CommandLine(self.flags, model, loras)
 
-    def _find_model(self, name: str) -> ModelRecord | None:
-        """Return the model of `--model`. One outside the folder of models is named by its whole path."""
+    def _find_model(self, flags: Flags, catalog: Catalog) -> ModelRecord | None:
+        """Return the model of `--model` or `--server-url`. One outside the folder of models is named by its path."""
+        name = flags.text("model")
+        check_server_flags(flags)
         if not name:
-            return None
-        record = self.catalog.find(name, paths=True)
-        inside = record.path.is_relative_to(self.catalog.folder)
+            return flagged_server(flags, catalog.folder)
+        record = catalog.find(name, paths=True)
+        inside = record.path.is_relative_to(catalog.folder)
         return record if inside else dataclasses.replace(record, name=str(record.path))
 
     def _is_model(self, name: str) -> bool:
@@ -237,6 +243,7 @@ class App:
             self.flags_file.path,
             self.catalog.folder / "config-user.yaml",
             self.catalog.folder / ".trusted.yaml",
+            self.catalog.folder / KEYS_FILE,
             self.prices.results.path,
         ):
             sweep(file.parent, [file.name])
@@ -307,9 +314,7 @@ class App:
         if loader := flags.text("loader"):
             find_loader(loader)
         folder = Path(os.path.abspath(flags.text("model_dir") or ROOT / "models"))
-        if model := flags.text("model"):
-            catalog = self.catalog if folder == self.catalog.folder else Catalog(folder)
-            catalog.find(model, paths=True)
+        self._find_model(flags, self.catalog if folder == self.catalog.folder else Catalog(folder))
         if flags.text("lora_dir") == self.flags.text("lora_dir"):
             self.loras.parse_flag(flags.text("lora"))
         parse_endpoints(flags.text("hf_endpoint"))

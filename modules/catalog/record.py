@@ -10,6 +10,7 @@ from pathlib import Path
 from modules.core.errors import ModelProblem
 from modules.formats.gguf_header import GgufHeader
 from modules.formats.model_shape import ModelShape
+from modules.formats.server_file import SUFFIX, ServerFile
 from modules.options.option import Value
 from modules.system.directory_walk import Files
 
@@ -19,12 +20,13 @@ class ModelRecord:
     """One model on disk. What its files do not state is 0 or "".
 
     `name` is the path below the folder of models; of a split GGUF file, its first part's. `format` is gguf,
-    safetensors, pytorch, gptq, awq or exl2; also ggml, exl3, mlx, diffusers, original, tensorflow, flax or onnx, which
-    no loader supports. `size` is the bytes of the weights alone. `problem` is why the model will not load.
-    `duplicate_of` is the name of another model with the same weights. `named_templates` are chat templates beside
-    the one for plain conversations. `defaults` holds the load options that follow from the files. `header` is that of
-    a GGUF file, with the size of all its parts; `shape` that of a folder of weights. `files` are the weight files.
-    `task` is "" for a model that generates text, "embed" or "rank" for one that `formats.embedding` recognizes.
+    safetensors, pytorch, gptq, awq or exl2; also ggml, exl3, mlx, diffusers, original, tensorflow, flax or onnx,
+    which no loader supports; "server" for a model elsewhere, which the file `server` describes. `size` is the bytes
+    of the weights alone. `problem` is why the model will not load. `duplicate_of` is the name of another model with
+    the same weights. `named_templates` are chat templates beside the one for plain conversations. `defaults` holds
+    the load options that follow from the files. `header` is that of a GGUF file, with the size of all its parts;
+    `shape` that of a folder of weights. `files` are the weight files. `task` is "" for a model that generates text,
+    "embed" or "rank" for one that `formats.embedding` recognizes.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ModelRecord:
     shape: ModelShape | None = field(default=None, compare=False, repr=False)
     files: Files = field(default_factory=dict, compare=False, repr=False)
     task: str = ""
+    server: ServerFile | None = None
 
     @property
     def state(self) -> str:
@@ -53,9 +56,12 @@ class ModelRecord:
 
 
 def short_names(name: str) -> set[str]:
-    """Return the other names of a model: without its folder, without `.gguf`."""
+    """Return the other names of a model: without its folder, without `.gguf` or `.server.yaml`."""
     last = name.rpartition("/")[2]
-    return {last, *(full[: -len(".gguf")] for full in (name, last) if full.lower().endswith(".gguf"))}
+    return {
+        last,
+        *(full[: -len(end)] for end in (".gguf", SUFFIX) for full in (name, last) if full.lower().endswith(end)),
+    }
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

@@ -30,6 +30,8 @@ from modules.formats.embedding import PIPELINE, gguf_task
 from modules.formats.gguf_header import GgufHeader, merge_parts, read_header
 from modules.formats.model_shape import sum_sizes
 from modules.formats.safetensors_header import WeightHeader, read_tensor_names, read_weight_header
+from modules.formats.server_file import FORMAT as SERVER
+from modules.formats.server_file import SUFFIX, ServerFile, read_server
 from modules.formats.weight_files import (
     ADAPTER_CONFIG,
     FORMATS,
@@ -54,6 +56,7 @@ _HEADER = FileReader("header", read_header, dataclasses.asdict, GgufHeader.from_
 _DESCRIPTION = FileReader("about", read_description, dict, dict)
 _WEIGHTS = FileReader("weights", read_weight_header, dataclasses.asdict, WeightHeader.from_json)
 _SAMPLE = FileReader("sample", read_sample, str, str)
+_SERVER = FileReader("server", read_server, dataclasses.asdict, lambda body: ServerFile(**body))
 _TENSORS: FileReader[frozenset[str]] = FileReader("tensors", read_tensor_names, sorted, frozenset)
 
 
@@ -77,6 +80,10 @@ class RecordReader:
         if folder == self._top:
             for first, parts in group_parts(files, FORMATS).items():
                 yield self._loose_record(first, parts)
+            # Not in subfolders, which are downloaded: whoever made one would get the prompts.
+            for path, status in files.items():
+                if path.name.lower().endswith(SUFFIX):
+                    yield self._server_record(path, status)
 
     def folder_records(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
         if folder == self._top or (folder.parent / PIPELINE).is_file():  # a layer of an embedding model
@@ -116,6 +123,12 @@ class RecordReader:
             problem=_unsupported(first, unsupported_reason(header)) or problem or _misnamed(first, header),
             parameters=sum(header.parameters for header in headers),
         )
+
+    def _server_record(self, path: Path, status: os.stat_result) -> ModelRecord:
+        server = self._cache.get(path, status, _SERVER)
+        if isinstance(server, ModelProblem):
+            return ModelRecord(self._name(path), path, SERVER, 0, problem=server)
+        return server_record(self._name(path), path, server)
 
     def _loose_record(self, first: Path, parts: Files) -> ModelRecord:
         """Return the record of weights directly in the folder of models, which nothing describes."""
@@ -205,6 +218,11 @@ class RecordReader:
         """Return the path below the folder of models; of a model elsewhere, the last part of its path."""
         name = path.relative_to(self._top).as_posix() if path.is_relative_to(self._top) else path.name
         return printable(name)
+
+
+def server_record(name: str, path: Path, server: ServerFile) -> ModelRecord:
+    """Return the record of a model elsewhere. It has no `files`, which are those of weights."""
+    return ModelRecord(name, path, SERVER, 0, defaults=server.load_options(), server=server)
 
 
 def with_header(record: ModelRecord, header: GgufHeader) -> ModelRecord:

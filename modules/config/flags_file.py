@@ -23,6 +23,8 @@ HIDDEN = "••••"
 SECRETS = ("api_key", "gradio_auth")
 TERMINAL_ONLY = ("trust_remote_code", "trust_changed_code")
 """Flags that let files of a model run as programs: the page may remove them, but not add them."""
+FILES_ONLY = tuple(key for key, option in OPTIONS.items() if option.set_by == "files")
+"""Flags that could spend secrets or run programs: the page may remove them, but neither add nor change them."""
 
 ENDING = ("install", "explain", "perplexity", "price", "train", "rpc_server")
 """Flags with which the program ends instead of serving the page."""
@@ -56,6 +58,10 @@ _ENDS: Words = {
 _TERMINAL: Words = {
     "en": "{flag} lets files of a model run as programs, so it can only be added to the file by hand",
     "zh": "{flag} 会让模型附带的文件作为程序运行，因此只能手动写入该文件",
+}
+_BY_HAND: Words = {
+    "en": "{flag} could send secrets or run programs, so it can only be changed in the file by hand",
+    "zh": "{flag} 可能发送密钥或运行程序，因此只能手动修改该文件",
 }
 
 
@@ -149,9 +155,9 @@ class FlagsFile:
         present = parse(self._typed)
         with contextlib.suppress(WebUIError):  # an invalid file gives no flags
             present = parse([*_joined(split_line("", line) for line in read_lines(self.path)), *self._typed])
-        for keys, problem in ((TERMINAL_ONLY, _TERMINAL), (ENDING, _ENDS)):
+        for keys, problem in ((TERMINAL_ONLY, _TERMINAL), (FILES_ONLY, _BY_HAND), (ENDING, _ENDS)):
             for key in keys:
-                if _value(flags, key) and not _value(present, key):
+                if _value(flags, key) and _value(flags, key) != _value(present, key):
                     raise _at(_line_of(words, key), _about(problem, f"--{_table()[key].flag}"))
 
 

@@ -16,7 +16,7 @@ _MAX_NAME_BYTES = 200  # file systems allow 255 bytes, and the name of the lock 
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]|^[. ]|[. ]$')
 WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that are reserved on Windows."""
-_VALID_NAME = {
+VALID_NAME = {
     "en": r'a name of at most 200 bytes without \ / : * ? " < > |',
     "zh": r'不含 \ / : * ? " < > | 且不超过 200 字节的名称',
 }
@@ -49,7 +49,7 @@ class NamedFiles:
     def path_for(self, name: str) -> Path:
         """Return the path of a file that may not exist yet. Raises OptionError for an invalid name."""
         if not is_valid_name(name):
-            raise OptionError(self._option, name[:80], _VALID_NAME)
+            raise OptionError(self._option, name[:80], VALID_NAME)
         return self.folder / f"{name}{self._suffix}"
 
     def free_name(self, name: str) -> str:

@@ -8,9 +8,11 @@ from typing import Protocol
 
 from modules.core.errors import UnknownLoader, Words
 from modules.loaders.overlay import Overlay
+from modules.loaders.server_samplers import SCHEMA, SERVER_SAMPLERS
 from modules.options.load_exllamav2 import EXLLAMAV2
 from modules.options.load_gptq_awq import AUTOAWQ, AUTOGPTQ
 from modules.options.load_llamacpp import LLAMACPP, LLAMACPP_HF
+from modules.options.load_remote import REMOTE
 from modules.options.load_transformers import TRANSFORMERS
 from modules.options.option import Option, nearest
 
@@ -81,6 +83,7 @@ class Loader:
         reason_unusual_bits: Replaces the reason for GPTQ models of other than 4 bits.
         architectures: Those that it recognizes, in lower case, where it treats any other as Llama; else empty.
         lora_engine: What applies its LoRAs: one of the engines of `formats.peft_features`; "" if it is none of them.
+        elsewhere: Whether its models are in the memory of another server, and take none that we count.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Loader:
     reason_unusual_bits: Words | None = field(default=None, hash=False)
     architectures: frozenset[str] = frozenset()
     lora_engine: str = ""
+    elsewhere: bool = False
 
     def supports(self, model: Model) -> bool:
         """Whether it can load the model."""
@@ -216,6 +220,10 @@ _REASON_LLAMACPP: Words = {
 _REASON_LLAMACPP_HF: Words = {
     "en": "the same engine with the samplers and the tokenizer of transformers: for CFG and further samplers.",
     "zh": "同一引擎，改用 transformers 的采样器和词符化器：用于 CFG 和更多采样器。",
+}
+_REASON_REMOTE: Words = {
+    "en": "a server that runs already answers; it is asked what it can do, and the rest is not shown.",
+    "zh": "由已在运行的服务器作答；程序会询问其功能，不支持的不显示。",
 }
 
 _TABLE = (
@@ -342,6 +350,20 @@ _TABLE = (
         reasons={"awq": _REASON_AUTOAWQ},
         overlay=_LEGACY,
         aliases=("awq",),
+    ),
+    Loader(
+        "Remote",
+        engine="modules.engines.remote.loader",
+        formats=("server",),
+        options=_keys(REMOTE),
+        # Upper bounds: `Info` has those of the server.
+        samplers=frozenset().union(*SERVER_SAMPLERS.values()) - {SCHEMA},
+        abilities=frozenset({"lora", "loras", "parallel", "next", "loglikelihoods"}),
+        packages=("httptools",),
+        install="pip install -r requirements.txt",
+        reasons={"server": _REASON_REMOTE},
+        aliases=("server",),
+        elsewhere=True,
     ),
 )
 

@@ -20,6 +20,7 @@ from modules.options import load_shared as shared
 from modules.options.load_exllamav2 import EXLLAMAV2
 from modules.options.load_gptq_awq import AUTOAWQ, AUTOGPTQ
 from modules.options.load_llamacpp import LLAMACPP, LLAMACPP_HF
+from modules.options.load_remote import REMOTE
 from modules.options.load_transformers import TRANSFORMERS
 from modules.options.option import Option
 
@@ -28,7 +29,7 @@ _FIRST = (
     *(shared.CPU, *shared.TOKENIZER, shared.ALPHA_VALUE, shared.ROPE_FREQ_BASE, shared.COMPRESS_POS_EMB),
     *(shared.CFG_CACHE, shared.CACHE_8BIT, shared.CACHE_4BIT),
 )
-_FAMILIES = (_FIRST, LLAMACPP, LLAMACPP_HF, TRANSFORMERS, EXLLAMAV2, AUTOGPTQ, AUTOAWQ)
+_FAMILIES = (_FIRST, LLAMACPP, LLAMACPP_HF, TRANSFORMERS, EXLLAMAV2, AUTOGPTQ, AUTOAWQ, REMOTE)
 
 OPTIONS: Mapping[str, Option] = {option.key: option for family in _FAMILIES for option in family}
 """Every load option by its key, in the order in which the form, `--help` and the documentation list them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modules.core.errors import Words
 from modules.options import load_shared as shared
-from modules.options.load_shared import FRACTIONS, LONGEST_CONTEXT, SHORTEST_CONTEXT
+from modules.options.load_shared import FRACTIONS
 from modules.options.option import Option
 
 MAX_NODES = 16
@@ -52,20 +52,7 @@ _LIBRARY = (
         maximum=256,
         step=1,
     ),
-    Option(
-        "n_ctx",
-        "n_ctx",
-        0,
-        {"en": "Context length", "zh": "上下文长度"},
-        {
-            "en": "Context length in tokens; 0 = the model's maximum. Memory is reserved at load: lower it if you "
-            "run out.",
-            "zh": "上下文长度（词符数）；0 表示模型的上限。加载时即占用内存，不足时请调低。",
-        },
-        minimum=0,
-        maximum=LONGEST_CONTEXT,
-        least=SHORTEST_CONTEXT,
-    ),
+    shared.N_CTX,
     Option(
         "threads",
         "threads",

@@ -80,6 +80,19 @@ DISK = Option(
 
 # Context and KV cache
 
+N_CTX = Option(
+    "n_ctx",
+    "n_ctx",
+    0,
+    {"en": "Context length", "zh": "上下文长度"},
+    {
+        "en": "Context length in tokens; 0 = the model's maximum. Memory is reserved at load: lower it if you run out.",
+        "zh": "上下文长度（词符数）；0 表示模型的上限。加载时即占用内存，不足时请调低。",
+    },
+    minimum=0,
+    maximum=LONGEST_CONTEXT,
+    least=SHORTEST_CONTEXT,
+)
 MAX_SEQ_LEN = Option(
     "max_seq_len",
     "max_seq_len",

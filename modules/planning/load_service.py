@@ -76,7 +76,9 @@ class LoadService:
             explanation = {"unavailable": {language: reason.say(language) for language in ("zh", "en")}}
         else:
             note = task_note(plan.record)
-            notes = (note,) if note else self._templates.notes(self._templates.of(plan.record))
+            # Nobody has asked the server yet what its template is.
+            template_notes = () if plan.record.server else self._templates.notes(self._templates.of(plan.record))
+            notes = (note,) if note else template_notes
             explanation["notes"] = [*explanation["notes"], *map(dataclasses.asdict, notes)]
         options = {key: {"value": setting.value, "source": setting.source} for key, setting in plan.settings.items()}
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **explanation}

@@ -61,10 +61,12 @@ def reason(record: ModelRecord, loader: Loader) -> Words | None:
 
 
 def explain_choice(record: ModelRecord, loader: Loader) -> Words | None:
-    """Return `reason` after the model's format and quantization."""
+    """Return `reason` after the model's format and quantization, or after the address of its server."""
     words = reason(record, loader)
     if words is None:
         return None
+    if record.server is not None:
+        return {language: f"{record.server.url}: {words[language]}" for language in LANGUAGES}
     kind = record.format if record.format in ("safetensors", "pytorch") else record.format.upper()
     quantization = record.quantization
     model = quantization if quantization.startswith(kind) else f"{kind}, {quantization}".strip(", ")

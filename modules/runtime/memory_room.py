@@ -9,7 +9,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import cast
 
-from modules.engines.memory import UNLIMITED, Estimate, MemoryModel
+from modules.engines.memory import NOTHING, UNLIMITED, Estimate, MemoryModel
 from modules.loaders.availability import llamacpp_gpus
 from modules.loaders.registry import Loader
 from modules.runtime.load_plan import LoadPlan
@@ -115,6 +115,8 @@ class MemoryRoom:
         return max(needs[0].needed - self.freed(plan)[0], 0) if needs else 0
 
     def _needs(self, plan: LoadPlan) -> tuple[Estimate, ...] | None:
+        if plan.loader.elsewhere:
+            return (NOTHING,)
         memory, model = memory_model(plan.loader), plan.record.header or plan.record.shape
         if memory is None or model is None:
             return None

@@ -15,8 +15,8 @@ class Status:
     """A snapshot of the page's model. `version` grows with each change, also of other models.
 
     `stage` and `progress` are those of `Progress`, while loading. `memory` and `freed` are bytes, `seconds` is how long
-    the load took. `server` is the kind of server that generates, if one does; `samplers` are the generation parameters
-    that the model has, while it is ready. `is_reachable` is false while its server does not answer.
+    the load took. `server` is the kind of server that generates, if one does, and `address` where it is; `is_reachable`
+    is false while it does not answer. `samplers` and `abilities` are those of the model, while it is ready.
     """
 
     state: Literal["empty", "loading", "ready", "asleep", "failed"] = "empty"
@@ -34,6 +34,8 @@ class Status:
     lora_problem: WebUIError | None = None
     server: str = ""
     samplers: frozenset[str] = frozenset()
+    abilities: frozenset[str] = frozenset()
+    address: str = ""
     is_reachable: bool = True
 
 
@@ -58,5 +60,7 @@ def status_of(entry: Entry | None, version: int, freed: int) -> Status:
         lora_problem=model.lora_problem,
         server=model.info.server,
         samplers=model.samplers,
+        abilities=model.abilities,
+        address=model.record.server.url if model.record.server else "",
         is_reachable=model.is_reachable,
     )

@@ -675,6 +675,26 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "The editor still has your unsaved changes. Select a template to discard them.",
     ),
     "template_sent": ("已写入“参数”页的负面提示词。", "Written into the negative prompt on the Parameters page."),
+    # -- models on servers
+    "connect": ("连接服务器", "Connect to a server"),
+    "connect_info": (
+        "使用本机或其他机器上已在运行的模型：vLLM、SGLang、llama-server、Ollama、LM Studio，或兼容 OpenAI 的服务。",
+        "Use a model that a server runs already, here or elsewhere: vLLM, SGLang, llama-server, Ollama, LM Studio, or "
+        "any other with OpenAI's API.",
+    ),
+    "connect_address": ("服务器地址", "Server address"),
+    "connect_key": ("密钥", "Key"),
+    "connect_key_hint": ("服务器要求时填写", "If the server asks for one"),
+    "connect_test": ("测试连接", "Test the connection"),
+    "connect_asking": ("正在询问 {address}…", "Asking {address}…"),
+    "connect_done": ("连接成功。", "Connected."),
+    "connect_slots": ("同时 {count} 个请求", "{count} requests at once"),
+    "connect_chat_only": ("仅对话", "Chat only"),
+    "connect_model": ("服务器上的模型", "Model on the server"),
+    "connect_name": ("在模型列表中的名称", "Name in the list of models"),
+    "connect_save": ("保存并加载", "Save and load"),
+    "connect_saved": ("已保存：models/{file}", "Saved: models/{file}"),
+    "status_connected": ("已连接 {server}。上下文 {context}。", "Connected to {server}. Context {context}."),
     # -- llamacpp_HF creator
     "creator": ("llamacpp_HF 创建器", "llamacpp_HF creator"),
     "creator_info": (

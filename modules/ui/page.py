@@ -15,6 +15,7 @@ from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import slow_queue_polling
 from modules.ui.handlers import STALE_MENU, Page, Updates
 from modules.ui.model import model_html
+from modules.ui.model.connect_panel import ConnectPanel
 from modules.ui.model.llamacpp_hf_creator import CreatorPanel
 from modules.ui.model.loading import ModelFollowers
 from modules.ui.model.tab import ModelTab
@@ -60,6 +61,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
                     model = ModelTab(page, ModelFollowers(pill, version, chat.greeting, truncation))
                     templates = TemplateEditor(page, model, parameters.widgets["negative_prompt"])
                     downloads = DownloadsPanel(page, model)
+                    ConnectPanel(page, model)
                     CreatorPanel(page, model)
                 with gr.Tab(page.tr("session"), id="session", elem_id="tx-page-session") as session_tab:
                     session = SessionTab(page)

@@ -97,6 +97,19 @@ def test_code_of_models_cannot_be_allowed_by_the_page(tmp_path: Path) -> None:
     assert file.path.read_text() == "--api\n"
 
 
+def test_where_keys_are_sent_cannot_be_decided_by_the_page(tmp_path: Path) -> None:
+    file = FlagsFile(tmp_path / "CMD_FLAGS.txt")
+    for line in ("--server-url http://h", "--server-url=http://h --server-key-env HF_TOKEN"):
+        with pytest.raises(CommandLineError, match="line 1: --server-"):
+            file.save(line)
+    file.path.write_text("--server-url http://h --server-key-env KEY\n")
+    for line in ("--server-url http://other --server-key-env KEY", "--server-url http://h --server-key-env HF_TOKEN"):
+        with pytest.raises(CommandLineError, match="by hand"):
+            file.save(line)
+    file.save("--server-url http://h --server-key-env KEY --api")
+    file.save("--api")
+
+
 def test_flags_that_end_the_program_are_refused(file: FlagsFile, subtests: pytest.Subtests) -> None:
     for flag in ("--help", "-h", "--install llama.cpp", "--explain", "--train run.yaml"):
         with subtests.test(flag=flag), pytest.raises(CommandLineError, match="line 2: with -"):

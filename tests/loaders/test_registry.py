@@ -17,7 +17,7 @@ def test_every_row_names_the_module_of_its_engine() -> None:
 
 
 def test_loaders_are_in_the_order_of_the_specification() -> None:
-    menu = "Transformers ExLlamav2_HF ExLlamav2 AutoGPTQ llama.cpp llamacpp_HF AutoAWQ"
+    menu = "Transformers ExLlamav2_HF ExLlamav2 AutoGPTQ llama.cpp llamacpp_HF AutoAWQ Remote"
     assert " ".join(LOADERS) == menu
 
 
@@ -83,8 +83,8 @@ def test_the_loaders_of_a_format_are_listed_best_first(subtests: pytest.Subtests
         ("loras", set(LOADERS)),
         ("train", {"Transformers"}),
         ("loglikelihoods", set(LOADERS)),
-        ("cfg", set(LOADERS) - {"llama.cpp"}),
-        ("parallel", {"llama.cpp", "ExLlamav2"}),
+        ("cfg", set(LOADERS) - {"llama.cpp", "Remote"}),
+        ("parallel", {"llama.cpp", "ExLlamav2", "Remote"}),
     ],
 )
 def test_each_ability_is_declared_by_the_right_loaders(ability: str, names: set[str]) -> None:

@@ -26,6 +26,8 @@ SPECIFIED = {
     "llama.cpp": LLAMACPP,
     "llamacpp_HF": f"{LLAMACPP} logits_all",
     "AutoAWQ": "no_inject_fused_attention",
+    "Remote": """server_url server_model server_kind server_prompts server_key_env server_ca server_streams
+        server_timeout resume_stream n_ctx""",
 }
 OTHER_ORIGINAL_OPTIONS = {
     "Transformers": "disable_exllamav2 use_eager_attention",
@@ -67,6 +69,10 @@ def test_exllamav2_has_the_options_of_exllamav2_hf() -> None:
 OWN = {"parallel", "mmproj"}
 """The options that only llama.cpp has, and that the original web UI of that time did not have."""
 
+ELSEWHERE = """rpc server-url server-model server-kind server-prompts server-key-env server-ca server-streams
+    server-timeout resume-stream"""
+"""Flags for what other machines do, which the original web UI does not have."""
+
 
 def test_llamacpp_hf_has_every_option_of_llama_cpp_except_two() -> None:
     assert set(LOADERS["llama.cpp"].options) - set(LOADERS["llamacpp_HF"].options) == OWN
@@ -87,7 +93,7 @@ def test_every_option_belongs_to_a_loader() -> None:
 
 
 def test_every_flag_is_spelled_as_in_the_original_web_ui() -> None:
-    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), *OWN, "rpc"}
+    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), *OWN, *ELSEWHERE.split()}
 
 
 def test_flags_are_unique_even_if_dashes_equal_underscores() -> None:

@@ -55,7 +55,10 @@ def refusal(target: Target, status: int, headers: Mapping[str, str], body: bytes
     """Return the error of a response with a status of 400 or more."""
     words = _NO_WORDS if has_webpage(headers) else server_words(target, body)
     kind = _KINDS.get(status, ServerFailed if status >= 500 else ServerRefused)
-    return kind(target.origin, status, words or _NO_WORDS, wait_of(headers))
+    words = words or _NO_WORDS
+    if issubclass(kind, ServerDenied | ServerBusy) and words[-1:] not in ".!?。！？":  # more follows in the sentence
+        words += "."
+    return kind(target.origin, status, words, wait_of(headers))
 
 
 def wait_of(headers: Mapping[str, str]) -> float:

@@ -35,17 +35,22 @@ def pill(status: Status, tr: Tr) -> str:
     rest, unreachable = (rest, "") if status.is_reachable else (tr("resident_unreachable"), " tx-unreachable")
     name = f"{shrinkable_name(status.name)}<b>·</b>" if status.name else ""
     loader = f' data-loader="{slug(status.server or status.loader)}"' if status.state == "ready" else ""
+    title = f"{status.name} · {status.address}" if status.address else status.name
     return (
         f'<button type="button" class="tx-pill tx-{status.state}{unreachable}" aria-haspopup="dialog" '
-        f'title="{escape(status.name, quote=True)}"{loader}>'
+        f'title="{escape(title, quote=True)}"{loader}>'
         f'<i class="tx-dot"></i>{name}<span class="tx-pill-rest">{escape(rest)}</span></button>'
     )
 
 
 def used(status: Status) -> str:
-    """Render the name of the model that is loaded or being loaded, for the list of models. Nothing of it is visible."""
+    """Render the name of the model that is loaded or being loaded, for the list of models. Nothing of it is visible.
+
+    By it, the page hides what the model cannot do.
+    """
     name, state = escape(status.name, quote=True), escape(status.state, quote=True)
-    return f'<i data-used="{name}" data-state="{state}"></i>'
+    lacks = " data-without-loras" if status.server and "lora" not in status.abilities else ""
+    return f'<i data-used="{name}" data-state="{state}"{lacks}></i>'
 
 
 def load_status(status: Status, tr: Tr, language: str) -> str:
@@ -61,6 +66,9 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
         )
     if not status.is_reachable:
         return info(tr("status_unreachable").format(model=status.name))
+    if status.state == "ready" and status.address:
+        text = tr("status_connected").format(server=status.address, context=status.context_length)
+        return info(text) + f'<a class="tx-to-chat" href="#chat">{escape(tr("to_chat"))}</a>'
     if status.state == "ready":
         seconds, memory = f"{status.seconds:.1f}", decimal_size(status.memory)
         text = tr("status_ready").format(seconds=seconds, context=status.context_length, memory=memory)
@@ -75,6 +83,7 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
 def facts(record: ModelRecord, tr: Tr) -> str:
     """Render what a model's files say about it, as chips."""
     missing_template = "no_default_template" if record.named_templates else "no_chat_template"
+    has_template = bool(record.chat_template or record.server)  # servers have their own
     chips = [
         record.architecture,
         f"{record.parameters / 1e9:.1f}B" if record.parameters >= 1e9 else "",
@@ -86,7 +95,8 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         tr(f"state_{record.state}") if record.state else "",
         tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
         tr(f"task_{record.task}") if record.task else "",
-        "" if record.chat_template or record.problem or record.task else tr(missing_template),
+        *((record.server.url, record.server.model) if record.server else ()),
+        "" if has_template or record.problem or record.task else tr(missing_template),
     ]
     shown = "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip)
     return f'<div class="tx-chips" data-model="{escape(record.name, quote=True)}">{shown}</div>'

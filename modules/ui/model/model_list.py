@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from modules.catalog.deletion import BinEntry
 from modules.catalog.record import ModelRecord
@@ -97,7 +98,7 @@ class ModelList:
         return {
             "name": record.name,
             "size": decimal_size(record.size) if record.size else "",
-            "quantization": record.quantization or record.format,
+            "quantization": _kind(record),
             "problem": tr(f"state_{record.state}") if record.problem else "",
             "note": tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
             "verdict": kind,
@@ -109,6 +110,11 @@ class ModelList:
         tr, others = self._page.tr, len(entry.names) - 1
         text = tr("models_deleted_with" if others else "models_deleted")
         return text.format(name=entry.names[0], count=others)
+
+
+def _kind(record: ModelRecord) -> str:
+    """Return how a model is quantized, or else its format; of one on a server, where that is."""
+    return urlsplit(record.server.url).netloc if record.server else record.quantization or record.format
 
 
 def fit_by_size(size: int, room: int) -> str:

@@ -215,7 +215,7 @@ class OptionsCard:
     def _priced(self, plan: LoadPlan) -> Mapping[str, object]:
         """Return of which options the owner may measure the price, and with which values beside."""
         chosen = {key: setting.value for key, setting in plan.settings.items() if setting.source == "form"}
-        may = not self._app.flags.on("multi_user") and not plan.record.task
+        may = not self._app.flags.on("multi_user") and not plan.record.task and not plan.loader.elsewhere
         keys = [key for key in plan.settings if is_priced(OPTIONS[key]) and OPTIONS[key].group != "obsolete"]
         return {"priced": keys if may else [], "values": chosen, "loader": plan.loader.name}
 

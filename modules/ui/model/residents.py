@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
 from pydantic import Field
@@ -86,7 +87,7 @@ def facts(resident: Resident, language: str) -> dict[str, Json]:
     notes = [
         text,
         resident.loader,
-        decimal_size(resident.memory) if resident.memory else "",
+        _holder(resident),
         tr("resident_on_demand") if resident.on_demand else "",
         _sleep(resident.sleeps_in, language),
     ]
@@ -98,6 +99,13 @@ def facts(resident: Resident, language: str) -> dict[str, Json]:
         "chosen": resident.is_chosen,
         "error": resident.error.say(language).partition("\n")[0] if resident.error else "",
     }
+
+
+def _holder(resident: Resident) -> str:
+    """Return where a model is: at the address of its server, or in so many bytes of main memory."""
+    if resident.record.server is not None:
+        return urlsplit(resident.record.server.url).netloc
+    return decimal_size(resident.memory) if resident.memory else ""
 
 
 def _sleep(seconds: float | None, language: str) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from modules.catalog.record import ModelRecord
+from modules.catalog.record_reader import server_record
 from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, both
 from modules.core.worker_errors import LoadFailed
+from modules.formats.server_file import ServerFile
 from modules.runtime.status import Status
 from modules.ui import locales
 from modules.ui.model import model_html
@@ -61,3 +63,24 @@ def test_the_facts_of_an_unloadable_model_name_its_state(problem_class: type[Mod
     facts = model_html.facts(record, tr)
     assert f"<span>{tr(f'state_{problem_class.state}')}</span>" in facts
     assert "y.gguf" in facts and "0 MB" not in facts
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_a_model_on_a_server_shows_the_server_and_whether_it_answers(language: str) -> None:
+    tr = locales.translator(language)
+    connected = Status("ready", name="a", loader="Remote", context_length=4096, address="http://h:8080", memory=1 << 30)
+    assert "http://h:8080" in model_html.load_status(connected, tr, language)
+    assert "1.07 GB" not in model_html.load_status(connected, tr, language), "its memory is the server's"
+    assert 'class="tx-pill tx-ready" ' in model_html.pill(connected, tr)
+    assert 'title="a · http://h:8080"' in model_html.pill(connected, tr)
+    away = dataclasses.replace(connected, is_reachable=False)
+    assert "http://h:8080" not in model_html.load_status(away, tr, language)
+    assert "tx-unreachable" in model_html.pill(away, tr)
+
+
+def test_the_facts_of_a_model_on_a_server_are_its_address_and_name() -> None:
+    record = server_record("a.server.yaml", Path("a.server.yaml"), ServerFile("http://h:8080", "<m>"))
+    html = model_html.facts(record, locales.translator("en"))
+    assert "http://h:8080" in html
+    assert "&lt;m&gt;" in html
+    assert "chat template" not in html

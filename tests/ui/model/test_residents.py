@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,9 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from modules.app import App
+from modules.catalog.record_reader import server_record
 from modules.core.prompt import Prompt
+from modules.formats.server_file import ServerFile
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.memory_room import MemoryRoom
 from modules.runtime.model_manager import ModelManager
@@ -44,6 +47,11 @@ def app(make_app: Callable[..., App]) -> Iterator[App]:
         echo_plans.load(app.models, name)
     yield app
     app.models.close()
+
+
+def test_a_model_on_a_server_shows_its_address_and_not_the_memory_of_our_process(tmp_path: Path) -> None:
+    record = server_record("a", tmp_path / "a.server.yaml", ServerFile("http://h:8080"))
+    assert facts(Resident("a", "Remote", "ready", record, memory=1 << 30), "en")["facts"] == "Ready · Remote · h:8080"
 
 
 def client_of(app: App) -> TestClient:
