@@ -56,6 +56,6 @@ def _needs_preparation(app: App) -> bool:
         plan = app.planner.plan(LoadRequest(app.named_model))
     except WebUIError:  # `_load` reports it
         return False
-    overlay = overlay_of(plan.loader, plan.record.format)
+    overlay = overlay_of(plan.loader, plan.record.format, plan.options)
     prepared = overlay is not None and overlay.prepared
-    return prepared and unavailable(plan.loader, plan.record.format) is not None
+    return prepared and unavailable(plan.loader, plan.record.format, plan.options) is not None

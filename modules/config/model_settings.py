@@ -6,6 +6,7 @@ an entry is read if there is no exact one, and is converted when it is saved.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from modules.core.errors import SettingsError
 
 LOADER, LORAS = "loader", "lora"
 _UNSET = ("None", "none", "")
+_OLD_GPU_MEMORY = re.compile(r"gpu_memory_\d+")
 
 
 class ModelSettings:
@@ -174,7 +176,7 @@ def _from_original(entry: Mapping[str, Any]) -> dict[str, Any]:
     for new, table in (("cache_type", _CACHE_TYPES), ("attn_implementation", _ATTENTION)):
         if converted.get(new) in table:
             converted.setdefault(table[converted.pop(new)], True)
-    sizes = [converted.pop(key) for key in sorted(converted) if key.startswith("gpu_memory_")]
+    sizes = [converted.pop(key) for key in sorted(converted) if _OLD_GPU_MEMORY.fullmatch(key)]
     if any(sizes) and "gpu_memory" not in converted:
         converted["gpu_memory"] = " ".join(f"{size}MiB" for size in sizes)
     if isinstance(converted.get("cpu_memory"), int):

@@ -53,10 +53,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a call: `done` from 0 to 1. `stage` is "weights", "prompt" or "kernels" (being compiled)."""
+    """Progress of a call: `done` from 0 to 1.
+
+    `stage` is "weights", "prompt", "kernels" (being compiled), "server" (a server starts) or "machines" (other machines
+    are waited for, on which `commands` are to be run).
+    """
 
     stage: str
     done: float
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,8 @@ def from_line(line: bytes) -> list[tuple[int, Event | ServerState]]:
         return [(call, Failed(WebUIError.from_json(body)))]
     if kind == Text.__name__:
         body["logprobs"] = tuple(_token_logprobs(position) for position in body["logprobs"])
+    if kind == Progress.__name__:
+        body["commands"] = tuple(body["commands"])
     return [(call, _KINDS[kind](**body))]
 
 

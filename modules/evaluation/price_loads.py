@@ -91,7 +91,7 @@ class PriceLoads:
     def _plan(self, variant: Variant, more: dict[str, object] | None = None) -> LoadPlan:
         record, form = self._find_record(variant.model), {**(more or {}), **variant.options}
         plan = self._planner.plan(LoadRequest(record, variant.loader, form=form))
-        if (reason := unavailable(plan.loader, record.format)) is not None:
+        if (reason := unavailable(plan.loader, record.format, plan.options)) is not None:
             raise reason
         plan = self._loading.prepare(plan)
         if plan.lora_problem is not None:

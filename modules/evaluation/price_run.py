@@ -169,7 +169,7 @@ def _free_gpu_memory() -> int:
 def _packages(plans: tuple[LoadPlan, LoadPlan]) -> dict[str, str]:
     """Return the versions of the backends that the loaders of both sides use."""
     installed = installed_packages()
-    overlays = [overlay_of(plan.loader, plan.record.format) for plan in plans]
+    overlays = [overlay_of(plan.loader, plan.record.format, plan.options) for plan in plans]
     names = ["", *(overlay.name for overlay in overlays if overlay is not None)]
     found = {package.name: package.version for name in names for package in installed.get(name, [])}
     return {name: version for name, version in found.items() if name.replace("-", "_").lower() in REPORTED}

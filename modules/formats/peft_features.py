@@ -3,7 +3,8 @@
 The list of LoRAs, the conversion to GGUF and the engines all ask here, so that no advice names a loader that would
 refuse the adapter.
 
-Sources: LoraConfig, PeftType and the merging layers of peft 0.21; lora.py of ExLlamaV2 0.3.2; llama-adapter.cpp.
+Sources: LoraConfig, PeftType and the merging layers of peft 0.21; lora.py of ExLlamaV2 0.3.2; llama-adapter.cpp;
+lora/peft_helper.py of vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PEFT, LLAMACPP, EXLLAMAV2 = "peft", "llama.cpp", "exllamav2"
+PEFT, LLAMACPP, EXLLAMAV2, VLLM = "peft", "llama.cpp", "exllamav2", "vllm"
 """The engines that apply LoRAs, as rows of the loader registry name them."""
 
 
@@ -30,8 +31,8 @@ _UNMERGEABLE = Feature(merges=False)
 _PEFT_ONLY = Feature(frozenset({PEFT}))
 
 FEATURES: Mapping[str, Feature] = {
-    "rank_pattern": Feature(frozenset({PEFT, LLAMACPP})),
-    "alpha_pattern": Feature(frozenset({PEFT, LLAMACPP})),
+    "rank_pattern": Feature(frozenset({PEFT, LLAMACPP, VLLM})),
+    "alpha_pattern": Feature(frozenset({PEFT, LLAMACPP, VLLM})),
     "fan_in_fan_out": _PEFT_ONLY,
     "use_dora": _PEFT_ONLY,
     "lora_bias": _PEFT_ONLY,

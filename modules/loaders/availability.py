@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.machinery import PathFinder
 
@@ -12,9 +13,16 @@ from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, RPC, Loader, candidates
 from modules.system import gpus
 
+NO_OPTIONS: Mapping[str, object] = {}
 
-def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
-    """Return the overlay that the loader's worker uses for models of a format; None for the main environment."""
+
+def overlay_of(loader: Loader, model_format: str = "", options: Mapping[str, object] = NO_OPTIONS) -> Overlay | None:
+    """Return the overlay that the loader's worker uses for models of a format; None for the main environment.
+
+    A worker whose `options` name a program, or that finds one in PATH instead of the overlay, needs none.
+    """
+    if _named_program(loader, options) or _program_in_path(loader):
+        return None
     own = None if loader.overlay is None or loader.overlay.in_environment else loader.overlay
     for extra in loader.extras:
         if model_format in extra.formats and not all(map(importlib.util.find_spec, extra.packages)):
@@ -28,10 +36,21 @@ def llamacpp_gpus(present: gpus.GpuMonitor) -> Sequence[gpus.Gpu]:
     return present.current() if gpus.llamacpp_has_gpu_backend(overlay.folder if overlay is not None else None) else ()
 
 
-def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
-    """Return why a loader cannot run on this machine, or cannot load models of a format; None if it can."""
+def unavailable(
+    loader: Loader, model_format: str = "", options: Mapping[str, object] = NO_OPTIONS
+) -> LoaderUnavailable | None:
+    """Return why a loader cannot run on this machine, or cannot load models of a format; None if it can.
+
+    `options` are those of the load, as far as they are known: they may name a program that does without the packages.
+    """
+    if program := _named_program(loader, options):
+        return None if shutil.which(program) else LoaderUnavailable(loader.name, _no_program(loader, program))
+    if _program_in_path(loader):
+        return None
     if _lacks_gpu(loader):
         return LoaderUnavailable(loader.name, _no_cuda(model_format))
+    if loader.program and has_nvidia_gpu() and loader.overlay is not None and not loader.overlay.is_installed:
+        return LoaderUnavailable(loader.name, _own_environment(loader))
     overlay = overlay_of(loader, model_format)
     extras = [extra for extra in loader.extras if model_format in extra.formats]
     if overlay is not None and not overlay.is_installed:
@@ -72,6 +91,35 @@ _NO_RPC: Words = {
 }
 
 
+def _named_program(loader: Loader, options: Mapping[str, object]) -> str:
+    return str(options.get(loader.program_option) or "") if loader.program_option else ""
+
+
+def _program_in_path(loader: Loader) -> bool:
+    """Whether there is a command that replaces the overlay. An overlay that is installed is preferred."""
+    if not loader.program or (loader.overlay is not None and loader.overlay.is_installed):
+        return False
+    return shutil.which(loader.program) is not None
+
+
+def _no_program(loader: Loader, program: str) -> Words:
+    return {
+        "en": f"{loader.program_option} names no program that can be run: {program}",
+        "zh": f"{loader.program_option} 指定的程序不存在或无法执行：{program}",
+    }
+
+
+def _own_environment(loader: Loader) -> Words:
+    """Say how to install a loader on a machine with a GPU: its packages in the overlay compute on CPUs."""
+    name, flag = loader.program, loader.program_option.replace("_", "-")
+    commands = f"python -m venv ~/{name} && ~/{name}/bin/pip install {name}"
+    return {
+        "en": f"for GPUs it needs an environment of its own. Run: {commands} "
+        f"and start this program with --{flag} ~/{name}/bin/{name}",
+        "zh": f"使用 GPU 需要单独的环境。请运行：{commands}，然后以参数 --{flag} ~/{name}/bin/{name} 启动本程序",
+    }
+
+
 def _lacks_gpu(loader: Loader) -> bool:
     return bool(loader.kernels) and not _installed(loader.kernels, loader.overlay) and not has_nvidia_gpu()
 
@@ -91,7 +139,7 @@ def is_installed(package: str) -> bool:
 
 
 def _no_cuda(model_format: str) -> Words:
-    others = [loader.name for loader in candidates(model_format) if not _lacks_gpu(loader)]
+    others = [row.name for row in candidates(model_format) if not _lacks_gpu(row) and not row.by_request]
     advice: Words = {"en": ".", "zh": "。"}
     if others:
         advice = {

@@ -14,10 +14,12 @@ from modules.options.load_gptq_awq import AUTOAWQ, AUTOGPTQ
 from modules.options.load_llamacpp import LLAMACPP, LLAMACPP_HF
 from modules.options.load_remote import REMOTE
 from modules.options.load_transformers import TRANSFORMERS
+from modules.options.load_vllm import VLLM
 from modules.options.option import Option, nearest
 
 _LEGACY = Overlay("legacy", megabytes=250)
 _GPTQ = Overlay("gptq", megabytes=23)
+_VLLM_PACKAGES = Overlay("vllm", megabytes=1300)
 _EXLLAMAV2_PACKAGES = Overlay("exllamav2", megabytes=7)
 # Not in the main environment, so that the application can be used while llama.cpp compiles.
 _LLAMACPP_PACKAGES = Overlay(
@@ -84,6 +86,9 @@ class Loader:
         architectures: Those that it recognizes, in lower case, where it treats any other as Llama; else empty.
         lora_engine: What applies its LoRAs: one of the engines of `formats.peft_features`; "" if it is none of them.
         elsewhere: Whether its models are in the memory of another server, and take none that we count.
+        program: Command in PATH that does without the packages; "" if there is none.
+        program_option: Key of the option that names such a command, which does without the packages as well.
+        by_request: Whether all other loaders of a format come before it.
     """
 
     name: str
@@ -107,6 +112,9 @@ class Loader:
     architectures: frozenset[str] = frozenset()
     lora_engine: str = ""
     elsewhere: bool = False
+    program: str = ""
+    program_option: str = ""
+    by_request: bool = False
 
     def supports(self, model: Model) -> bool:
         """Whether it can load the model."""
@@ -224,6 +232,10 @@ _REASON_LLAMACPP_HF: Words = {
 _REASON_REMOTE: Words = {
     "en": "a server that runs already answers; it is asked what it can do, and the rest is not shown.",
     "zh": "由已在运行的服务器作答；程序会询问其功能，不支持的不显示。",
+}
+_REASON_VLLM: Words = {
+    "en": "for many users at once and for several GPUs or machines; starts slowly and fills the GPU's memory.",
+    "zh": "适合多人同时使用，以及多个 GPU 或多台机器；启动较慢，并会占满 GPU 显存。",
 }
 
 _TABLE = (
@@ -352,6 +364,23 @@ _TABLE = (
         aliases=("awq",),
     ),
     Loader(
+        "vLLM",
+        engine="modules.engines.vllm.loader",
+        memory="modules.engines.vllm.memory",
+        formats=("safetensors", "gptq", "awq"),
+        options=_keys(VLLM),
+        samplers=SERVER_SAMPLERS["vllm"] - {SCHEMA},
+        abilities=frozenset({"lora", "loglikelihoods", "parallel"}),
+        lora_engine="vllm",
+        packages=("vllm",),
+        install="python server.py --install vLLM",
+        reasons=dict.fromkeys(("safetensors", "gptq", "awq"), _REASON_VLLM),
+        overlay=_VLLM_PACKAGES,
+        program="vllm",
+        program_option="vllm_program",
+        by_request=True,
+    ),
+    Loader(
         "Remote",
         engine="modules.engines.remote.loader",
         formats=("server",),
@@ -389,10 +418,10 @@ def _folded(name: str) -> str:
 def candidates(model_format: str) -> tuple[Loader, ...]:
     """Return the loaders for a format such as "gguf" or "gptq", the best first.
 
-    Loaders that prefer the format come first, then those that follow in the menu.
+    Loaders that prefer the format come first, then those that follow in the menu; those used by request come last.
     """
     supporting = [loader for loader in LOADERS.values() if model_format in loader.formats]
-    return tuple(sorted(supporting, key=lambda loader: loader.formats.index(model_format)))
+    return tuple(sorted(supporting, key=lambda loader: (loader.by_request, loader.formats.index(model_format))))
 
 
 def prepared_overlay() -> Overlay:

@@ -22,6 +22,7 @@ from modules.options.load_gptq_awq import AUTOAWQ, AUTOGPTQ
 from modules.options.load_llamacpp import LLAMACPP, LLAMACPP_HF
 from modules.options.load_remote import REMOTE
 from modules.options.load_transformers import TRANSFORMERS
+from modules.options.load_vllm import VLLM
 from modules.options.option import Option
 
 # Shared options come first, so that they stand in the same position for every loader.
@@ -29,7 +30,7 @@ _FIRST = (
     *(shared.CPU, *shared.TOKENIZER, shared.ALPHA_VALUE, shared.ROPE_FREQ_BASE, shared.COMPRESS_POS_EMB),
     *(shared.CFG_CACHE, shared.CACHE_8BIT, shared.CACHE_4BIT),
 )
-_FAMILIES = (_FIRST, LLAMACPP, LLAMACPP_HF, TRANSFORMERS, EXLLAMAV2, AUTOGPTQ, AUTOAWQ, REMOTE)
+_FAMILIES = (_FIRST, LLAMACPP, LLAMACPP_HF, TRANSFORMERS, EXLLAMAV2, AUTOGPTQ, AUTOAWQ, VLLM, REMOTE)
 
 OPTIONS: Mapping[str, Option] = {option.key: option for family in _FAMILIES for option in family}
 """Every load option by its key, in the order in which the form, `--help` and the documentation list them."""

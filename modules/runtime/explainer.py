@@ -31,10 +31,10 @@ class Explainer:
 
         Raises LoaderUnavailable.
         """
-        if reason := unavailable(plan.loader, plan.record.format):
+        if reason := unavailable(plan.loader, plan.record.format, plan.options):
             raise reason
         args = {"engine": plan.loader.engine, "path": str(plan.record.path), "options": plan.options}
-        overlay = overlay_of(plan.loader, plan.record.format)
+        overlay = overlay_of(plan.loader, plan.record.format, plan.options)
         try:
             return self._running_worker(overlay).call("explain", **args)
         except Unloaded:  # another question, for another overlay, or an unload has just closed this worker

@@ -47,9 +47,10 @@ class LoadTask:
             if self.make_plan is None:
                 raise NoModelLoaded()
             self.plan = self.make_plan()
-        if reason := unavailable(self.plan.loader, self.plan.record.format) or self.plan.record.problem:
+        plan = self.plan
+        if reason := unavailable(plan.loader, plan.record.format, plan.options) or plan.record.problem:
             raise reason
-        return self.plan
+        return plan
 
 
 def load_for_request(name: str, entry: Entry | None, make_plan: Callable[[], LoadPlan] | None) -> LoadTask | None:

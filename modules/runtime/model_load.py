@@ -18,6 +18,9 @@ from modules.runtime.node_watch import NodeWatch
 from modules.runtime.totals import GenerationTotals
 from modules.runtime.worker_process import WorkerProcess
 from modules.system import rpc_node
+from modules.system.terminal import terminal_language
+
+_ON_ANOTHER_MACHINE = {"en": "Run on another machine: %s", "zh": "请在另一台机器上执行：%s"}
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class ModelLoad:
 
     def _start_worker(self) -> WorkerProcess:
         plan = self._plan
-        overlay = overlay_of(plan.loader, plan.record.format)
+        overlay = overlay_of(plan.loader, plan.record.format, plan.options)
         binds_threads = plan.loader.binds_threads and self._cores.available()
         try:
             watch = NodeWatch(plan.nodes) if plan.nodes else None
@@ -98,6 +101,8 @@ class ModelLoad:
         for event in worker.events("load", engine=loader.engine, path=str(record.path), options=self._plan.options):
             if isinstance(event, Progress):
                 report(event)
+                for command in event.commands:
+                    log.warning(_ON_ANOTHER_MACHINE[terminal_language()], command)
             elif isinstance(event, Result):
                 return Info.from_json(event.value)
         raise AssertionError("a load ended without a result")

@@ -200,7 +200,7 @@ class ModelManager:
         InsufficientMemory, ModelsBusy, or LoadCancelled after a later request; no half-loaded model is left then.
         """
         number = number or self.next_number()
-        if reason := unavailable(plan.loader, plan.record.format) or plan.record.problem:
+        if reason := unavailable(plan.loader, plan.record.format, plan.options) or plan.record.problem:
             raise reason
         task = LoadTask(number, plan.record.name, plan)
         with self._state:

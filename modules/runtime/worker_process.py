@@ -30,6 +30,8 @@ from modules.system import child_process
 TAIL_LINES = 12
 LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
+SERVER_GRACE_SECONDS = 16.0
+"""Longest wait for the end of a server that the worker has started, which holds the worker's stderr open."""
 _OUT_OF_TIME = getattr(signal, "SIGALRM", 0)  # by which a worker ends that exceeds `engines.time_limit`
 
 # Number GPUs by their position on the bus, as `gpus` does: CUDA's own order puts the fastest first. A value that the
@@ -184,16 +186,19 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             if self._child.stdin is not None:
                 self._child.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self.kill()
 
     def kill(self) -> None:
-        """Kill the child. Running and later calls end with Unloaded."""
+        """Kill the child and wait until a server that it has started has ended, too.
+
+        Running and later calls end with Unloaded.
+        """
         self._closing = True
         self._child.kill()
         self._child.wait()
+        self._stderr_reader.join(SERVER_GRACE_SECONDS)
 
     def _write(self, request: list[Json]) -> None:
         # A dying child breaks the pipe; `_dispatch` reports its death to all callers.

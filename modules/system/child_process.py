@@ -42,14 +42,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_starter.cache_clear)  # a fork has none of its parent's threads
 
 
-def supervised(command: Sequence[str], terminate_seconds: float = 0) -> list[str]:
+def supervised(command: Sequence[str]) -> list[str]:
     """Return a command that runs `command`, and ends it with all its descendants when its stdin ends.
 
-    Start it as the leader of a session, with a pipe as stdin. Its exit status is that of `command`. A server gets
-    SIGTERM and `terminate_seconds`; other commands an interrupt.
+    Start it as the leader of a session, with a pipe as stdin. Its exit status is that of `command`.
     """
-    ending = [supervisor.TERMINATE, str(terminate_seconds)] if terminate_seconds else []
-    return [sys.executable, "-I", "-S", str(Path(supervisor.__file__)), *ending, *command]
+    return [sys.executable, "-I", "-S", str(Path(supervisor.__file__)), *command]
+
+
+def supervised_server(command: Sequence[str], seconds: float, folder: Path) -> list[str]:
+    """Return a command as `supervised` does, for a server: it gets SIGTERM and so many `seconds` to end.
+
+    Its `folder`, with no folders in it, is deleted at the end, and what it leaves behind is killed.
+    """
+    return supervised([supervisor.SERVER, str(seconds), str(folder), *command])
 
 
 def end_with_parent(pipe: int) -> None:

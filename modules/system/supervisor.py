@@ -1,11 +1,14 @@
-"""Run a command, and end it with all its descendants when stdin ends: `supervisor.py [--terminate SECONDS] COMMAND...`.
+"""Run a command, and end it with all its descendants when stdin ends.
+
+`python supervisor.py [--server SECONDS FOLDER] COMMAND...`
 
 A killed process cannot end its children, but the pipe that it held closes. The supervisor leads the session in which
 the command runs, so that descendants in process groups of their own, such as ninja's compilers, are found. It runs with
 the standard library alone, without site-packages, and takes some 15 ms to start.
 
-A server gets SIGTERM and so many SECONDS to end; other commands get SIGINT and two seconds. Descendants that a server
-leaves behind when it ends by itself, such as processes that hold the memory of GPUs, are killed.
+A server gets SIGTERM and so many SECONDS to end; other commands get SIGINT and two seconds. What a server leaves behind
+when it ends by itself, such as processes that hold the memory of GPUs, is killed. Its FOLDER, which has its socket, is
+deleted at the end.
 """
 
 from __future__ import annotations
@@ -16,31 +19,35 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 EXIT_SECONDS = 2.0
-TERMINATE = "--terminate"
+KILL_SECONDS = 5.0
+SERVER = "--server"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run until the command ends and return its exit status; 128 + the signal's number if a signal has ended it."""
-    is_server = arguments[0] == TERMINATE
-    seconds, command = (float(arguments[1]), arguments[2:]) if is_server else (0.0, arguments)
+    is_server = arguments[0] == SERVER
+    seconds, folder = (float(arguments[1]), arguments[2]) if is_server else (0.0, "")
+    command = arguments[3:] if is_server else arguments
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
     if os.name == "posix":
         # `_end_session` means the command, which would inherit this if it were set before the start.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     ending = threading.Lock()
-    threading.Thread(target=_end_when_stdin_ends, args=(child, ending, seconds), daemon=True).start()
+    threading.Thread(target=_end_when_stdin_ends, args=(child, ending, seconds, folder), daemon=True).start()
     status = child.wait()
     ending.acquire()  # for good: the ender exits for us once it has begun
     if is_server and os.name == "posix":
         _kill_session()
+    _delete(folder)
     return status if status >= 0 else 128 - status
 
 
-def _end_when_stdin_ends(child: subprocess.Popen[bytes], ending: threading.Lock, seconds: float) -> None:
+def _end_when_stdin_ends(child: subprocess.Popen[bytes], ending: threading.Lock, seconds: float, folder: str) -> None:
     while os.read(0, 1):
         pass
     ending.acquire()
@@ -48,6 +55,7 @@ def _end_when_stdin_ends(child: subprocess.Popen[bytes], ending: threading.Lock,
         _end_session(child, seconds)
     else:
         child.kill()
+    _delete(folder)
     os._exit(1)
 
 
@@ -66,19 +74,37 @@ def _end_session(child: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _kill_session() -> None:
-    for pid in _session_members(os.getsid(0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """Kill all other processes of this session, and wait until they are gone: those of GPUs take a moment."""
+    deadline = time.monotonic() + KILL_SECONDS
+    while (pids := session_members(os.getsid(0))) and time.monotonic() < deadline:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
-def _session_members(leader: int) -> list[int]:
-    """Return the processes of a session but its leader; empty on systems without /proc."""
+def session_members(leader: int) -> list[int]:
+    """Return the running processes of a session but its leader; empty on systems without /proc."""
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if os.getsid(int(folder.name)) == leader != int(folder.name):
-                pids.append(int(folder.name))
+            pid = int(folder.name)
+            if pid != leader and os.getsid(pid) == leader and not _has_ended(folder):
+                pids.append(pid)
     return pids
+
+
+def _has_ended(process: Path) -> bool:
+    """Whether a process only waits for its parent to read its exit status."""
+    return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX"
+
+
+def _delete(folder: str) -> None:
+    """Delete a folder that has no folders in it; "" stands for none."""
+    with contextlib.suppress(OSError):
+        for path in Path(folder).iterdir() if folder else ():
+            path.unlink()
+        os.rmdir(folder)
 
 
 if __name__ == "__main__":

@@ -524,6 +524,11 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "正在准备计算内核（首次使用需要编译，耗时数分钟）…",
         "Preparing kernels (compiled on first use, which takes a few minutes)…",
     ),
+    "stage_server": ("正在启动服务器…", "Starting the server…"),
+    "stage_machines": (
+        "正在等待其他机器，请在其他机器上执行选项旁的命令…",
+        "Waiting for the other machines: run the commands shown with the options there…",
+    ),
     "layers": ("{count} 层", "{count} layers"),
     "context": ("上下文 {count}", "context {count}"),
     "state_incomplete": ("不完整", "incomplete"),

@@ -37,7 +37,8 @@ def other_value(option: Option) -> Value:
         )
     if option.choices:
         return next(choice for choice in option.choices if choice != option.default)
-    return option.parse(option.default + max(option.least, 1))
+    more = option.default + max(option.least, 1)
+    return option.parse(option.minimum if option.maximum is not None and more > option.maximum else more)
 
 
 def arguments_for(option: Option, value: Value, flag: str) -> list[str]:

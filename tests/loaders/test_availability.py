@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from modules.core.paths import ROOT
-from modules.loaders.availability import unavailable
+from modules.loaders import availability
+from modules.loaders.availability import overlay_of, unavailable
 from modules.loaders.overlay import STAMP, Overlay
 from modules.loaders.registry import LOADERS, Extra
 
@@ -107,3 +110,37 @@ def test_availability_is_checked_without_importing_a_backend() -> None:
         assert not loaded, loaded
     """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+# -- a program in place of the packages --------------------------------------------------------------------------------
+
+
+def test_a_program_that_is_named_or_in_path_does_without_the_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay = Overlay("none", megabytes=1, root=tmp_path)
+    (tmp_path / "requirements-none.txt").touch()
+    row = dataclasses.replace(LOADERS["vLLM"], overlay=overlay, packages=("no_such_package",))
+    program = tmp_path / "bin" / "vllm"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", "")
+    assert unavailable(row) is not None and overlay_of(row) == overlay
+    assert unavailable(row, options={"vllm_program": str(program)}) is None
+    assert overlay_of(row, options={"vllm_program": str(program)}) is None
+    refused = unavailable(row, options={"vllm_program": "/no/such/vllm"})
+    assert refused is not None and "/no/such/vllm" in refused.say("en")
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert unavailable(row) is None and overlay_of(row) is None
+
+
+def test_on_a_machine_with_a_gpu_vllm_needs_an_environment_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "requirements-none.txt").touch()
+    row = dataclasses.replace(LOADERS["vLLM"], overlay=Overlay("none", megabytes=1, root=tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(availability, "has_nvidia_gpu", lambda: True)
+    refused = unavailable(row)
+    assert refused is not None and "--vllm-program ~/vllm/bin/vllm" in refused.say("en") and not refused.install

@@ -17,7 +17,7 @@ def test_every_row_names_the_module_of_its_engine() -> None:
 
 
 def test_loaders_are_in_the_order_of_the_specification() -> None:
-    menu = "Transformers ExLlamav2_HF ExLlamav2 AutoGPTQ llama.cpp llamacpp_HF AutoAWQ Remote"
+    menu = "Transformers ExLlamav2_HF ExLlamav2 AutoGPTQ llama.cpp llamacpp_HF AutoAWQ vLLM Remote"
     assert " ".join(LOADERS) == menu
 
 
@@ -61,10 +61,10 @@ def test_no_two_loaders_share_a_name() -> None:
 
 BY_FORMAT: list[tuple[str, list[str]]] = [
     ("gguf", ["llama.cpp", "llamacpp_HF"]),
-    ("safetensors", ["Transformers"]),
+    ("safetensors", ["Transformers", "vLLM"]),
     ("pytorch", ["Transformers"]),
-    ("gptq", ["ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers"]),
-    ("awq", ["AutoAWQ", "Transformers"]),
+    ("gptq", ["ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers", "vLLM"]),
+    ("awq", ["AutoAWQ", "Transformers", "vLLM"]),
     ("exl2", ["ExLlamav2_HF", "ExLlamav2"]),
     ("ggml", []),
 ]
@@ -80,11 +80,11 @@ def test_the_loaders_of_a_format_are_listed_best_first(subtests: pytest.Subtests
     ("ability", "names"),
     [
         ("lora", set(LOADERS)),
-        ("loras", set(LOADERS)),
+        ("loras", set(LOADERS) - {"vLLM"}),
         ("train", {"Transformers"}),
         ("loglikelihoods", set(LOADERS)),
-        ("cfg", set(LOADERS) - {"llama.cpp", "Remote"}),
-        ("parallel", {"llama.cpp", "ExLlamav2", "Remote"}),
+        ("cfg", set(LOADERS) - {"llama.cpp", "vLLM", "Remote"}),
+        ("parallel", {"llama.cpp", "ExLlamav2", "vLLM", "Remote"}),
     ],
 )
 def test_each_ability_is_declared_by_the_right_loaders(ability: str, names: set[str]) -> None:

@@ -26,6 +26,9 @@ SPECIFIED = {
     "llama.cpp": LLAMACPP,
     "llamacpp_HF": f"{LLAMACPP} logits_all",
     "AutoAWQ": "no_inject_fused_attention",
+    "vLLM": """tensor_parallel_size pipeline_parallel_size data_parallel_size distributed_executor_backend nnodes
+        node_rank master_addr master_port max_model_len gpu_memory_utilization kv_cache_gib kv_cache_dtype quantization
+        max_num_seqs enforce_eager enable_lora max_loras max_lora_rank trust_remote_code vllm_program engine_args""",
     "Remote": """server_url server_model server_kind server_prompts server_key_env server_ca server_streams
         server_timeout resume_stream n_ctx""",
 }
@@ -93,7 +96,8 @@ def test_every_option_belongs_to_a_loader() -> None:
 
 
 def test_every_flag_is_spelled_as_in_the_original_web_ui() -> None:
-    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), *OWN, *ELSEWHERE.split()}
+    later = {*OWN, *ELSEWHERE.split(), *(OPTIONS[key].flag for key in SPECIFIED["vLLM"].split())}
+    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), *later}
 
 
 def test_flags_are_unique_even_if_dashes_equal_underscores() -> None:

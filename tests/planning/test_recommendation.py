@@ -17,8 +17,8 @@ from modules.planning.recommendation import compatible_loaders, explain_choice, 
 ARCHITECTURES = ROOT / "overlays" / "exllamav2" / "exllamav2" / "architecture.py"
 EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
 COMPATIBLE = {
-    "gptq": {"ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers"},
-    "awq": {"AutoAWQ", "Transformers"},
+    "gptq": {"ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers", "vLLM"},
+    "awq": {"AutoAWQ", "Transformers", "vLLM"},
     "exl2": {"ExLlamav2_HF", "ExLlamav2"},
 }
 KEYWORDS = {
@@ -93,7 +93,7 @@ def test_the_listed_architectures_are_those_that_exllama_supports() -> None:
 def test_exllama_is_offered_only_for_4_bit_gptq(bits: int) -> None:
     four_bits, other_bits = record("gptq", wbits=4), record("gptq", wbits=bits)
     assert compatible_loaders(four_bits) == compatible_loaders(record("gptq")) == candidates("gptq")
-    assert {loader.name for loader in compatible_loaders(other_bits)} == {"AutoGPTQ", "Transformers"}
+    assert {loader.name for loader in compatible_loaders(other_bits)} == {"AutoGPTQ", "Transformers", "vLLM"}
     error = incompatibility(other_bits, LOADERS["ExLlamav2_HF"])
     assert error is not None and f"ExLlamav2_HF cannot load {bits}-bit gptq models" in error.say("en")
     assert f"无法加载 {bits} 位 gptq 模型" in error.say("zh")

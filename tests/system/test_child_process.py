@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,30 +134,33 @@ print(os.getpid(), engine.pid, flush=True)
 SAYS_GOODBYE = "lambda *_: (print('goodbye', flush=True), os._exit(0))"
 
 
-def served(on_term: str, then: str = "time.sleep(60)", seconds: float = 5) -> subprocess.Popen[str]:
-    def starter(command: list[str], **options: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(child_process.supervised(command, seconds), **options)  # type: ignore[call-overload]
+def served(folder: Path, on_term: str, then: str = "time.sleep(60)", seconds: float = 5) -> subprocess.Popen[str]:
+    (folder / "socket").touch()
+
+    def starter(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(child_process.supervised_server(command, seconds, folder), **options)
 
     return start(SERVER.format(on_term=on_term, then=then), starter)
 
 
-def test_a_server_is_asked_to_end_before_its_processes_are_killed() -> None:
-    with served(SAYS_GOODBYE) as supervisor:
+def test_a_server_is_asked_to_end_before_its_processes_are_killed(tmp_path: Path) -> None:
+    with served(tmp_path, SAYS_GOODBYE) as supervisor:
         pids = [int(pid) for pid in supervisor.stdout.readline().split()]
         supervisor.stdin.close()
         assert supervisor.stdout.readline() == "goodbye\n"
         assert ends_within(2, *pids, supervisor.pid)
+    assert not tmp_path.exists()
 
 
-def test_a_server_that_does_not_end_in_its_time_is_killed_with_its_processes() -> None:
-    with served("signal.SIG_IGN", seconds=0.1) as supervisor:
+def test_a_server_that_does_not_end_in_its_time_is_killed_with_its_processes(tmp_path: Path) -> None:
+    with served(tmp_path, "signal.SIG_IGN", seconds=0.1) as supervisor:
         pids = [int(pid) for pid in supervisor.stdout.readline().split()]
         supervisor.stdin.close()
         assert ends_within(2, *pids, supervisor.pid)
 
 
-def test_a_server_that_ends_by_itself_leaves_no_process_behind() -> None:
-    with served(SAYS_GOODBYE, then="os._exit(3)") as supervisor:
+def test_a_server_that_ends_by_itself_leaves_nothing_behind(tmp_path: Path) -> None:
+    with served(tmp_path, SAYS_GOODBYE, then="os._exit(3)") as supervisor:
         pids = [int(pid) for pid in supervisor.stdout.readline().split()]
         assert supervisor.wait(5) == 3
-        assert ends_within(2, *pids)
+        assert ends_within(2, *pids) and not tmp_path.exists()

@@ -20,11 +20,13 @@ REMEDY_CLICK = """element.addEventListener("click", (event) => {
   if (pressed) trigger("click", { change: JSON.parse(pressed.dataset.change) });
 })"""
 """Script of the memory bars: a click on a remedy becomes an event with the options to change."""
+_STAGES = {"kernels": "stage_kernels", "server": "stage_server", "machines": "stage_machines"}
+"""Stages of a load whose progress is unknown, and their texts."""
 
 
 def pill(status: Status, tr: Tr) -> str:
     """Render the model's state for the header, a button that opens a menu: its name, its loader and context length."""
-    percent = "" if status.stage == "kernels" else f" {status.progress:.0%}"
+    percent = "" if status.stage in _STAGES else f" {status.progress:.0%}"
     rest = {
         "empty": tr("no_model"),
         "loading": tr("loading") + percent,
@@ -59,7 +61,7 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
         return alert(status.error, language, tr)
     if status.state == "loading":
         percent = f"{status.progress:.0%}"
-        stage = tr("stage_kernels") if status.stage == "kernels" else f"{tr('stage')} {percent}"
+        stage = tr(_STAGES[status.stage]) if status.stage in _STAGES else f"{tr('stage')} {percent}"
         return (
             f'<div class="tx-status" role="status" aria-live="off">{escape(stage)}'
             f'<div class="tx-bar"><i style="width:{percent}"></i></div></div>'

@@ -1,0 +1,1 @@
+"""The vLLM loader: it starts `vllm serve`, and is a client of it."""

@@ -1,0 +1,210 @@
+"""Options of vLLM become flags of `vllm serve`: none is ignored silently."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.engines.vllm.arguments import COMMAND, ENVIRONMENT, arguments, child_environment
+from modules.engines.vllm.environment import Environment
+from modules.engines.vllm.machines import lines_for_others, refusal
+from modules.engines.vllm.notes import notes
+from modules.loaders.registry import LOADERS
+from modules.options.load import OPTIONS
+from modules.options.option import Value
+from modules.system.gpus import Gpu
+
+GIB = 1 << 30
+CARD = Gpu("H200", 140 * GIB, 139 * GIB)
+CPU = Environment(is_installed=True, is_cpu_build=True)
+GPUS = Environment(is_installed=True, gpus=(CARD, CARD))
+DEFAULTS = {key: OPTIONS[key].default for key in LOADERS["vLLM"].options}
+TWO_MACHINES = {"nnodes": 2, "master_addr": "10.0.0.1", "tensor_parallel_size": 4}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"num_attention_heads": 8, "max_position_embeddings": 2048}))
+    return folder
+
+
+def flags(model: Path, environment: Environment = GPUS, **options: Value) -> list[str]:
+    command: list[str] = arguments(model, DEFAULTS | options, environment)[COMMAND]
+    return command[command.index("serve") + 2 :]
+
+
+def texts(model: Path, environment: Environment = GPUS, **options: Value) -> dict[str, str]:
+    return {note.option: note.text["en"] for note in notes(model, DEFAULTS | options, environment)}
+
+
+def refused(model: Path, environment: Environment = GPUS, **options: Value) -> tuple[str, str]:
+    error = refusal(model, DEFAULTS | options, environment)
+    return (error.option, error.say("en").partition("expected ")[2]) if error else ("", "")
+
+
+VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "tensor_parallel_size": ({"tensor_parallel_size": 2}, ["--tensor-parallel-size", "2"]),
+    "pipeline_parallel_size": ({"pipeline_parallel_size": 2}, ["--pipeline-parallel-size", "2"]),
+    "data_parallel_size": ({"data_parallel_size": 2}, ["--data-parallel-size", "2", "--api-server-count", "1"]),
+    "distributed_executor_backend": (
+        {"distributed_executor_backend": "ray"},
+        ["--distributed-executor-backend", "ray"],
+    ),
+    "max_model_len": ({"max_model_len": 512}, ["--max-model-len", "512"]),
+    "gpu_memory_utilization": ({"gpu_memory_utilization": 0.5}, ["--gpu-memory-utilization", "0.5"]),
+    "kv_cache_gib": ({"kv_cache_gib": 0.5}, ["--kv-cache-memory-bytes", str(GIB // 2)]),
+    "kv_cache_dtype": ({"kv_cache_dtype": "fp8"}, ["--kv-cache-dtype", "fp8"]),
+    "quantization": ({"quantization": "fp8"}, ["--quantization", "fp8"]),
+    "max_num_seqs": ({"max_num_seqs": 8}, ["--max-num-seqs", "8"]),
+    "enforce_eager": ({"enforce_eager": True}, ["--enforce-eager"]),
+    "trust_remote_code": ({"trust_remote_code": True}, ["--trust-remote-code"]),
+    "engine_args": ({"engine_args": "--seed 3 --chat-template 'a b'"}, ["--seed", "3", "--chat-template", "a b"]),
+    "nnodes": (
+        TWO_MACHINES,
+        ["--nnodes", "2", "--node-rank", "0", "--master-addr", "10.0.0.1", "--master-port", "29501"],
+    ),
+    "node_rank": (TWO_MACHINES | {"node_rank": 1}, ["--headless", "--node-rank", "1"]),
+    "master_addr": (TWO_MACHINES | {"master_addr": "head"}, ["--master-addr", "head"]),
+    "master_port": (TWO_MACHINES | {"master_port": 29600}, ["--master-port", "29600"]),
+    "enable_lora": ({"enable_lora": True}, ["--enable-lora", "--max-loras", "1", "--max-lora-rank", "16"]),
+    "max_loras": ({"enable_lora": True, "max_loras": 2}, ["--max-loras", "2"]),
+    "max_lora_rank": ({"enable_lora": True, "max_lora_rank": 64}, ["--max-lora-rank", "64"]),
+}
+
+
+def test_every_option_changes_the_command(model: Path, subtests: pytest.Subtests) -> None:
+    usual = flags(model)
+    assert VALUES.keys() == DEFAULTS.keys() - {"vllm_program"}
+    for key, (options, expected) in VALUES.items():
+        with subtests.test(key):
+            words = flags(model, **options)
+            assert set(expected) <= set(words) and words != usual
+
+
+def test_without_options_vllm_gets_a_socket_a_name_and_its_share_of_the_gpu(model: Path) -> None:
+    assert flags(model) == [
+        *("--uds", "{socket}", "--served-model-name", "llama", "--uvicorn-log-level", "warning"),
+        *("--enable-prompt-tokens-details", "--enable-tokenizer-info-endpoint", "--gpu-memory-utilization", "0.92"),
+    ]
+
+
+def test_on_a_cpu_the_size_of_the_cache_is_set_and_no_share(model: Path) -> None:
+    words = flags(model, CPU)
+    assert words[-2:] == ["--kv-cache-memory-bytes", str(4 * GIB)] and "--gpu-memory-utilization" not in words
+    assert flags(model, dataclasses.replace(CPU, gpus=(CARD,))) == words, "the build for CPUs does not use a GPU"
+
+
+def test_a_machine_that_only_computes_has_no_server(model: Path) -> None:
+    words = flags(model, **TWO_MACHINES, node_rank=1)
+    assert words[0] == "--headless" and not {"--uds", "--served-model-name", "--api-server-count"} & set(words)
+
+
+def test_vllm_reports_and_downloads_nothing(model: Path) -> None:
+    variables = arguments(model, DEFAULTS, CPU)[ENVIRONMENT]
+    assert variables == {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    with_loras = arguments(model, DEFAULTS | {"enable_lora": True}, CPU)[ENVIRONMENT]
+    assert with_loras == variables | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+
+
+def test_another_installation_is_used_where_it_is_named_or_where_there_is_no_other(model: Path) -> None:
+    def program(environment: Environment, named: str = "") -> str:
+        command: list[str] = arguments(model, DEFAULTS | {"vllm_program": named}, environment)[COMMAND]
+        return command[0]
+
+    assert program(CPU) == program(Environment(is_installed=True, program="/usr/bin/vllm")) == sys.executable
+    assert program(Environment(program="/usr/bin/vllm")) == "/usr/bin/vllm"
+    assert program(CPU, "/opt/vllm/bin/vllm") == "/opt/vllm/bin/vllm"
+
+
+def test_another_installation_preloads_its_openmp_and_sees_no_packages_of_ours(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "venv" / "lib" / "libiomp5.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    named = DEFAULTS | {"vllm_program": str(tmp_path / "venv" / "bin" / "vllm")}
+    variables = arguments(model, named, Environment())[ENVIRONMENT]
+    assert variables["LD_PRELOAD"] == str(library)
+    monkeypatch.setenv("PYTHONPATH", "/ours")
+    monkeypatch.setenv("LD_PRELOAD", "/theirs.so")
+    environment = child_environment(variables, own_installation=False)
+    assert environment["LD_PRELOAD"] == f"{library}:/theirs.so" and "PYTHONPATH" not in environment
+    assert child_environment({}, own_installation=True)["PYTHONPATH"] == "/ours"
+
+
+# -- other machines ----------------------------------------------------------------------------------------------------
+
+
+def test_the_line_for_each_other_machine_repeats_what_is_set(model: Path) -> None:
+    options = DEFAULTS | TWO_MACHINES | {"max_model_len": 512, "enforce_eager": True, "engine_args": "--seed 3"}
+    assert lines_for_others(model, options) == [
+        "./start.sh --loader vLLM --model llama --max-model-len 512 --tensor-parallel-size 4 --enforce-eager "
+        "--nnodes 2 --master-addr 10.0.0.1 '--engine-args=--seed 3' --node-rank 1"
+    ]
+    assert len(lines_for_others(model, options | {"nnodes": 4})) == 3
+    assert lines_for_others(model, options | {"node_rank": 1}) == lines_for_others(model, DEFAULTS) == []
+
+
+def test_the_lines_for_ray_start_its_cluster(model: Path) -> None:
+    options = DEFAULTS | {"distributed_executor_backend": "ray", "master_addr": "10.0.0.1", "nnodes": 2}
+    assert lines_for_others(model, options) == ["ray start --head --port=6379", "ray start --address=10.0.0.1:6379"]
+    assert "--nnodes" not in flags(model, distributed_executor_backend="ray", nnodes=2, master_addr="10.0.0.1")
+    assert set(texts(model, distributed_executor_backend="ray", nnodes=2)) == {"nnodes", "distributed_executor_backend"}
+
+
+def test_the_line_is_shown_as_a_note(model: Path) -> None:
+    assert texts(model, **TWO_MACHINES)["nnodes"].startswith("Run on machine 1: ./start.sh --loader vLLM")
+    assert "10.0.0.1" in texts(model, **TWO_MACHINES, node_rank=1)["node_rank"]
+
+
+# -- what is checked before the load -----------------------------------------------------------------------------------
+
+REFUSED: list[tuple[Environment, dict[str, Any], str, str]] = [
+    (GPUS, {"tensor_parallel_size": 3}, "tensor_parallel_size", "a divisor of the model's 8 attention heads."),
+    (GPUS, {"tensor_parallel_size": 4}, "tensor_parallel_size", "a value with which 2 GPUs suffice on this machine"),
+    (GPUS, {"tensor_parallel_size": 2, "data_parallel_size": 4}, "data_parallel_size", "a value with which 2 GPUs"),
+    (GPUS, {"nnodes": 2}, "master_addr", "the address by which the others reach machine 0."),
+    (GPUS, {**TWO_MACHINES, "node_rank": 2}, "node_rank", "0 to 1, as there are 2 machines."),
+    (GPUS, {**TWO_MACHINES, "nnodes": 3}, "nnodes", "a divisor of 4, the number of GPUs"),
+    (GPUS, {"engine_args": "--seed '3"}, "engine_args", "flags with closed quotes."),
+    (
+        dataclasses.replace(GPUS, gpus=(CARD, Gpu("busy", 100, 83))),
+        {"tensor_parallel_size": 2},
+        "gpu_memory_utilization",
+        "at most 0.83, as 83 % of GPU 1 (busy) is free.",
+    ),
+]
+
+
+def test_what_vllm_would_refuse_after_half_a_minute_is_refused_at_once(model: Path, subtests: pytest.Subtests) -> None:
+    for environment, options, key, expected in REFUSED:
+        with subtests.test(key, options=options):
+            option, words = refused(model, environment, **options)
+            assert option == key and words.startswith(expected)
+            assert key in texts(model, environment, **options)
+
+
+def test_what_may_work_is_not_refused(model: Path, subtests: pytest.Subtests) -> None:
+    busy = dataclasses.replace(GPUS, gpus=(Gpu("busy", 100, 83),))
+    allowed: list[tuple[Environment, dict[str, Any]]] = [
+        (GPUS, {}),
+        (GPUS, TWO_MACHINES),
+        (GPUS, {"tensor_parallel_size": 8, "distributed_executor_backend": "ray"}),
+        (CPU, {"tensor_parallel_size": 2}),
+        (busy, {"gpu_memory_utilization": 0.8}),
+        (busy, {"kv_cache_gib": 1.0}),
+    ]
+    for environment, options in allowed:
+        with subtests.test(options=options):
+            assert refused(model, environment, **options) == ("", "")
+
+
+def test_a_model_that_does_not_tell_its_heads_is_not_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path, tensor_parallel_size=2) == ("", "")
