@@ -85,11 +85,9 @@ def changed(params: Mapping[str, Json]) -> list[str]:
 def effective(params: Mapping[str, Json], names: Collection[str]) -> list[str]:
     """Return the keys among `names` whose values change the answer, even if they are the defaults."""
     on = changed(params)
-    return [
-        key
-        for key, option in PARAMETERS.items()
-        if key in names and params[key] != OFF.get(key, option.default) and (key not in SWITCHES or SWITCHES[key] in on)
-    ]
+    neutral = {key: OFF.get(key, option.default) for key, option in PARAMETERS.items()}
+    differing = [key for key in PARAMETERS if key in names and params[key] != neutral[key]]
+    return [key for key in differing if key not in SWITCHES or SWITCHES[key] in on]
 
 
 def _validated_stops(stops: Iterable[str]) -> list[str]:
