@@ -13,12 +13,14 @@ from modules.system import rpc_node
 from modules.system.rpc_node import NodeFacts
 
 CHECK_SECONDS = 2.0
-STEP_SECONDS, EVALUATION_SECONDS = 60, 600
+STEP_SECONDS, LOAD_SECONDS, EVALUATION_SECONDS = 60, 300, 600
 SILENCE_SECONDS: Mapping[str, int] = {
-    **dict.fromkeys(("load", "generate", "next"), STEP_SECONDS),
+    **dict.fromkeys(("generate", "next"), STEP_SECONDS),
+    "load": LOAD_SECONDS,
     **dict.fromkeys(("loglikelihoods", "apply_loras", "embed", "rank"), EVALUATION_SECONDS),
 }
-"""How long each operation may compute without an event. The last ones report nothing before they are done."""
+"""How long each operation may compute without an event. A load reports each percent of what it sends through the
+network; the last ones report nothing before they are done."""
 
 Ask = Callable[[Sequence[str]], Mapping[str, NodeFacts | NodeError]]
 

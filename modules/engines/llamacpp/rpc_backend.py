@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,12 @@ def _sockets() -> Iterator[socket.socket]:
     """Yield copies of the open TCP sockets of this process, whose options are those of the originals."""
     folder = next((folder for folder in _DESCRIPTORS if os.path.isdir(folder)), "")
     for name in os.listdir(folder) if folder else ():
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as copy:
-            if copy.family == socket.AF_INET and copy.type == socket.SOCK_STREAM:
-                yield copy
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as copy:
+                if copy.family == socket.AF_INET and copy.type == socket.SOCK_STREAM:
+                    yield copy
 
 
 def _watch(connection: socket.socket) -> None:
