@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from modules.core.errors import Unsupported, WebUIError
+from modules.core.errors import WebUIError
 from modules.core.events import ENDS, Event, Failed, Json, Progress, Result, ServerState, Waiting
 from modules.core.prompt import Prompt
 from modules.engines.engine_protocol import Operations, Report
@@ -18,6 +18,7 @@ from modules.engines.served.discovery import Choices, discover, info_of
 from modules.engines.served.generation import Generation, Limits
 from modules.engines.served.health import Health
 from modules.engines.served.outbox import Outbox
+from modules.engines.served.parameters import missing
 from modules.engines.served.prompts import measured, served_prompt
 from modules.engines.served.server_connection import ServerConnection
 from modules.engines.served.server_kind import ServerKind
@@ -79,7 +80,7 @@ class ServedEngine:
     def submit_question(self, call: int, operation: str, args: Mapping[str, Json]) -> None:
         answer = {**self.operations, **self.questions}.get(operation)
         if answer is None:
-            raise Unsupported({"en": f"This server cannot {operation}.", "zh": f"此服务器不支持 {operation}。"})
+            raise missing(f"the operation {operation!r}", f"操作 {operation!r}")
         self._start(call, self._answer(partial(answer, **args)))
 
     def _start(self, call: int, work: Coroutine[Any, Any, Event]) -> None:

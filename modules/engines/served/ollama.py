@@ -37,13 +37,13 @@ class Ollama:
         self.operations: Operations = {}
 
     def tokenize(self, text: str) -> list[int]:
-        raise parameters.missing("counting tokens")
+        raise parameters.missing("counting tokens", "统计词符数")
 
     def request(
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
     ) -> GenerateRequest:
         if prompt.tokens:
-            raise parameters.missing("a prompt of token ids")
+            raise parameters.missing("prompts of token ids", "词符编号形式的提示词")
         # A prompt that is too long is to be an error, not cut; nor may the beginning be dropped during the answer.
         body: dict[str, Json] = {"model": self.facts.model, "stream": True, "truncate": False, "shift": False}
         body["options"] = self._options(params, prompt)

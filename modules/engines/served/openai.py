@@ -38,15 +38,15 @@ class OpenAi:
         self.operations: Operations = {}
 
     def tokenize(self, text: str) -> list[int]:
-        raise parameters.missing("counting tokens")
+        raise parameters.missing("counting tokens", "统计词符数")
 
     def request(
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
     ) -> GenerateRequest:
         if prompt.tokens:
-            raise parameters.missing("a prompt of token ids")
+            raise parameters.missing("prompts of token ids", "词符编号形式的提示词")
         if prompt.continues:
-            raise parameters.missing("Continue")
+            raise parameters.missing("Continue", "续写")
         body = stream_fields(self.facts.model) | self.sampling(params)
         if limit := parameters.most_tokens(params, prompt, self.facts):
             body["max_tokens"] = limit

@@ -92,11 +92,9 @@ def no_grammar(field: str) -> Unsupported:
     )
 
 
-def missing(what: str) -> Unsupported:
-    """Return the refusal of something else that a server cannot be asked for."""
-    return Unsupported(
-        {"en": f"{what} is not supported by this server.", "zh": f"此服务器不支持 {what}。"},
-    )
+def missing(en: str, zh: str) -> Unsupported:
+    """Return the refusal of something else that a server cannot be asked for, named in both languages."""
+    return Unsupported({"en": f"This server does not support {en}.", "zh": f"此服务器不支持{zh}。"})
 
 
 def limited(name: str, count: int, most: int) -> int:

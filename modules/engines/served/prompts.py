@@ -29,11 +29,11 @@ def served_prompt(whole: Prompt, kind: ServerKind, params: Mapping[str, Json]) -
     """
     facts = kind.facts
     if whole.images:
-        raise missing("images")
+        raise missing("images", "图片")
     if whole.messages and facts.messages:
         return _as_messages(whole, _shortened(whole, kind, params))
     if not facts.takes_text:
-        raise missing("a text that is no conversation")
+        raise missing("texts to be continued: it takes conversations only", "续写文本，只接受对话")
     if whole.tokens:
         return _of_ids(whole, kind)
     return _shortened(whole, kind, params)
@@ -45,7 +45,7 @@ def measured(whole: Prompt, kind: ServerKind) -> int:
     Raises TextTooLong, Unsupported for images, and the errors of `Ask`.
     """
     if whole.images:
-        raise missing("images")
+        raise missing("images", "图片")
     if whole.tokens:
         return len(whole.tokens)
     context = kind.facts.context_length
@@ -79,7 +79,7 @@ def merged(messages: Sequence[Mapping[str, Json]]) -> tuple[Mapping[str, Json], 
 
 def _of_ids(whole: Prompt, kind: ServerKind) -> ServedPrompt:
     if not kind.facts.takes_ids:
-        raise missing("a prompt of token ids")
+        raise missing("prompts of token ids", "词符编号形式的提示词")
     fitted = fit(whole, kind.tokenize, kind.facts.context_length or len(whole.tokens), UNKNOWN_VOCABULARY)
     return ServedPrompt(tokens=tuple(fitted.tokens), length=len(fitted.tokens))
 

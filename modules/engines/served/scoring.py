@@ -19,7 +19,7 @@ SECONDS = 600.0
 def check_window(tokens: Sequence[int], first: int, keep: str, against: str, context: int) -> None:
     """Raise an error unless that is a window of a text that a server can score."""
     if keep or against:
-        raise missing("a comparison of distributions")
+        raise missing("comparisons of distributions", "概率分布的比较")
     if context and len(tokens) >= context:  # one token must be generated after them
         raise PromptTooLong(len(tokens), context - 1)
     if not 0 < first < len(tokens):

@@ -25,6 +25,7 @@ from modules.engines.served.openai_events import (
 from modules.engines.served.prompts import without_bos
 from modules.engines.served.scoring import SglangScores
 from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
+from modules.engines.served.structural_tags import structural_tag
 from modules.engines.served.tokens import HfTokens
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
@@ -87,9 +88,11 @@ class Sglang:
             body["stop"] = list(params["stop"])
         if biases := parameters.biases(params):
             body["logit_bias"] = biases
-        schema = parameters.schema_of(params)
-        if schema is not None:
-            body["json_schema"] = json.dumps(schema)
+        form = params.get("answer_grammar")
+        if form and form[0] == "json":
+            body["json_schema"] = json.dumps(parameters.without_marks(form[1]))
+        elif form:
+            body["response_format"] = structural_tag(form)
         elif params["grammar_string"]:
             body["ebnf"] = params["grammar_string"]
         return body

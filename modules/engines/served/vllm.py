@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from modules.core.answer_grammar import AnswerGrammar
 from modules.core.events import Json
 from modules.engines.engine_protocol import Operations
 from modules.engines.served import parameters
@@ -20,6 +22,7 @@ from modules.engines.served.openai_events import (
 )
 from modules.engines.served.scoring import VllmScores
 from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
+from modules.engines.served.structural_tags import structural_tag
 from modules.engines.served.tokens import HfTokens
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
@@ -93,9 +96,8 @@ class Vllm:
             body["stop"] = list(params["stop"])
         if biases := parameters.biases(params):
             body["logit_bias"] = biases
-        schema = parameters.schema_of(params)
-        if schema is not None:
-            body["structured_outputs"] = {"json": schema}
+        if form := params.get("answer_grammar"):
+            body["structured_outputs"] = _form(form)
         elif params["grammar_string"]:
             body["structured_outputs"] = {"grammar": params["grammar_string"]}
         return body
@@ -104,6 +106,12 @@ class Vllm:
         """Return how likely the tokens after PROBE are, with a LoRA or without."""
         body = {"model": lora or self.facts.model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "logprobs": TOP}
         return top_logprobs(self._ask(COMPLETIONS, body).value)
+
+
+def _form(form: AnswerGrammar) -> dict[str, Json]:
+    if form[0] == "json":
+        return {"json": parameters.without_marks(form[1])}
+    return {"structural_tag": json.dumps(structural_tag(form))}
 
 
 def _chat(prompt: ServedPrompt, top: int | None) -> dict[str, Json]:

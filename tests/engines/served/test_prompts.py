@@ -105,7 +105,7 @@ def test_what_a_server_cannot_get_is_refused_by_name() -> None:
     kind, _ = vllm()
     with pytest.raises(Unsupported, match="images"):
         served_prompt(Prompt("x", images=(Image("a", b"1"),)), kind, PARAMS)
-    with pytest.raises(Unsupported, match="no conversation"):
+    with pytest.raises(Unsupported, match="conversations only"):
         served_prompt(Prompt("x"), openai(), PARAMS)
     with pytest.raises(Unsupported, match="token ids"):
         served_prompt(Prompt("", tokens=(1, 2)), openai(takes_text=True), PARAMS)

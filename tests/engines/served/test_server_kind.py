@@ -207,14 +207,15 @@ CLEAN = {"type": "object", "properties": {"a": {"type": "integer"}}}
 def test_a_json_schema_is_enforced_by_each_server_in_its_own_words(subtests: pytest.Subtests) -> None:
     thought = ["maybe", ["all", ["text", "<think>"], ["until", "</think>"], ["space"]]]
     fields: dict[str, Json] = {
-        "vllm": {"structured_outputs": {"json": CLEAN}},
-        "sglang": {"json_schema": json.dumps(CLEAN)},
         "llama-server": {"json_schema": CLEAN},
         "ollama": {"format": CLEAN},
         "lm-studio": {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True}}},
     }
     fields["lm-studio"]["response_format"]["json_schema"]["schema"] = CLEAN
     fields["openai"] = fields["lm-studio"]
+    plain = {**params(), "answer_grammar": ["json", SCHEMA]}
+    assert kind_of("vllm").request(ServedPrompt("Hi"), plain).body["structured_outputs"] == {"json": CLEAN}
+    assert kind_of("sglang").request(ServedPrompt("Hi"), plain).body["json_schema"] == json.dumps(CLEAN)
     for name, expected in fields.items():
         for tree in (["json", SCHEMA], ["all", thought, ["json", SCHEMA]]):
             with subtests.test(name, tree=tree[0]):
@@ -226,9 +227,18 @@ def test_a_form_of_answers_that_is_no_schema_is_refused_by_the_field_that_asks_f
     subtests: pytest.Subtests,
 ) -> None:
     call = ["all", ["text", "<tool_call>"], ["json", SCHEMA], ["text", "</tool_call>"]]
-    for name in KINDS:
+    for name in KINDS.keys() - {"vllm", "sglang"}:
         with subtests.test(name), pytest.raises(Unsupported, match="tools is not supported by this server"):
             kind_of(name).request(ServedPrompt("Hi"), {**params(), "answer_grammar": call, "grammar_field": "tools"})
+
+
+def test_other_forms_of_answers_go_as_structural_tags_where_they_are_known() -> None:
+    asked = {**params(), "answer_grammar": ["all", ["text", "<call>"], ["json", SCHEMA]]}
+    elements = [{"type": "const_string", "value": "<call>"}, {"type": "json_schema", "json_schema": CLEAN}]
+    tag = {"type": "structural_tag", "format": {"type": "sequence", "elements": elements}}
+    sent = kind_of("vllm").request(ServedPrompt("Hi"), asked).body["structured_outputs"]
+    assert json.loads(sent["structural_tag"]) == tag
+    assert kind_of("sglang").request(ServedPrompt("Hi"), asked).body["response_format"] == tag
 
 
 def test_grammars_go_to_the_servers_that_take_them() -> None:
