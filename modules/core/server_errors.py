@@ -147,3 +147,8 @@ class ServerBrokeOff(ServerLost):
 
 class ServerSilent(ServerLost):
     """A server that sent nothing for too long."""
+
+    template = {
+        "en": "{server} stopped answering: {why}.",
+        "zh": "{server} 没有响应：{why}。",
+    }

@@ -162,7 +162,7 @@ class HttpClient:
                 else:
                     await loop.create_connection(lambda: exchange, target.host, target.port, ssl=self._context)
         except ssl.SSLCertVerificationError as error:
-            raise ServerNotTrusted(target.origin, error.verify_message) from None
+            raise ServerNotTrusted(target.origin, error.verify_message.rstrip(".")) from None
         except TimeoutError:
             raise ServerUnreachable(target.origin, silence(CONNECT_SECONDS)) from None
         except OSError as error:  # refused, no route, unknown name, no TLS
@@ -263,6 +263,8 @@ class _Exchange(asyncio.Protocol):
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            self._fail(error.__context__ or error)  # a defect of ours
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(self._not_understood(_NOT_HTTP))
         if not self.head.done() and self._head_size > LONGEST_HEAD:
@@ -290,7 +292,7 @@ class _Exchange(asyncio.Protocol):
             else:
                 future.cancel()
 
-    def _fail(self, error: WebUIError) -> None:
+    def _fail(self, error: BaseException) -> None:
         for future in (self.head, self.end):
             if not future.done():
                 future.set_exception(error)
