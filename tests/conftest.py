@@ -25,6 +25,7 @@ from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS, Loader
 from modules.runtime.worker_process import WorkerProcess
 from tests.support import hub_server, shallow_model
+from tests.support.forked_children import ForkedChildren
 from tests.support.gguf_files import MODEL, gguf
 from tests.support.hf_folder import transformers_folder
 from tests.support.hub_reading import FILES, REPO
@@ -50,6 +51,20 @@ def backend() -> None:
 @pytest.fixture(scope="session")
 def whole_program() -> None:
     """Marks tests that start a complete program: server.py, download-model.py, start.sh, or a script of tests/."""
+
+
+_FORKED_CHILDREN = ForkedChildren(POOLED_PIDS)
+
+
+@pytest.fixture(scope="session")
+def new_processes() -> None:
+    """Marks unit tests of the start of a child process: workers, renderers and trainers are no forks in them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    is_unit = item.get_closest_marker("unit") is not None
+    _FORKED_CHILDREN.enabled = is_unit and "new_processes" not in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture

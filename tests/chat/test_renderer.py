@@ -17,6 +17,8 @@ from modules.chat.renderer import LimitExceeded, Renderer, Rendering
 from modules.core.paths import ROOT
 from modules.system import limited_child
 
+pytestmark = pytest.mark.usefixtures("new_processes")
+
 
 def children(parent: int) -> list[int]:
     """Return the processes of a parent that render templates."""

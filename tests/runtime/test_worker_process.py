@@ -22,6 +22,8 @@ from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
 from tests.conftest import ECHO, load
 from tests.support.package_index import is_running
 
+pytestmark = pytest.mark.usefixtures("new_processes")
+
 
 def where(worker: WorkerProcess, package: str = "") -> dict[str, object]:
     (event,) = worker.events("where", package=package)
@@ -201,9 +203,7 @@ def test_an_ended_worker_leaves_no_open_files() -> None:
 
 _PARENT = """
 import sys, time
-from pathlib import Path
 from modules.runtime.worker_process import WorkerProcess
-from tests.conftest import ECHO, load
 
 worker = WorkerProcess()
 {then}
@@ -211,14 +211,13 @@ print(worker.pid, flush=True)
 time.sleep(60)
 """
 
+_LOAD = f"worker.call('load', engine={ECHO.engine!r}, path='anything', options={{}})"
 _DOING = {
     "nothing": "",
-    "being idle": "load(worker, Path('anything'), ECHO)",
-    "loading": "next(worker.events('load', engine=ECHO.engine, path='slow', options={}))",
-    "generating": "load(worker, Path('anything'), ECHO)\n"
-    "g = worker.events('generate', prompt='slow count 10000', params={}); next(g)",
-    "answering a question": "load(worker, Path('anything'), ECHO)\n"
-    "worker.start('count', lambda _: None, text='word ' * 4_000_000)",
+    "being idle": _LOAD,
+    "loading": f"next(worker.events('load', engine={ECHO.engine!r}, path='slow', options={{}}))",
+    "generating": f"{_LOAD}\ng = worker.events('generate', prompt='slow count 10000', params={{}}); next(g)",
+    "answering a question": f"{_LOAD}\nworker.start('count', lambda _: None, text='word ' * 4_000_000)",
 }
 
 
@@ -295,11 +294,9 @@ def test_a_worker_starts_in_any_working_directory(tmp_path: Path) -> None:
     program = f"""
 import sys
 sys.path[0] = {str(ROOT)!r}
-from pathlib import Path
 from modules.runtime.worker_process import WorkerProcess
-from tests.conftest import ECHO, load
 worker = WorkerProcess()
-print(load(worker, Path("anything"), ECHO).context_length)
+print({_LOAD}["context_length"])
 worker.close()
 """
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -13,7 +13,7 @@ from modules.loaders.registry import Loader
 from modules.runtime.worker_process import WorkerProcess
 
 POOLED_PIDS: set[int] = set()
-"""The process ids of all workers that a pool holds."""
+"""The process ids of all workers that a pool holds, and of the processes that are forked for unit tests."""
 
 IDLE_WORKERS = 3
 """Maximum number of unused workers that stay loaded. One with the demo model takes about 0.5 GB."""

@@ -14,6 +14,8 @@ from modules.system.limited_process import (
     ProcessEnded,
 )
 
+pytestmark = pytest.mark.usefixtures("new_processes")
+
 PROGRAM = """
 import os
 
