@@ -9,6 +9,7 @@ other down. Files of the expensive stages run first, so that no long one is left
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -85,6 +86,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if match is None:
         return None
     return bool(stage_of(frozenset(re.findall(r'"(\w+)"', match[1]))).resources) or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep modules and tests out of garbage collections, which would go through them several hundred times."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
