@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from modules.config import legacy_flags
 from modules.core.errors import Words
@@ -485,11 +486,16 @@ class Flags:
 
 def parse(arguments: Iterable[str]) -> Flags:
     """Parse the command line; `--help` prints and exits. Raises OptionError, UnknownOption or CommandLineError."""
-    parser = FlagParser([*SERVER.values(), *OPTIONS.values()], f"{PRODUCT}: a local web UI for large language models")
     kept, warnings = legacy_flags.drop_ignored(legacy_flags.rename(arguments))
-    typed = parser.parse(kept)
+    typed = _parser().parse(kept)
     server = {key: typed.get(key, option.default) for key, option in SERVER.items()}
     return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS}, warnings)
+
+
+@cache
+def _parser() -> FlagParser:
+    """Return the parser, of hundreds of options, which takes some milliseconds to make."""
+    return FlagParser([*SERVER.values(), *OPTIONS.values()], f"{PRODUCT}: a local web UI for large language models")
 
 
 def logins(text: str) -> list[tuple[str, str]]:
