@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 from modules.api.host_guard import LOOPBACK, HostGuard, allowed_hosts, allowed_origins
 from modules.config import flags
 from modules.core.errors import CommandLineError
-from tests.support.serving import serving
+from tests.support.serving import NO_AUTHORITIES, serving
 
 
 def application() -> FastAPI:
@@ -47,7 +47,7 @@ def address() -> Iterator[str]:
 
 def status(address: str, method: str = "GET", **headers: str) -> int:
     hyphenated = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.request(method, address, headers=hyphenated).status_code
+    return httpx.request(method, address, headers=hyphenated, verify=NO_AUTHORITIES).status_code
 
 
 def test_a_program_that_uses_the_servers_address_is_answered(address: str) -> None:

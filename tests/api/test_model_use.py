@@ -21,7 +21,7 @@ from modules.app import App
 from tests.conftest import worker_pids
 from tests.support.echo_models import limit_models, use_echo
 from tests.support.echo_plans import wait_until
-from tests.support.serving import api_of
+from tests.support.serving import api_of, client_of
 
 MakeApp = Callable[..., App]
 Serve = Callable[..., httpx.Client]
@@ -48,7 +48,7 @@ def app(make_echo: MakeApp) -> App:
 @pytest.fixture
 def http(app: App) -> Iterator[httpx.Client]:
     """A client of the server's root."""
-    with api_of(app) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with api_of(app) as address, client_of(address, timeout=30) as client:
         yield client
 
 
@@ -85,7 +85,7 @@ def test_for_an_unknown_model_the_current_one_answers_and_says_so(app: App, http
 
 def test_with_strict_model_an_unknown_one_is_refused(make_echo: MakeApp) -> None:
     app = make_echo("--strict-model")
-    with api_of(app) as address, httpx.Client(base_url=address, timeout=30) as http:
+    with api_of(app) as address, client_of(address, timeout=30) as http:
         ask(http, "a")
         response = ask(http, "gpt-9")
         assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
@@ -95,7 +95,7 @@ def test_with_strict_model_an_unknown_one_is_refused(make_echo: MakeApp) -> None
 def test_a_key_for_using_models_wakes_but_does_not_load(make_echo: MakeApp, tmp_path: Path) -> None:
     (keys := tmp_path / "keys").write_text("alice:owner:hers\nbob:use:his\n")
     app = make_echo("--api-key-file", str(keys))
-    with api_of(app) as address, httpx.Client(base_url=address, timeout=30) as http:
+    with api_of(app) as address, client_of(address, timeout=30) as http:
         http.headers["Authorization"] = "Bearer his"
         response = ask(http, "a")
         assert (response.status_code, response.json()["error"]["code"]) == (403, "owners_key_needed")

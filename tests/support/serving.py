@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ def serving(application: ASGIApp) -> Iterator[str]:
 
 
 CONTEXT = 2048
+NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""`verify` of clients that use no TLS. By default, each client reads all certificates, in 15 ms of CPU time."""
 
 
 @dataclass
@@ -79,8 +82,15 @@ class Server:
 
 @contextlib.contextmanager
 def server_of(app: App) -> Iterator[Server]:
-    with api_of(app) as address, httpx.Client(base_url=f"{address}/v1", timeout=100) as http:
-        yield Server(app, http, openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0))
+    with api_of(app) as address, client_of(f"{address}/v1", timeout=100) as http:
+        transport = openai.DefaultHttpxClient(verify=NO_AUTHORITIES)
+        url = f"{address}/v1"
+        yield Server(app, http, openai.OpenAI(base_url=url, api_key="any", max_retries=0, http_client=transport))
+
+
+def client_of(address: str, **options: Any) -> httpx.Client:
+    """Return a client of a server at `address` that uses no TLS."""
+    return httpx.Client(base_url=address, verify=NO_AUTHORITIES, **options)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from modules.api.state import ApiState
 from modules.app import App
 from tests.support.echo_plans import plan, wait_until
 from tests.support.say import CONTEXT, say, say_plan
-from tests.support.serving import api_of
+from tests.support.serving import api_of, client_of
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def app(make_app: Callable[..., App]) -> App:
 def http(app: App) -> Iterator[httpx.Client]:
     """A client of the server's root, with a loaded model."""
     app.models.load(say_plan())
-    with api_of(app) as address, httpx.Client(base_url=address) as client:
+    with api_of(app) as address, client_of(address) as client:
         yield client
 
 
@@ -92,7 +92,7 @@ def test_answers_are_counted(http: httpx.Client) -> None:
 
 
 def test_without_a_model_only_its_facts_are_missing(app: App) -> None:
-    with api_of(app) as address, httpx.Client(base_url=address) as client:
+    with api_of(app) as address, client_of(address) as client:
         assert client.get("/health").json() == {"status": "ok"}
         assert client.get("/v1/internal/health").json() == {"status": "ok"}
         for path in ("/props", "/slots"):
@@ -102,32 +102,32 @@ def test_without_a_model_only_its_facts_are_missing(app: App) -> None:
 
 def test_health_waits_for_the_first_model(app: App) -> None:
     loading = app.models.begin(plan("brief"))
-    with api_of(app) as address:
-        response = httpx.get(f"{address}/health")
+    with api_of(app) as address, client_of(address) as client:
+        response = client.get("/health")
         assert (response.status_code, response.json()["error"]["type"]) == (503, "unavailable_error")
         loading.result()
-        assert httpx.get(f"{address}/health").status_code == 200
+        assert client.get("/health").status_code == 200
 
 
 def test_all_but_the_health_needs_the_key(make_app: Callable[..., App]) -> None:
-    with api_of(make_app("--api", "--api-key", "secret")) as address:
+    with api_of(make_app("--api", "--api-key", "secret")) as address, client_of(address) as client:
         for path in sorted({*ROOT_PATHS, "/api/tags"} - {"/health"}):
-            assert httpx.get(f"{address}{path}").status_code == 401, path
-        assert httpx.get(f"{address}/health").status_code == 200
-        assert httpx.get(f"{address}/props", headers={"x-api-key": "secret"}).status_code == 400
-        unknown = httpx.get(f"{address}/api/tags", headers={"x-api-key": "secret"})
+            assert client.get(path).status_code == 401, path
+        assert client.get("/health").status_code == 200
+        assert client.get("/props", headers={"x-api-key": "secret"}).status_code == 400
+        unknown = client.get("/api/tags", headers={"x-api-key": "secret"})
         assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
-        wrong = httpx.get(f"{address}/tokenize", headers={"x-api-key": "secret"})
+        wrong = client.get("/tokenize", headers={"x-api-key": "secret"})
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
 def test_what_does_not_exist_is_answered_in_the_format_of_the_api(make_app: Callable[..., App]) -> None:
     for flag, paths in (("--api", ("/completion", "/api/tags")), ("--nowebui", ("/", "/nothing/at/all"))):
-        with api_of(make_app(flag)) as address:
+        with api_of(make_app(flag)) as address, client_of(address) as client:
             for path in paths:
-                unknown = httpx.post(f"{address}{path}", json={})
+                unknown = client.post(path, json={})
                 assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found"), path
-            assert httpx.get(f"{address}/health").status_code == 200
+            assert client.get("/health").status_code == 200
 
 
 def test_the_page_leaves_the_endpoints_at_the_root_to_the_api(app: App) -> None:
