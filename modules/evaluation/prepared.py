@@ -61,7 +61,9 @@ def check_ability(model: LoadedModel) -> None:
     """Raise Unsupported for a loader that cannot score tokens, CannotGenerate … for a model of another task."""
     model.require(GENERATE)
     if ABILITY not in model.abilities:
-        able = ", ".join(loader.name for loader in LOADERS.values() if ABILITY in loader.abilities)
+        able = ", ".join(
+            loader.name for loader in LOADERS.values() if ABILITY in loader.abilities and not loader.elsewhere
+        )
         name = model.engine_name
         raise Unsupported(
             {

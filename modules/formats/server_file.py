@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +66,10 @@ def read_server(path: Path) -> ServerFile:
 
 def checked_url(url: str) -> str:
     """Return an address as it is kept: without "/" at its end, and without "/v1". Raises OptionError."""
-    checked = str(SERVER_URL.parse(url))
+    try:
+        checked = str(SERVER_URL.parse(url))
+    except OptionError:
+        raise OptionError(SERVER_URL.key, _without_password(url), SERVER_URL.expected()) from None
     try:
         port = urlsplit(checked).port
     except ValueError:  # above 65535
@@ -73,6 +77,11 @@ def checked_url(url: str) -> str:
     if not checked or port == 0:
         raise OptionError(SERVER_URL.key, checked, SERVER_URL.expected())
     return checked.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _without_password(url: str) -> str:
+    """Return a text that is no address, shortened, without what may be a password in it."""
+    return re.sub(r"^(.*//)?[^/@]*@", r"\1***@", url[:200])
 
 
 def is_address(text: str) -> bool:

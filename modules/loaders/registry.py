@@ -230,8 +230,8 @@ _REASON_LLAMACPP_HF: Words = {
     "zh": "同一引擎，改用 transformers 的采样器和词符化器：用于 CFG 和更多采样器。",
 }
 _REASON_REMOTE: Words = {
-    "en": "a server that runs already answers; it is asked what it can do, and the rest is not shown.",
-    "zh": "由已在运行的服务器作答；程序会询问其功能，不支持的不显示。",
+    "en": "this server generates; what it cannot do is not shown once the model is loaded.",
+    "zh": "由该服务器生成；模型加载后，服务器不支持的功能不再显示。",
 }
 _REASON_VLLM: Words = {
     "en": "for many users at once and for several GPUs or machines; starts slowly and fills the GPU's memory.",

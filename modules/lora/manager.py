@@ -127,7 +127,7 @@ def _supports(abilities: frozenset[str], count: int) -> bool:
 
 
 def _unsupported(name: str, abilities: frozenset[str]) -> Unsupported:
-    able = ", ".join(other.name for other in LOADERS.values() if _supports(other.abilities, 2))
+    able = ", ".join(other.name for other in LOADERS.values() if _supports(other.abilities, 2) and not other.elsewhere)
     if _supports(abilities, 1):
         return Unsupported(
             {

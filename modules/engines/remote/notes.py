@@ -35,11 +35,11 @@ def notes(path: Path, options: Options, environment: Environment) -> Iterator[No
 
 
 def _unencrypted(has_key: bool) -> Note:
-    en, zh = (", and the key", "和密钥") if has_key else ("", "")
+    en, zh = (", and the key", "提示词、回答和密钥") if has_key else ("", "提示词和回答")
     return Note(
         "server_url",
         {
             "en": f"Not encrypted: others on the network can read prompts and answers{en}. Use https, or a tunnel.",
-            "zh": f"未加密：网络中的其他人可以读取提示词、回答{zh}。请使用 https 或隧道。",
+            "zh": f"未加密：网络中的其他人可以读取{zh}。请使用 https 或隧道。",
         },
     )

@@ -138,7 +138,9 @@ const mark = () => {
   for (const each of element.querySelectorAll(".tx-ml-row")) {
     const { name } = each.dataset;
     const isLoaded = name === shown.loaded;
-    each.dataset.state = name === shown.loaded || name === shown.loading ? shown.state : (shown.residents.get(name) ?? "").replace("answering", "ready");
+    const resident = (shown.residents.get(name) ?? "").replace("answering", "ready");
+    const isPages = name === shown.loaded || name === shown.loading;
+    each.dataset.state = isPages && resident !== "unreachable" ? shown.state : resident;
     each.querySelector(".tx-ml-main").setAttribute("aria-current", String(name === shown.picked));
     const load = each.querySelector(".tx-ml-load");
     load.textContent = text(isLoaded ? "unload" : isAwaiting(name) ? "use" : "load");
