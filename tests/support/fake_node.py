@@ -48,7 +48,7 @@ class FakeNode:
 
     def _answer(self, client: socket.socket) -> None:
         file = client.makefile("rb")
-        while header := file.read(9):
+        while len(header := file.read(9)) == 9:
             command, size = struct.unpack("<BQ", header)
             data = file.read(size)
             if not self.silent:

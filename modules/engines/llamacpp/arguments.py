@@ -79,7 +79,7 @@ def _model(options: Options) -> dict[str, Json]:
     args: dict[str, Json] = {
         "n_gpu_layers": gpu_layers(options),
         "load_mode": LOAD_MODES[not options["no_mmap"], bool(options["mlock"])],
-        "split_mode": SPLIT_ROWS if options["row_split"] else SPLIT_LAYERS,
+        "split_mode": SPLIT_ROWS if options["row_split"] and not nodes(options) else SPLIT_LAYERS,
     }
     if shares := tensor_split(options):
         args["tensor_split"] = shares

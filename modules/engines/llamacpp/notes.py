@@ -90,6 +90,14 @@ def _rpc(options: Options) -> Iterator[Note]:
             "zh": "适用于本机装不下的模型，否则只会更慢。提示词以明文发给节点；tensor_split 中节点排在本机 GPU 之前。",
         },
     )
+    if options["row_split"]:
+        yield Note(
+            "row_split",
+            {
+                "en": "Not used: RPC nodes can only take whole layers.",
+                "zh": "未使用：RPC 节点只能承担整层。",
+            },
+        )
 
 
 def _without_gpu(options: Options) -> Iterator[Note]:

@@ -251,6 +251,13 @@ def test_without_gpu_layers_no_node_is_connected_to_and_a_note_says_so() -> None
         assert "n_gpu_layers is 0" in noted(rpc="a:1", **options)["rpc"]
 
 
+def test_nodes_get_whole_layers_as_llama_cpp_refuses_to_load_otherwise() -> None:
+    options = {"row_split": True, "n_gpu_layers": -1}
+    assert calls(GPU_BUILD, **options)[MODEL]["split_mode"] == ours.SPLIT_ROWS
+    assert calls(GPU_BUILD, rpc="a:1", **options)[MODEL]["split_mode"] == ours.SPLIT_LAYERS
+    assert "whole layers" in noted(GPU_BUILD, rpc="a:1", **options)["row_split"]
+
+
 def test_the_vision_part_stays_on_this_machine() -> None:
     options = {"mmproj": "mmproj.gguf", "n_gpu_layers": -1}
     assert calls(GPU_BUILD, **options)["mtmd_init_from_file"]["use_gpu"] is True
