@@ -114,7 +114,8 @@ class LoraManager:
 
 def _adapter(lora: LoraRecord, weight: float, loader: Loader, model: ModelRecord) -> LoraAdapter:
     try:
-        check_fit(lora, model)
+        if not loader.elsewhere:  # a server alone can compare them
+            check_fit(lora, model)
         check_support(lora, loader)
         path = converted(lora, model.header) if model.header and lora.kind == "peft" else lora.path
     except (OSError, KeyError, ValueError) as error:  # files of the LoRA or the model have just changed or vanished

@@ -18,7 +18,7 @@ from modules.core.lora_errors import LoraMismatch, LoraNotFound, LoraRefused
 from modules.core.prompt import Prompt
 from modules.core.worker_errors import WorkerDied
 from modules.loaders.load_settings import resolve
-from modules.loaders.registry import Loader
+from modules.loaders.registry import LOADERS, Loader
 from modules.lora import manager
 from modules.lora.catalog import LoraCatalog
 from modules.lora.manager import LoraManager, parse_saved
@@ -282,3 +282,12 @@ def make_app_in_root(root: Path, tmp_path: Path) -> Iterator[Callable[..., App]]
     for app in apps:
         app.downloads.close()
         app.models.unload()
+
+
+def test_the_files_of_a_lora_for_a_server_are_compared_by_the_server(loras: LoraManager) -> None:
+    served, remote = ModelRecord("s", Path("/models/s.server.yaml"), "server", 0), LOADERS["Remote"]
+    resolved = loras.resolve(
+        LoadPlan(served, remote, resolve(remote, model={}, saved={}, flags={}, form={}), {"wide": 1})
+    )
+    assert resolved.lora_problem is None
+    assert [(one.name, one.path.name) for one in resolved.adapters] == [("wide", "wide")]

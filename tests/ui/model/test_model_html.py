@@ -73,6 +73,8 @@ def test_a_model_on_a_server_shows_the_server_and_whether_it_answers(language: s
     assert "1.07 GB" not in model_html.load_status(connected, tr, language), "its memory is the server's"
     assert 'class="tx-pill tx-ready" ' in model_html.pill(connected, tr)
     assert 'title="a · http://h:8080"' in model_html.pill(connected, tr)
+    ollama = model_html.pill(dataclasses.replace(connected, server="ollama"), tr)
+    assert 'data-loader="ollama"' in ollama, "the parameters of that kind are shown"
     away = dataclasses.replace(connected, is_reachable=False)
     assert "http://h:8080" not in model_html.load_status(away, tr, language)
     assert "tx-unreachable" in model_html.pill(away, tr)
