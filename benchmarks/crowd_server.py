@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/crowd_server.py --loader Crowd --model <any GGUF file> [flags of server.py]
 
-The environment variable CROWD_RATE is the number of tokens a second of each answer. Tokens are as in paced_server.py.
+The environment variable CROWD_RATE is the number of tokens a second of each answer. Tokens are as in paced_server.py,
+or numbers from 0 on if CROWD_NUMBERS is set.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from modules.engines.engine_protocol import Operations, Report
 from modules.options.option import Value
 
 RATE = float(os.environ.get("CROWD_RATE", "10"))
+NUMBERS = "CROWD_NUMBERS" in os.environ
 _CONTEXT = 1 << 20
 _CHARACTERS_PER_TOKEN = 4
 
@@ -57,7 +59,7 @@ class Crowd:
         self._next = max(self._next + 1 / RATE, now)
         time.sleep(self._next - now)
         for call, written in list(self._written.items()):
-            yield call, Text(word(written))
+            yield call, Text(f" {written}" if NUMBERS else word(written))
             self._written[call] = written + 1
             if written + 1 >= self._wanted[call]:
                 del self._written[call]
