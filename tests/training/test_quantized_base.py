@@ -7,12 +7,27 @@ from pathlib import Path
 import pytest
 
 from modules.catalog.record import ModelRecord
+from modules.core.training_errors import NoGradient
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from modules.training.parameters import parse_parameters
 from modules.training.runs import RunRequest, TrainingRuns
 from tests.support import gptq_tiny
 from tests.support.training_jobs import losses, samples
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_kernel_that_gives_most_adapters_no_gradient_fails_the_run(tiny_folder: Path, tmp_path: Path) -> None:
+    """It repacks its weights at the first answer; on most processors it is what gptqmodel would choose."""
+    model = gptq_tiny.write(tmp_path / "model", tiny_folder, gptq_tiny.tensors(), bits=4)
+    options = option_values(resolve(LOADERS["Transformers"], model={}, saved={}, flags={}, form={}))
+    parameters = parse_parameters({"lora_name": "a", "lora_rank": 4, "base_weights": "bfloat16"})
+    runs = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.answering_trainer")
+    record = ModelRecord("answers kernel gptq_torch_aten", model, "gptq", 1)
+    view = runs.wait(runs.start(RunRequest(record, options, parameters, samples(4))), 200)
+    runs.close()
+    assert view.state == "failed" and isinstance(view.error, NoGradient)
+    assert (view.error.missing, view.error.count) == (10, 14)
 
 
 @pytest.mark.usefixtures("backend")
