@@ -4,11 +4,15 @@ Ours: the operation "loglikelihoods" through the pipes of a worker with bound th
 `llama-perplexity` if it was built (benchmarks/README.md), with the same threads, batch sizes and flash attention; else
 with a loop over llama-cpp-python's low-level calls that batches four chunks as that program does. Both alternate, so
 that a machine that slows down slows both.
+
+`--kl` compares the divergence of a coarser copy of the model instead: its weights of four bits lose their lowest one.
+The reference is `llama-perplexity --kl-divergence`, which rounds the distributions of the model to 16 bits.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import re
@@ -32,6 +36,7 @@ from modules.core.events import Json, Result
 from modules.engines.loglikelihoods import Loglikelihoods
 from modules.evaluation.statistics import perplexity
 from modules.evaluation.windows import CHUNK_LENGTH, CHUNKS, Window, plan_windows
+from modules.formats.gguf_header import read_tensors
 from modules.loaders.availability import overlay_of
 from modules.loaders.registry import find_loader
 from modules.runtime.core_binding import CoreBinding
@@ -39,7 +44,7 @@ from modules.runtime.worker_process import WorkerProcess
 
 COUNT, ROUNDS = 32, 5
 SHORT_COUNT, SHORT_ROUNDS = 4, 1
-MIN_RATIO, MAX_DIFFERENCE = 0.9, 0.001
+MIN_RATIO, MAX_DIFFERENCE, MAX_KL_DIFFERENCE = 0.9, 0.001, 0.02
 CHUNKS_AT_ONCE = 4
 """Chunks that llama-perplexity puts into one batch of 2,048 tokens."""
 
@@ -62,6 +67,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=COUNT)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--no-flash-attn", action="store_true", help="without flash attention on both sides")
+    parser.add_argument("--kl", action="store_true", help="compare the KL divergence of a coarser copy (Q4_0, Q4_1)")
     parser.add_argument("--short", action="store_true", help=f"{SHORT_COUNT} chunks in one round")
     parser.add_argument("--programs", type=Path, default=PROGRAMS, help="folder with llama-perplexity")
     args = parser.parse_args()
@@ -72,6 +78,10 @@ def main() -> None:
         plan["options"]["flash_attn"]["value"] = False
         plan["calls"]["llama_init_from_model"]["flash_attn_type"] = 0
     program = args.programs / "llama-perplexity"
+    if args.kl:
+        with session(f"KL divergence: {args.model.name}, {count} chunks of {CHUNK_LENGTH} tokens"):
+            compare_divergences(plan, program, text, count)
+        return
     with (
         session(f"Log-likelihoods: {args.model.name}, {count} chunks of {CHUNK_LENGTH} tokens, {rounds} rounds"),
         closing(Worker(plan, text, count)) as ours,
@@ -79,6 +89,53 @@ def main() -> None:
     ):
         ours.measure(), theirs.measure()  # warm up
         report(theirs.name, count, [(ours.measure(), theirs.measure()) for _ in range(rounds)])
+
+
+def compare_divergences(plan: Any, program: Path, text: str, count: int) -> None:
+    """Compare the divergence of the coarser copy by our worker and by llama-perplexity."""
+    if not program.is_file():
+        sys.exit(f"{program} was not built: see benchmarks/README.md")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        coarse = copy.deepcopy(plan)
+        model = Path(plan["calls"][_LOAD]["path_model"])
+        coarse["calls"][_LOAD]["path_model"] = str(coarsened(model, folder / "coarse.gguf"))
+        found: list[float] = []
+        for side, key in ((plan, "keep"), (coarse, "against")):
+            with closing(Worker(side, text, count)) as worker:
+                found = worker.divergences(folder, key)
+        theirs = math.nan
+        for side in (plan, coarse):
+            with closing(Program(program, side, text, count)) as peer:
+                theirs = peer.divergence(folder / "distributions")
+    ours = statistics.fmean(found)
+    table(
+        ("", "mean KL divergence, nats", "tokens"),
+        [("ours", f"{ours:.6f}", len(found)), ("theirs", f"{theirs:.6f}", "")],
+    )
+    apart = abs(ours / theirs - 1)
+    verdict("KL divergence", f"{apart:.2%} apart", f"{MAX_KL_DIFFERENCE:.0%}", apart <= MAX_KL_DIFFERENCE)
+
+
+def coarsened(model: Path, target: Path) -> Path:
+    """Write a copy of a GGUF file of which weights in Q4_0 and Q4_1 have three bits."""
+    content = bytearray(model.read_bytes())
+    entries = read_tensors(model)[1]
+    data = len(content) - sum(-(-entry.size // 32) * 32 for entry in entries)
+    for entry in entries:
+        if entry.type in _SCALES:
+            block = _SCALES[entry.type] + 16
+            for start in range(data + entry.offset, data + entry.offset + entry.size, block):
+                half_bytes = content[start + _SCALES[entry.type] : start + block]
+                content[start + _SCALES[entry.type] : start + block] = half_bytes.translate(_WITHOUT_LOWEST)
+    target.write_bytes(content)
+    return target
+
+
+_LOAD = "llama_model_load_from_file"
+_SCALES = {"Q4_0": 2, "Q4_1": 4}
+"""Bytes before the 32 weights of a block."""
+_WITHOUT_LOWEST = bytes(value & 0xEE for value in range(256))
 
 
 def default_text() -> str:
@@ -110,6 +167,15 @@ class Worker:
         scores = [self._scores(window) for window in self.windows]
         return Measurement(perplexity(scores).value, time.perf_counter() - began)
 
+    def divergences(self, folder: Path, key: str) -> list[float]:
+        """Keep distributions in `folder` ("keep"), or return the KL divergence from them by token ("against")."""
+        found: list[float] = []
+        for index, window in enumerate(self.windows):
+            file = {key: str(folder / f"{index}.logprobs")}
+            answer = self._worker.call("loglikelihoods", tokens=list(window.tokens), first=window.first, **file)
+            found += Loglikelihoods.from_json(answer).kl
+        return found
+
     def _scores(self, window: Window) -> Sequence[float]:
         answer = self._worker.call("loglikelihoods", tokens=list(window.tokens), first=window.first)
         return Loglikelihoods.from_json(answer).logprobs
@@ -133,6 +199,14 @@ class Program:
         self._command += ["-t", str(context["n_threads"]), "-tb", str(context["n_threads_batch"])]
         self._command += ["-b", str(context["n_batch"]), "-ub", str(context["n_ubatch"])]
         self._command += ["-fa", "on" if context["flash_attn_type"] else "off"]
+
+    def divergence(self, distributions: Path) -> float:
+        """Return the mean KL divergence from the distributions in a file; write them there if there is none."""
+        command = [*self._command, "--kl-divergence-base", str(distributions)]
+        command += ["--kl-divergence"] if distributions.is_file() else []
+        run = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = re.search(r"Mean +KLD: +([\d.]+)", run.stdout + run.stderr)
+        return float(found[1]) if found else math.nan
 
     def measure(self) -> Measurement:
         run = subprocess.run(self._command, check=True, capture_output=True, text=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from modules.core.errors import WebUIError
+from modules.core.errors import WebUIError, Words
 from modules.core.events import Json
 from modules.core.training_errors import TrainingDiskFull, TrainingFailed, TrainingOutOfMemory
 from modules.core.worker_errors import UNNAMED
@@ -26,6 +26,11 @@ from modules.engines.training.job import JOB, MERGE, TrainingJob
 from modules.system import child_process
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory", re.I)
+_NOT_WRITTEN = re.compile(r"Error while serializing")
+_DISK: Words = {
+    "en": "a file could not be written. Check the disk, then resume the run.",
+    "zh": "无法写入文件。请检查磁盘，然后继续训练。",
+}
 _DISK_FULL = re.compile(r"No space left|Disk quota exceeded|PytorchStreamWriter failed|file write failed", re.I)
 
 
@@ -87,8 +92,10 @@ def as_error(error: Exception, folder: Path) -> WebUIError:
     if _DISK_FULL.search(words):
         space = os.statvfs(folder)
         return TrainingDiskFull(str(folder), space.f_bavail * space.f_frsize)
+    if _NOT_WRITTEN.search(words):
+        return TrainingFailed(first_line, _DISK)
     known = cause(words)
-    return TrainingFailed(words if known == UNNAMED else f"{known['en']}\n{first_line}")
+    return TrainingFailed(words) if known == UNNAMED else TrainingFailed(first_line, known)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from modules.core.errors import NameTaken, UnknownName, WebUIError, Words
+from modules.core.errors import NameTaken, UnknownName, WebUIError, Words, both
 
 
 class TrainingError(WebUIError):
@@ -154,11 +154,15 @@ class TrainingDiskFull(TrainingError):
 
 @dataclass(eq=False)
 class TrainingFailed(TrainingError):
-    """A run that failed for a reason of its backend. `words` is its message."""
+    """A run that failed for a reason of its backend. `words` is its message, `cause` what lies behind it, if known."""
 
     status = 500
     template = {"en": "Training failed: {words}", "zh": "训练失败：{words}"}
     words: str
+    cause: Words = field(default_factory=lambda: both(""))
+
+    def shown(self, language: str) -> dict[str, object]:
+        return {"words": "\n".join(filter(None, [self.cause[language], self.words]))}
 
 
 @dataclass(eq=False)

@@ -29,6 +29,7 @@ from modules.evaluation.state import Evaluation, RunState, SubjectState
 from modules.evaluation.statistics import bits_per_byte, compare, perplexity
 from modules.evaluation.subjects import SubjectLoader
 from modules.evaluation.texts import EvaluationText
+from modules.evaluation.token_store import TokenStore
 from modules.runtime.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -43,11 +44,12 @@ class EvaluationRun:
         text: EvaluationText,
         loader: SubjectLoader,
         results: EvaluationResults,
+        tokens: TokenStore,
         cache: Path,
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._request, self._text, self._loader, self._results = request, text, loader, results
-        self._cache = cache / self.id
+        self._tokens, self._cache = tokens, cache / self.id
         self.state = RunState(self.id, request, subjects=tuple(map(SubjectState, request.subjects)))
         self.ended = threading.Event()
         self._stopped = threading.Event()
@@ -138,6 +140,7 @@ class EvaluationRun:
             scores = asyncio.run(self._score(index, model, prepared, keep, against))
             on_failure.pop_all()
         result = self._result(model, prepared, scores, facts, time.monotonic() - began)
+        self._tokens.keep(result.id, prepared.windows_hash, scores.logprobs)
         if self._reference is None:
             self._reference, self._distributions = (result, prepared, scores), keep
         return result

@@ -15,6 +15,7 @@ from modules.evaluation.run_queue import RunQueue
 from modules.evaluation.state import RunState
 from modules.evaluation.subjects import SubjectLoader
 from modules.evaluation.texts import EvaluationText, TextLibrary
+from modules.evaluation.token_store import TokenStore
 from modules.runtime.turns import Turns
 
 _ABANDONED_SECONDS = 86_400.0
@@ -23,7 +24,7 @@ _ABANDONED_SECONDS = 86_400.0
 class EvaluationRuns(RunQueue[RunState]):
     """Starts, stops and remembers evaluations. Any thread may call.
 
-    `cache` is a folder of this program for distributions that are compared.
+    `cache` is a folder of this program for distributions that are compared; beside it are the `tokens` of results.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class EvaluationRuns(RunQueue[RunState]):
         super().__init__("evaluations", turns, EvaluationNotFound, TooManyEvaluations)
         self.texts, self.results = texts, results
         self._loader, self._cache = loader, cache
+        self.tokens = TokenStore(cache.with_name("tokens"))
 
     def start(self, request: EvaluationRequest, text: EvaluationText | None = None) -> str:
         """Queue an evaluation and return its id. Without `text`, it is the one of that name in the folder of texts.
@@ -40,7 +42,7 @@ class EvaluationRuns(RunQueue[RunState]):
         """
         text = text or self.texts.read(request.text)
         self._loader.check(request)
-        run = EvaluationRun(request, text, self._loader, self.results, self._cache)
+        run = EvaluationRun(request, text, self._loader, self.results, self.tokens, self._cache)
         return self._queue(run, {"en": f"the evaluation of {text.name}", "zh": f"“{text.name}”的评估"})
 
     def sweep(self) -> None:

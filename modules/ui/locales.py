@@ -1372,12 +1372,13 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "pp_compare_other_text": ("无法比较：两者的文本或窗口不同。", "Not comparable: their texts or windows differ."),
     "pp_compare_no_figures": ("无法比较：缺少数值。", "Not comparable: figures are missing."),
     "pp_compare_paired": (
-        "逐词符比较（同一次评估），95% 区间。",
-        "Compared token by token, in one run; 95 % interval.",
+        "逐词符比较，95% 区间。",
+        "Compared token by token; 95 % interval.",
     ),
     "pp_compare_unpaired": (
-        "按各自的误差比较，区间较宽。在同一次评估中评估两者可得到更窄的区间。",
-        "Compared by their own errors, so the interval is wide. Evaluate both in one run for a narrower one.",
+        "按各自的误差比较，区间较宽：其中一个的逐词符结果未保存。重新评估两者可得到更窄的区间。",
+        "Compared by their own errors, so the interval is wide: the tokens of one are not kept (any more). Evaluate "
+        "both again for a narrower one.",
     ),
     "pp_compare_bits": ("两者分词不同，因此比较每字节比特数。", "Their tokens differ, so bits per byte are compared."),
     "pp_no_difference": ("未见差异", "No difference seen"),

@@ -25,7 +25,7 @@ const list = make("ul", { class: "tx-p-subjects" });
 const chart = make("div", { class: "tx-p-chart" });
 const stopButton = make("button", { type: "button", class: "tx-button", id: "tx-p-stop" }, tr("pp_stop"));
 const waiting = make("p", { class: "tx-s-info", hidden: true });
-export const element = make("section", { class: "tx-p-card", id: "tx-p-run", "aria-label": tr("pp_run"), hidden: true }, heading, list, make("div", { class: "tx-s-buttons" }, stopButton), waiting, chart);
+export const element = make("section", { class: "tx-p-card", id: "tx-p-run", "aria-label": tr("pp_run"), hidden: true }, heading, waiting, list, make("div", { class: "tx-s-buttons" }, stopButton), chart);
 
 /** Show the run with this id. */
 export function choose(id) {
@@ -88,7 +88,7 @@ const draw = (run, body) => {
     if (open) chart.querySelector("details")?.setAttribute("open", "");
   }
   const queued = body.runs.filter(({ state, id }) => state === "queued" && id !== run.id).length;
-  const notes = [run.waiting, queued > 0 && tr("pp_waiting", { count: queued })].filter(Boolean);
+  const notes = [run.waiting.replace(/[.。]$/, ""), queued > 0 && tr("pp_waiting", { count: queued })].filter(Boolean);
   waiting.hidden = notes.length === 0;
   waiting.textContent = notes.join(" · ");
 };

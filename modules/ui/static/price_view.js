@@ -163,8 +163,8 @@ const drawRun = (body) => {
   bar.max = Math.max(found.total, 1);
   bar.value = found.done;
   const parts = [PHASES[found.state]];
-  if (found.waiting) parts.push(found.waiting);
-  if (!found.ended && found.total) parts.push(tr("pc_load", { number: Math.min(found.done + 1, found.total), total: found.total, value: found.value }));
+  if (found.waiting) parts.push(found.waiting.replace(/[.。]$/, ""));
+  if (!found.ended && found.value) parts.push(tr("pc_load", { number: Math.min(found.done + 1, found.total), total: found.total, value: found.value }));
   if (!found.ended && found.left !== null) parts.push(tr("pp_left", { time: timeText(found.left) }));
   if (found.ended) parts.push(timeText(found.seconds));
   status.textContent = parts.join(" · ");

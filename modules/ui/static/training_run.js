@@ -131,7 +131,7 @@ export const query = () => (shownRun ? `?chart=${encodeURIComponent(shownRun)}&d
 
 const phaseText = (run) =>
   ({
-    queued: () => [tr("tr_queued", { position: run.position }), run.waiting].filter(Boolean).join(" · "),
+    queued: () => [tr("tr_queued", { position: run.position }), run.waiting.replace(/[.。]$/, "")].filter(Boolean).join(" · "),
     finished: () => tr(run.reason === "loss" ? "tr_ended_loss" : run.reason === "patience" ? "tr_ended_patience" : "tr_finished"),
     stopped: () => tr("tr_stopped"),
     failed: () => tr("tr_failed"),

@@ -209,6 +209,9 @@ def _add_results(router: APIRouter, app: App) -> None:
         tr, rows = translator(language_of(request)), results.rows()
         chosen = [row for row in rows if row.id in body.ids]
         if len(chosen) == 2:
-            return {"chart": chart(chosen, tr), "comparison": compare_rows(chosen[1], chosen[0], rows, tr)}
+            return {
+                "chart": chart(chosen, tr),
+                "comparison": compare_rows(chosen[1], chosen[0], rows, tr, app.evaluations.tokens.compare),
+            }
         shown = chosen or [row for row in rows if rows and row["Dataset"] == rows[-1]["Dataset"]]
         return {"chart": chart(shown, tr), "comparison": ""}

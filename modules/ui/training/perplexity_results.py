@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from modules.core.events import Json
@@ -14,6 +14,7 @@ from modules.ui.charts import IntervalRow, Labels, interval_chart
 from modules.ui.locales import Tr
 
 MAX_CHARTED = 12
+Paired = Callable[[str, str], Interval | None]
 _SAME_TOKENS = ("text_hash", "Dataset", "method", "stride", "max_length", "bos", "windows", "tokens")
 _SAME_TEXT = ("text_hash", "Dataset", "windows", "method", "stride", "max_length")
 
@@ -105,10 +106,11 @@ def _interval_row(row: Row, value: float) -> IntervalRow:
 # -- comparison of two rows -------------------------------------------------------------------------------------------
 
 
-def compare_rows(row: Row, base: Row, rows: Sequence[Row], tr: Tr) -> str:
-    """Render how `row` differs from `base`: token by token if both come from one run, else by their own errors.
+def compare_rows(row: Row, base: Row, rows: Sequence[Row], tr: Tr, paired: Paired = lambda id, base: None) -> str:
+    """Render how `row` differs from `base`: token by token if both come from one run, or `paired` compares their ids.
 
-    Rows of different texts, and of different windows of one text, are not compared.
+    Else they are compared by their own errors. Rows of different texts, and of different windows of one text, are not
+    compared.
     """
     if reference_of(base, rows) is row:
         row, base = base, row
@@ -122,6 +124,8 @@ def compare_rows(row: Row, base: Row, rows: Sequence[Row], tr: Tr) -> str:
         interval = interval if has_ends else Interval(interval.mean, math.nan, math.nan)
         notes = [tr("pp_compare_paired")]
         return _comparison(title, _percent(interval), tr("perplexity"), notes, tr)
+    if (found := paired(row.id, base.id)) is not None:
+        return _comparison(title, _percent(found), tr("perplexity"), [tr("pp_compare_paired")], tr)
     if row["tokens"] != base["tokens"]:
         interval = _log_ratio(row, base, "bits")
         return _comparison(title, _percent(interval), tr("pp_bits"), [tr("pp_compare_bits")], tr)

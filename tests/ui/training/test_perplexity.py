@@ -87,6 +87,17 @@ def test_rows_of_one_run_are_compared_token_by_token(app: App, http: TestClient)
         assert "token by token" in text and "No difference seen" in text
 
 
+def test_rows_of_two_runs_are_compared_token_by_token_as_long_as_their_tokens_are_kept(
+    app: App, http: TestClient
+) -> None:
+    for model in ("good.gguf", "other.gguf"):
+        evaluate(app, http, model)
+    first, second = (row.id for row in app.evaluations.results.rows())
+    assert "Compared token by token" in compared(http, first, second)
+    (app.evaluations.tokens._folder / f"{first}.tokens").unlink()
+    assert "Compared by their own errors" in compared(http, first, second)
+
+
 def test_a_reference_that_was_evaluated_differently_is_none(app: App, http: TestClient) -> None:
     paired = {"Perplexity": "10", "reference": "a", "difference": "0.1"}
     write_rows(app, {"Model": "a", "Perplexity": "9", "windows": "5"}, {"Model": "b", **paired})

@@ -1,0 +1,33 @@
+"""What a training process raises becomes a sentence in both languages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import WebUIError
+from modules.core.training_errors import TrainingDiskFull, TrainingFailed
+from modules.trainer import as_error
+
+CASES: list[tuple[str, type[WebUIError], str, str]] = [
+    ("Error while serializing: I/O error: No space left on device (os error 28)", TrainingDiskFull, "full", "磁盘已满"),
+    ("Error while serializing: I/O error: File too large (os error 27)", TrainingFailed, "be written", "无法写入"),
+    (
+        "SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",
+        TrainingFailed,
+        "damaged or inc",
+        "权重文件",
+    ),
+    ("CUDA out of memory. Tried to allocate 2 GiB", TrainingFailed, "out of memory", "out of memory"),
+    ("something else", TrainingFailed, "something else", "something else"),
+]
+
+
+def test_errors_of_libraries_are_said_in_both_languages(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for words, kind, english, chinese in CASES:
+        with subtests.test(words=words):
+            error = as_error(RuntimeError(words), tmp_path)
+            assert type(error) is kind
+            again = WebUIError.from_json(error.to_json())
+            assert english in again.say("en") and chinese in again.say("zh")
