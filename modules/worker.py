@@ -277,7 +277,7 @@ class Worker:
         engine = self._loaded()
         if not takes_text(engine):
             engine.submit(call, args["prompt"], args["params"])
-        elif operation in GENERATIONS:
+        elif operation == "generate":
             engine.submit_text(call, *as_text(**args))
         else:
             engine.submit_question(call, operation, args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from modules.core.errors import Unsupported
 from modules.core.events import Json
 from modules.core.prompt import Prompt
 from modules.core.worker_errors import TextTooLong
@@ -34,10 +33,8 @@ def tokenized(
     return {"prompt": fitted.tokens, "params": params, "facts": facts}
 
 
-def as_text(prompt: Json, params: Mapping[str, Json], top: int | None = None) -> tuple[Prompt, Mapping[str, Json]]:
-    """Return the prompt and parameters of `submit_text`. Raises Unsupported for candidates of the next token."""
-    if top is not None:
-        raise Unsupported(next_token.NO_CANDIDATES)
+def as_text(prompt: Json, params: Mapping[str, Json]) -> tuple[Prompt, Mapping[str, Json]]:
+    """Return the prompt and parameters of `submit_text`."""
     return Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt), with_seed(params)
 
 

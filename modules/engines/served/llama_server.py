@@ -7,9 +7,12 @@ from typing import Any
 
 from modules.core.events import Json
 from modules.core.lora_errors import LoraWithoutEffect
+from modules.core.prompt import Prompt
 from modules.core.worker_errors import GenerationFailed
+from modules.engines import next_token
 from modules.engines.engine_protocol import Operations
 from modules.engines.served import parameters
+from modules.engines.served.llama_candidates import COMPLETION, candidates
 from modules.engines.served.logprobs import of_chat
 from modules.engines.served.lora import PROBE, TOP, largest_change, not_offered, offered
 from modules.engines.served.openai_events import (
@@ -21,12 +24,11 @@ from modules.engines.served.openai_events import (
     messages_of,
     stream_fields,
 )
-from modules.engines.served.prompts import ids_in, is_special, without_bos
+from modules.engines.served.prompts import ids_in, is_special, served_prompt, without_bos
 from modules.engines.served.server_kind import Ask, GenerateRequest, Piece, Read, ServedPrompt, ServerFacts
 from modules.engines.token_ids import token_pieces
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
-COMPLETION = "/completion"
 DEFAULT_CONTEXT = 1 << 17
 """Tokens that penalties look back on where the context is unknown: the server allocates them all."""
 ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
@@ -48,7 +50,7 @@ class LlamaServer:
 
     def __init__(self, ask: Ask, facts: ServerFacts) -> None:
         self.facts, self._ask = facts, ask
-        self.abilities = frozenset({"parallel"}) | ({"lora", "loras"} if facts.loras else set())
+        self.abilities = frozenset({"parallel", "next"}) | ({"lora", "loras"} if facts.loras else set())
         self._scales: list[dict[str, Json]] = []
         self.questions: Operations = {
             "encode": self.encode,
@@ -56,7 +58,8 @@ class LlamaServer:
             "count": lambda text: len(self.encode(text)),
             "pieces": self.pieces,
         }
-        self.operations: Operations = {"apply_loras": self.apply_loras} if facts.loras else {}
+        loras: Operations = {"apply_loras": self.apply_loras} if facts.loras else {}
+        self.operations: Operations = {"next": self.next, **loras}
 
     def tokenize(self, text: str) -> list[int]:
         return self.encode(without_bos(text, self.facts.bos))
@@ -98,6 +101,13 @@ class LlamaServer:
         if top is not None:
             body["n_probs"] = max(top, 1)
         return GenerateRequest(COMPLETION, body, completion_reader(top))
+
+    def next(self, prompt: Json, params: Mapping[str, Json], top: int) -> Json:
+        """Return the candidates for the token after a prompt: see `engines.next_token`."""
+        params = {**next_token.ask_for(params, top), "top_logprobs": None}
+        served = served_prompt(Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt), self, params)
+        variants = [(share, self.request(served, one).body) for share, one in next_token.without_chance(params)]
+        return candidates(self._ask, variants, top, is_greedy=params["temperature"] <= 0)
 
     def _sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
         """Return all parameters that llama-server has: for those left out it takes what it was started with."""

@@ -204,7 +204,7 @@ def test_nonsense_is_left_unknown(subtests: pytest.Subtests) -> None:
 def test_the_engine_says_what_the_server_can_do() -> None:
     info = info_of(discover(CannedServer(LLAMA), Choices()), 512)
     assert (info.context_length, info.slots, info.messages, info.server) == (1024, 2, False, "llama-server")
-    assert info.abilities == ("lora", "loras", "parallel") and "xtc_probability" in (info.samplers or ())
+    assert info.abilities == ("lora", "loras", "next", "parallel") and "xtc_probability" in (info.samplers or ())
     info = info_of(discover(CannedServer(models({"id": "gpt"})), Choices()), 512)
     assert (info.context_length, info.slots, info.messages) == (UNKNOWN_CONTEXT, 512, True)
     assert info.chat_template == MESSAGES_TEMPLATE and [note.option for note in info.notes] == ["n_ctx"]
