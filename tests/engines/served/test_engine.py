@@ -15,6 +15,7 @@ from modules.core.prompt import Prompt
 from modules.core.server_errors import (
     ServerBrokeOff,
     ServerBusy,
+    ServerError,
     ServerLost,
     ServerNotUnderstood,
     ServerRefused,
@@ -234,6 +235,48 @@ def test_an_endless_answer_is_ended(server: FakeServer, engine: ServedEngine) ->
     server.add(PATH, stream(*[piece("x" * 1000)] * 10, STALL))
     text, failed = generated(engine, max_new_tokens=10)
     assert 1000 <= len(text) <= 2560 and isinstance(failed, Failed) and "longer than was asked for" in str(failed.error)
+
+
+def test_a_stream_that_nobody_reads_is_not_read_from_the_server(server: FakeServer, engine: ServedEngine) -> None:
+    sent: list[int] = []
+    events: list[Part] = [piece("x" * 200_000) for _ in range(100)]
+    marked = [
+        part for number, event in enumerate(events) for part in (event, lambda number=number: sent.append(number))
+    ]
+    server.add(PATH, stream(*marked, piece("", "stop"), END))
+    submit(engine, max_new_tokens=100_000)
+    time.sleep(0.3)
+    assert 0 < len(sent) < 60  # one megabyte here, some in the buffers of both systems
+    text, done = text_and_end(events_of(engine)[1])
+    assert len(text) == 20_000_000 and isinstance(done, Done)
+
+
+def test_nothing_that_a_server_sends_is_called_a_defect_of_ours(
+    server: FakeServer, engine: ServedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "PAUSES", (0.001,))
+    whole = [piece("one ", token_ids=[1]), piece("世界", token_ids=[2]), b": x", piece("", "stop"), USAGE, END]
+    response = b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n" + b"".join(event + b"\n\n" for event in whole)
+    inserted = (
+        b"{",
+        b"]",
+        b"null",
+        b'"choices"',
+        b"\n\n",
+        b"\xff",
+        b"\x00",
+        b"1e999",
+        b'"text"',
+        b"Content-Length: 5\r\n",
+    )
+    for seed in range(100):
+        chance, body = random.Random(seed), bytearray(response)
+        for _ in range(chance.randrange(1, 4)):
+            start = chance.randrange(len(body))
+            body[start : start + chance.choice((0, 1, 20))] = chance.choice(inserted)
+        server.add(PATH, Reply(parts=[bytes(body), CUT], raw=True))
+        _, end = generated(engine)
+        assert isinstance(end, Done) or (isinstance(end, Failed) and isinstance(end.error, ServerError)), (seed, end)
 
 
 def test_questions_are_answered_beside_a_generation(server: FakeServer, engine: ServedEngine) -> None:
