@@ -65,7 +65,7 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "max_num_seqs": ({"max_num_seqs": 8}, ["--max-num-seqs", "8"]),
     "enforce_eager": ({"enforce_eager": True}, ["--enforce-eager"]),
     "trust_remote_code": ({"trust_remote_code": True}, ["--trust-remote-code"]),
-    "engine_args": ({"engine_args": "--seed 3 --chat-template 'a b'"}, ["--seed", "3", "--chat-template", "a b"]),
+    "engine_args": ({"engine_args": "--seed 3 --served-model-name 'a b'"}, ["--seed", "3", "a b"]),
     "nnodes": (
         TWO_MACHINES,
         ["--nnodes", "2", "--node-rank", "0", "--master-addr", "10.0.0.1", "--master-port", "29501"],
