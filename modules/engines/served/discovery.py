@@ -15,7 +15,7 @@ from modules.engines.served import server_facts
 from modules.engines.served.llama_server import LlamaServer
 from modules.engines.served.ollama import Ollama
 from modules.engines.served.openai import LmStudio, OpenAi
-from modules.engines.served.server_facts import AUTO, Choices, Wanted
+from modules.engines.served.server_facts import AUTO, LONGEST_TEXT, Choices, Wanted
 from modules.engines.served.server_kind import DISCOVERY_SECONDS, Ask, ServerFacts, ServerKind
 from modules.engines.served.sglang import Sglang
 from modules.engines.served.vllm import Vllm
@@ -35,6 +35,7 @@ MESSAGES_TEMPLATE = """\
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 """Gives the length of conversations that are sent as messages, and the marks of thoughts in their answers."""
+MOST_MODELS = 10_000
 _MOST_NAMED = 12
 
 _NO_CONTEXT = Note(
@@ -107,8 +108,8 @@ def info_of(kind: ServerKind, slots: int) -> Info:
 def _entries(body: Json) -> list[dict[str, Json]]:
     """Return the models in the answer to /v1/models, leaving out what cannot be read."""
     data = body.get("data") if isinstance(body, dict) else None
-    listed = data if isinstance(data, list) else []
-    return [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    entries = [entry for entry in data[:MOST_MODELS] if isinstance(entry, dict)] if isinstance(data, list) else []
+    return [entry for entry in entries if isinstance(entry.get("id"), str) and len(entry["id"]) <= LONGEST_TEXT]
 
 
 def _kind_of(ask: Ask, entries: Sequence[Mapping[str, Json]]) -> str:

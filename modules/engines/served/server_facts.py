@@ -18,6 +18,10 @@ from modules.engines.served.template_probe import derived_template
 AUTO = "auto"
 LONGEST_TEMPLATE = 1 << 20
 """Characters of a chat template."""
+LONGEST_TEXT = 4096
+"""Characters of a version, a token, a path, or the settings of a model of Ollama's."""
+LARGEST_NUMBER = 1 << 30
+MOST_LORAS = 1000
 TOKENIZER_SECONDS = 60.0
 """A tokenizer's whole vocabulary has some megabytes."""
 OLLAMA_CONTEXT = 4096
@@ -122,7 +126,7 @@ def _hf_tokenizer(ask: Ask, model: str, text_field: str) -> tuple[bool, str]:
 
 def _loras(wanted: Wanted) -> tuple[ServerLora, ...]:
     """Return the LoRAs among the models of a server: those with a parent."""
-    return tuple(ServerLora(str(entry["id"])) for entry in wanted.entries if entry.get("parent"))
+    return tuple(ServerLora(str(entry["id"])) for entry in wanted.entries if entry.get("parent"))[:MOST_LORAS]
 
 
 # -- SGLang ------------------------------------------------------------------------------------------------------------
@@ -192,7 +196,7 @@ def of_llama_server(ask: Ask, wanted: Wanted) -> ServerFacts:
 def _numbered_loras(ask: Ask) -> tuple[ServerLora, ...]:
     answer = ask("/lora-adapters", seconds=DISCOVERY_SECONDS)
     listed = answer.body if answer.is_ok and isinstance(answer.body, list) else []
-    entries = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), int)]
+    entries = [entry for entry in listed[:MOST_LORAS] if isinstance(entry, dict) and type(entry.get("id")) is int]
     return tuple(ServerLora(re.split(r"[\\/]", _text(entry.get("path")))[-1], entry["id"]) for entry in entries)
 
 
@@ -299,12 +303,12 @@ def _post(ask: Ask, path: str, body: Json) -> Mapping[str, Json]:
     return answer.body if answer.is_ok and isinstance(answer.body, dict) else {}
 
 
-def _text(value: Json) -> str:
-    return value if isinstance(value, str) else ""
+def _text(value: Json, longest: int = LONGEST_TEXT) -> str:
+    return value if isinstance(value, str) and len(value) <= longest else ""
 
 
 def _count(value: Json) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if type(value) is int and 0 < value <= LARGEST_NUMBER else 0
 
 
 def _template(value: Json) -> str:
@@ -312,8 +316,7 @@ def _template(value: Json) -> str:
     if isinstance(value, list):
         named = {_text(one.get("name")): one.get("template") for one in value if isinstance(one, dict)}
         value = named.get("default")
-    template = _text(value)
-    return template if len(template) <= LONGEST_TEMPLATE else ""
+    return _text(value, LONGEST_TEMPLATE)
 
 
 def _special_tokens(told: Mapping[str, Json]) -> dict[str, Json]:

@@ -201,6 +201,18 @@ def test_nonsense_is_left_unknown(subtests: pytest.Subtests) -> None:
                     assert info_of(kind, 8).context_length > 0
 
 
+def test_what_a_server_tells_is_bounded() -> None:
+    version = {**VLLM, "/version": {"version": "9" * 5000}}
+    assert found(version).version == ""
+    for length in (10**30, -1, True, 2048.5, "2048"):
+        entry = {"id": "m", "owned_by": "vllm", "max_model_len": length}
+        assert found({**VLLM, **models(entry)}).context_length == 0
+    template = {"chat_template": "x" * (1 << 20) + "x"}
+    assert found({**VLLM, "/tokenizer_info": template}).chat_template != template["chat_template"]
+    many = [{"id": f"l{number}", "owned_by": "vllm", "parent": "m"} for number in range(1500)]
+    assert len(found({**VLLM, **models({"id": "m", "owned_by": "vllm"}, *many)}).loras) == 1000
+
+
 def test_the_engine_says_what_the_server_can_do() -> None:
     info = info_of(discover(CannedServer(LLAMA), Choices()), 512)
     assert (info.context_length, info.slots, info.messages, info.server) == (1024, 2, False, "llama-server")
