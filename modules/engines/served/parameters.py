@@ -21,6 +21,16 @@ def most_tokens(params: Mapping[str, Json], prompt: ServedPrompt, facts: ServerF
     return min(wanted, room) if wanted and room else wanted or (room if prompt.length >= 0 else 0)
 
 
+LOWEST_TOP_P = 1e-6
+"""Stands for a top_p of 0, which vLLM and SGLang refuse: with either, only the most likely token is left."""
+
+
+def least_tokens(params: Mapping[str, Json], most: int) -> int:
+    """Return how many tokens the answer must have, no more than `most` unless that is 0, which servers refuse."""
+    least = int(params["min_length"])
+    return min(least, most) if most else least
+
+
 def biases(params: Mapping[str, Json]) -> dict[str, float]:
     """Return what is added to the logits of tokens, by their ids; a ban is BAN and overrides another bias."""
     return {str(token): float(bias) for token, bias in params["logit_bias"]} | dict.fromkeys(

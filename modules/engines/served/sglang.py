@@ -29,9 +29,7 @@ from modules.engines.served.structural_tags import structural_tag
 from modules.engines.served.tokens import HfTokens
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
-_SENT_AS_THEY_ARE = (
-    *("top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "skip_special_tokens"),
-)
+_SENT_AS_THEY_ARE = (*("min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "skip_special_tokens"),)
 
 
 class Sglang:
@@ -59,7 +57,9 @@ class Sglang:
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
     ) -> GenerateRequest:
         body = stream_fields(self.facts.model) | self._sampling(params)
-        if limit := parameters.most_tokens(params, prompt, self.facts):
+        limit = parameters.most_tokens(params, prompt, self.facts)
+        body["min_tokens"] = parameters.least_tokens(params, limit)
+        if limit:
             body["max_tokens"] = limit
         if self._lora.name:
             body["lora_path"] = self._lora.name
@@ -81,7 +81,8 @@ class Sglang:
         body: dict[str, Any] = {key: params[key] for key in _SENT_AS_THEY_ARE}
         body["temperature"] = parameters.temperature(params, self.samplers)
         body["top_k"] = params["top_k"] or -1
-        body["min_tokens"], body["ignore_eos"] = params["min_length"], params["ban_eos_token"]
+        body["top_p"] = max(params["top_p"], parameters.LOWEST_TOP_P)
+        body["ignore_eos"] = params["ban_eos_token"]
         if params["seed"] >= 0:
             body["seed"] = params["seed"]
         if params["stop"]:

@@ -29,7 +29,7 @@ from modules.loaders.server_samplers import SERVER_SAMPLERS
 MOST_CANDIDATES = 20
 """vLLM's own limit of candidates, unless it was started with another --max-logprobs."""
 _SENT_AS_THEY_ARE = (
-    *("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "skip_special_tokens"),
+    *("top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "skip_special_tokens"),
 )
 
 
@@ -63,7 +63,9 @@ class Vllm:
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
     ) -> GenerateRequest:
         body = stream_fields(self.model) | self._sampling(params)
-        body["max_tokens"] = parameters.most_tokens(params, prompt, self.facts) or None
+        limit = parameters.most_tokens(params, prompt, self.facts)
+        body["max_tokens"] = limit or None
+        body["min_tokens"] = parameters.least_tokens(params, limit)
         if interval > 1:
             body["stream_interval"] = interval
         if params.get("visible"):
@@ -89,7 +91,8 @@ class Vllm:
         """Return all parameters that vLLM has: for those left out it takes the model's generation_config.json."""
         body: dict[str, Any] = {key: params[key] for key in _SENT_AS_THEY_ARE}
         body["temperature"] = parameters.temperature(params, self.samplers)
-        body["min_tokens"], body["ignore_eos"] = params["min_length"], params["ban_eos_token"]
+        body["top_p"] = max(params["top_p"], parameters.LOWEST_TOP_P)
+        body["ignore_eos"] = params["ban_eos_token"]
         if params["seed"] >= 0:
             body["seed"] = params["seed"]
         if params["stop"]:

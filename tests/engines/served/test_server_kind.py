@@ -292,6 +292,13 @@ def test_answers_are_limited_to_the_room_that_is_left() -> None:
     assert limit("openai", 0, -1, "max_tokens") is None
 
 
+def test_values_that_a_server_would_refuse_are_the_nearest_that_it_takes() -> None:
+    for name in ("vllm", "sglang"):
+        asked = params({"top_p": 0, "min_length": 20, "max_new_tokens": 5})
+        body = kind_of(name).request(ServedPrompt("Hi"), asked).body
+        assert (body["min_tokens"], body["max_tokens"]) == (5, 5) and 0 < body["top_p"] < 0.001
+
+
 def test_log_probabilities_and_ids_are_asked_for_in_each_servers_words() -> None:
     asked, prompt = params(top_logprobs=2), ServedPrompt("Hi")
     chat = ServedPrompt(messages=({"role": "user", "content": "Hi"},))
