@@ -17,6 +17,7 @@ from modules.core.events import Json
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates, Values
 from modules.ui.locales import supported, translator
+from modules.ui.model.model_list import kind_of
 from modules.ui.model.tab import ModelTab
 from modules.ui.widgets.messages import decimal_size
 from modules.ui.widgets.option_form import Component
@@ -109,7 +110,7 @@ def add_route(server: FastAPI, app: App) -> None:
 def _facts(record: ModelRecord, language: str) -> dict[str, Json]:
     return {
         "name": record.name,
-        "quantization": record.quantization or record.format,
+        "quantization": kind_of(record),
         "size": decimal_size(record.size) if record.size else "",
         "problem": record.problem.say(language).partition("\n")[0] if record.problem else "",
     }

@@ -98,7 +98,7 @@ class ModelList:
         return {
             "name": record.name,
             "size": decimal_size(record.size) if record.size else "",
-            "quantization": _kind(record),
+            "quantization": kind_of(record),
             "problem": tr(f"state_{record.state}") if record.problem else "",
             "note": tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
             "verdict": kind,
@@ -112,7 +112,7 @@ class ModelList:
         return text.format(name=entry.names[0], count=others)
 
 
-def _kind(record: ModelRecord) -> str:
+def kind_of(record: ModelRecord) -> str:
     """Return how a model is quantized, or else its format; of one on a server, where that is."""
     return urlsplit(record.server.url).netloc if record.server else record.quantization or record.format
 

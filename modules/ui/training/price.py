@@ -58,10 +58,15 @@ def _add_runs(router: APIRouter, app: App) -> None:
     def form(request: Request) -> Json:
         """Return the options by loader, and the models, loaders and texts to choose from."""
         language = language_of(request)
-        models = [one.name for one in app.selectable_models() if one.problem is None and not one.task]
+        usable = (one for one in app.selectable_models() if one.problem is None and not one.task)
+        models = [one.name for one in usable if one.server is None]  # a server's options cost nothing here
         return {
             "options": [field_json(option, language) for option in OPTIONS.values() if is_priced(option)],
-            "loaders": {loader.name: [key for key in loader.options if key in OPTIONS] for loader in LOADERS.values()},
+            "loaders": {
+                loader.name: [key for key in loader.options if key in OPTIONS]
+                for loader in LOADERS.values()
+                if not loader.elsewhere
+            },
             "models": models,
             "texts": [file.name for file in app.texts.files()],
             "pairs": {"full": PAIRS.default, "quick": QUICK_PAIRS},
