@@ -26,7 +26,7 @@ class ServerFile:
 
     url: str
     model: str = ""
-    kind: str = SERVER_KIND.choices[0]  # type: ignore[assignment]
+    kind: str = str(SERVER_KIND.default)
     key_env: str = ""
     ca: str = ""
 

@@ -43,6 +43,18 @@ def test_an_explanation_has_all_values_with_sources_and_the_exact_calls(small_mo
     assert all(set(note["text"]) == {"en", "zh"} for note in explanation["notes"])
 
 
+def test_a_model_on_a_server_is_explained_without_asking_it_and_without_its_key(
+    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    (tmp_path / "models" / "a.server.yaml").write_text("url: https://192.0.2.1\nkey_env: MY_KEY\n")
+    app = make_app()
+    explanation = app.loading.explain(app.planner.plan(LoadRequest(app.record("a"))))
+    assert explanation["calls"]["connect"]["key"] == "MY_KEY"
+    assert explanation["notes"] == [], "no note on a template that nobody has asked for yet"
+    assert "sk-secret" not in json.dumps(explanation)
+
+
 def test_an_explanation_has_a_note_if_the_model_has_no_chat_template(small_models: Path, make_app: MakeApp) -> None:
     app = make_app()
     record = app.catalog.find("tiny-7B")

@@ -12,6 +12,7 @@ from modules.core.errors import CommandLineError, OptionError
 from modules.loaders.load_settings import Setting
 from modules.planning.errors import SetByFilesOnly
 from modules.planning.load_request import LoadRequest
+from modules.planning.recommendation import explain_choice
 from tests.planning.test_planner import setting
 from tests.support.gguf_files import gguf
 
@@ -71,3 +72,11 @@ def test_a_model_elsewhere_fits_beside_others(make_app: MakeApp, tmp_path: Path)
     assert app.memory.fits(remote, [local, remote])
     assert app.memory.fits(local, [remote])
     assert app.memory.needed(remote) == 0
+
+
+def test_the_choice_is_explained_by_the_address(make_app: MakeApp) -> None:
+    app = make_app("--server-url", "http://h:8080")
+    plan = app.planner.plan(LoadRequest(app.record("h:8080")))
+    words = explain_choice(plan.record, plan.loader)
+    assert words is not None
+    assert words["en"].startswith("http://h:8080: this server generates")

@@ -67,7 +67,7 @@ class ModelList:
         bin_size = decimal_size(sum(entry.size for entry in bin_entries))
         return {
             "models": [self._row(record, rooms.get(record.format, 0)) for record in records],
-            "summary": summary.format(count=len(records), size=total) if records else "",
+            "summary": summary.format(count=len(records), size=total).removesuffix(" · 0 B") if records else "",
             "scanning": scanning,
             "bin": [_bin_row(entry) for entry in bin_entries],
             "bin_summary": tr("models_bin").format(count=len(bin_entries), size=bin_size),

@@ -50,6 +50,14 @@ def names(tab: Any, updates: Any = None) -> list[str]:
     return [row["name"] for row in listed(tab, updates)["models"]]
 
 
+def test_a_row_of_a_model_on_a_server_has_its_address(make_app: MakeApp, tmp_path: Path) -> None:
+    put(tmp_path / "models" / "a.server.yaml", b"url: http://10.0.0.5:8000\n")
+    value = listed(model_tab(make_app()))
+    (row,) = value["models"]
+    assert (row["name"], row["size"], row["quantization"]) == ("a.server.yaml", "", "10.0.0.5:8000")
+    assert value["summary"] == "1 model"
+
+
 def test_a_row_has_the_name_size_quantization_and_folder_of_a_model(tab: Any, models: Path) -> None:
     tab.app.memory.available_memory = lambda: 8 * GB
     row = listed(tab)["models"][1]
