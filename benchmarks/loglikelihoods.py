@@ -5,7 +5,7 @@ Ours: the operation "loglikelihoods" through the pipes of a worker with bound th
 with a loop over llama-cpp-python's low-level calls that batches four chunks as that program does. Both alternate, so
 that a machine that slows down slows both.
 
-`--kl` compares the divergence of a coarser copy of the model instead: its weights of four bits lose their lowest one.
+`--kl` compares the divergence of a coarser copy of the model instead: its weights of four bits are rounded to three.
 The reference is `llama-perplexity --kl-divergence`, which rounds the distributions of the model to 16 bits.
 """
 
@@ -118,16 +118,16 @@ def compare_divergences(plan: Any, program: Path, text: str, count: int) -> None
 
 
 def coarsened(model: Path, target: Path) -> Path:
-    """Write a copy of a GGUF file of which weights in Q4_0 and Q4_1 have three bits."""
+    """Write a copy of a GGUF file of which weights in Q4_0 and Q4_1 are even: they have three bits."""
     content = bytearray(model.read_bytes())
     entries = read_tensors(model)[1]
-    data = len(content) - sum(-(-entry.size // 32) * 32 for entry in entries)
+    data = (len(content) - max(entry.offset + entry.size for entry in entries)) // 32 * 32
     for entry in entries:
         if entry.type in _SCALES:
-            block = _SCALES[entry.type] + 16
-            for start in range(data + entry.offset, data + entry.offset + entry.size, block):
-                half_bytes = content[start + _SCALES[entry.type] : start + block]
-                content[start + _SCALES[entry.type] : start + block] = half_bytes.translate(_WITHOUT_LOWEST)
+            scales = _SCALES[entry.type]
+            for start in range(data + entry.offset, data + entry.offset + entry.size, scales + 16):
+                weights = slice(start + scales, start + scales + 16)
+                content[weights] = content[weights].translate(_COARSER)
     target.write_bytes(content)
     return target
 
@@ -135,7 +135,9 @@ def coarsened(model: Path, target: Path) -> Path:
 _LOAD = "llama_model_load_from_file"
 _SCALES = {"Q4_0": 2, "Q4_1": 4}
 """Bytes before the 32 weights of a block."""
-_WITHOUT_LOWEST = bytes(value & 0xEE for value in range(256))
+_EVEN = (0, 0, 2, 4, 4, 4, 6, 8, 8, 8, 10, 12, 12, 12, 14, 14)
+"""Odd weights are rounded up and down in turns, so that their mean stays the same."""
+_COARSER = bytes(_EVEN[value >> 4] << 4 | _EVEN[value & 15] for value in range(256))
 
 
 def default_text() -> str:

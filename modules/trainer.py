@@ -31,7 +31,9 @@ _DISK: Words = {
     "en": "a file could not be written. Check the disk, then resume the run.",
     "zh": "无法写入文件。请检查磁盘，然后继续训练。",
 }
-_DISK_FULL = re.compile(r"No space left|Disk quota exceeded|PytorchStreamWriter failed|file write failed", re.I)
+_DISK_FULL = re.compile(
+    r"No space left|Disk quota exceeded|PytorchStreamWriter failed|file write failed|unexpected pos \d", re.I
+)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from modules.trainer import as_error
 
 CASES: list[tuple[str, type[WebUIError], str, str]] = [
     ("Error while serializing: I/O error: No space left on device (os error 28)", TrainingDiskFull, "full", "磁盘已满"),
+    ("[enforce fail at inline_container.cc:672] . unexpected pos 32384 vs 32272", TrainingDiskFull, "full", "磁盘已满"),
     ("Error while serializing: I/O error: File too large (os error 27)", TrainingFailed, "be written", "无法写入"),
     (
         "SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",

@@ -63,6 +63,7 @@ class TrainingRuns:
         self._turns_of_all, self._turns = turns or Turns(), dict[str, Turn]()
         self._locks: dict[str, int] = {}  # of the folders of runs that are queued or running
         self._live: dict[str, RunView] = {}  # the same runs
+        self._unsaved: dict[str, RunView] = {}  # runs that have ended, of which a full disk could not take the state
         self._process: TrainingProcess | None = None
         self._progress: TrainingProgress | None = None  # of the same process
         self._ending: dict[str, str] = {}  # "stopped" or DISCARDED, for runs that were asked to end
@@ -98,7 +99,8 @@ class TrainingRuns:
                 return replace(live, position=turn.ahead, waiting=turn.waiting_for)
         if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
             return None
-        return self._saved.view(name)
+        view, unsaved = self._saved.view(name), self._unsaved.get(name)
+        return self._folder(name).present(unsaved) if view and unsaved else view
 
     def _folder(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name)
@@ -199,6 +201,7 @@ class TrainingRuns:
             {"en": f"the training run {facts.name}", "zh": f"训练“{facts.name}”"}
         )
         self._locks[facts.name] = descriptor
+        self._unsaved.pop(facts.name, None)
         self._live[facts.name] = live
         self._queue.append(facts.name)
         self._start_thread()
@@ -378,6 +381,7 @@ class TrainingRuns:
         try:
             self._folder(name).save(ended)
         except OSError as error:
+            self._unsaved[name] = ended
             log.warning("%s: %s", self.folder / name, error)
         del self._live[name]
         self._turns.pop(name).end()

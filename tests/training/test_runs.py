@@ -182,6 +182,12 @@ def test_a_run_whose_state_cannot_be_written_fails_and_the_next_one_trains(
     with subtests.test(what="the process of the failed run has ended"):
         assert len(runs.log(running)) < UPDATES
     assert {runs.wait(name, SECONDS).adapter for name in (running, queued)} == {""}
+    with subtests.test(what="why, and that it can be resumed"):
+        view = runs.view(running)
+        assert (view.state, view.resumable) == ("failed", True) and "directory" in str(view.error)
+        shutil.rmtree(runs.folder / running / "state.json")
+        runs.resume(running)
+        assert runs.wait(running, SECONDS).state == "finished"
 
 
 def test_a_run_that_cannot_be_written_leaves_no_folder(runs: TrainingRuns, start: Start) -> None:

@@ -11,7 +11,7 @@ import pytest
 from modules.app import App
 from modules.core.errors import ModelNotFound, OptionError, UnknownOption, Unsupported, WebUIError
 from modules.core.lora_errors import LoraMismatch, LoraNotFound
-from modules.core.training_errors import AdapterExists, CannotTrain, NoRoomToTrain
+from modules.core.training_errors import AdapterExists, CannotTrain, NoRoomToTrain, TrainingDiskFull
 from modules.engines.training.job import TrainingJob
 from modules.engines.training.samples import read_samples
 from modules.training.dataset.errors import DatasetNotFound
@@ -106,3 +106,6 @@ def test_models_that_leave_no_room_are_named(app: App) -> None:
     with pytest.raises(NoRoomToTrain, match="micro batch of 1"):
         app.training.check_room(too_large)
     app.training.check_room(planned)
+    heavy = PlannedRun(planned.parameters, planned.record, planned.options, TrainingMemory(0, 1 << 60, 0))
+    with pytest.raises(TrainingDiskFull):
+        app.training.check_room(heavy)
