@@ -73,12 +73,19 @@ def test_runs_of_two_queues_take_turns_and_one_that_is_stopped_is_not_waited_for
 
 
 def test_training_evaluations_and_prices_wait_for_what_was_started_before(
-    make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+    make_app: Callable[..., App],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
+    request: pytest.FixtureRequest,
 ) -> None:
     use_echo(monkeypatch, tmp_path / "models", MODEL)
     app = training_app(make_app, tmp_path)
     (tmp_path / "datasets" / "digits.txt").write_text("1 2 3 " * 40)
     at_work = app.turns.queue({"en": "the training run x", "zh": "训练“x”"})
+    request.addfinalizer(
+        lambda: [app.prices.close(), app.evaluations.close(), at_work.end(), app.training.runs.close()]
+    )
     evaluation = app.evaluations.start(EvaluationRequest.parse("digits", (Subject(MODEL),), {}))
     price = app.prices.start(PriceRequest.parse("numa", False, True, MODEL))
     run = app.training.start(PARAMETERS)
@@ -100,6 +107,3 @@ def test_training_evaluations_and_prices_wait_for_what_was_started_before(
         assert app.training.runs.view(run).position == 1
         at_work.end()
         assert app.training.runs.wait(run, SECONDS).state == "finished"
-    app.training.runs.close()
-    app.evaluations.close()
-    app.prices.close()
