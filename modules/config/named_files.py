@@ -12,7 +12,7 @@ from modules.options.option import nearest
 from modules.system.atomic_write import replace_file
 from modules.system.bin_folder import BIN
 
-_MAX_NAME_BYTES = 200  # file systems allow 255 bytes, and the name of the lock file is longer
+MAX_NAME_BYTES = 200  # file systems allow 255 bytes, and the name of the lock file is longer
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]|^[. ]|[. ]$')
 WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that are reserved on Windows."""
@@ -126,7 +126,7 @@ class NamedFiles:
 def is_valid_name(name: str) -> bool:
     """Whether a file can have this name on every operating system."""
     try:
-        short = 0 < len(name.encode()) <= _MAX_NAME_BYTES
+        short = 0 < len(name.encode()) <= MAX_NAME_BYTES
     except UnicodeEncodeError:  # a lone surrogate
         return False
     return short and not _FORBIDDEN.search(name) and not WINDOWS_DEVICES.fullmatch(name)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modules.catalog.record import ModelRecord
-from modules.config.named_files import is_valid_name
+from modules.config.named_files import MAX_NAME_BYTES, is_valid_name
 from modules.core.errors import NameTaken, OptionError, Unsupported, WebUIError, Words
 from modules.core.training_errors import CannotTrain, TrainingDiskFull
 from modules.downloads.disk import free_space
@@ -21,7 +21,11 @@ from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.start import disk_problem, overlay_for
 
 _PLAIN = ("safetensors", "pytorch")
-_NAME: Words = {"en": r'a name without \ / : * ? " < > |', "zh": r'不含 \ / : * ? " < > | 的名称'}
+NAME: Words = {
+    "en": rf'a name without \ / : * ? " < > | and without dots at its ends, of at most {MAX_NAME_BYTES} bytes, and '
+    "no device such as CON",
+    "zh": rf'不含 \ / : * ? " < > |、首尾无点、不超过 {MAX_NAME_BYTES} 字节、且不是 CON 等设备名的名称',
+}
 _RESERVE = 1.05
 """A merged model needs as much disk space as its base, and some for other files."""
 
@@ -56,7 +60,7 @@ def merged_model(
     if model.format not in _PLAIN or (model.shape is not None and model.shape.method):
         raise CannotTrain(model.name, _QUANTIZED)
     if not is_valid_name(target.name):
-        raise OptionError("name", target.name[:80], _NAME)
+        raise OptionError("name", target.name[:80], NAME)
     if target.exists():
         raise NameTaken(target.name)
     check_fit(lora, model)

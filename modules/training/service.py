@@ -22,7 +22,7 @@ from modules.planning.memory_budget import MemoryBudget
 from modules.planning.planner import Planner
 from modules.runtime.load_plan import LoadPlan
 from modules.training.dataset.prepare import Prepared, TrainingData
-from modules.training.export import gguf_adapter, merged_model
+from modules.training.export import NAME, gguf_adapter, merged_model
 from modules.training.memory import TrainingMemory, estimate, longest_row
 from modules.training.parameters import parse_parameters
 from modules.training.runs import RunRequest, TrainingRuns
@@ -30,7 +30,10 @@ from modules.training.start import training_loader
 
 _CHECKPOINTS = 4
 """Checkpoints, and a finished adapter, that may be on the disk together; each has an adapter and its optimizer."""
-_NAME: Words = {"en": r'a name without \ / : * ? " < > |', "zh": r'不含 \ / : * ? " < > | 的名称'}
+_NO_PATIENCE: Words = {
+    "en": "0, because there are no rows for evaluation: choose an evaluation dataset, or a share",
+    "zh": " 0，因为没有评估数据：请选择评估数据集，或设置评估比例",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Training:
         """
         parameters = parse_parameters(raw)
         if not is_valid_name(str(parameters["lora_name"])):
-            raise OptionError("lora_name", str(parameters["lora_name"])[:80], _NAME)
+            raise OptionError("lora_name", str(parameters["lora_name"])[:80], NAME)
         if not parameters["model"]:
             raise OptionError("model", "", {"en": "the name of a model", "zh": "模型名称"})
         record = self._record(str(parameters["model"]))
@@ -86,10 +89,15 @@ class Training:
         return self._planner.plan(LoadRequest(record, loader.name))
 
     def prepare(self, planned: PlannedRun) -> Prepared:
-        """Return the data of a run. Raises what `TrainingData.prepare` does, BadRows and NothingToTrain."""
+        """Return the data of a run.
+
+        Raises what `TrainingData.prepare` does, BadRows, NothingToTrain, and OptionError for a patience without rows.
+        """
         template = self.data.template_of(planned.record, str(planned.parameters["instruction_template"]))
         prepared = self.data.prepare(planned.parameters, template)
         prepared.require_usable(bool(planned.parameters["skip_bad_rows"]))
+        if (patience := planned.parameters["early_stopping_patience"]) and not prepared.evaluation:
+            raise OptionError("early_stopping_patience", patience, _NO_PATIENCE)
         return prepared
 
     def start(self, raw: Mapping[str, object], continues: str = "") -> str:
@@ -156,7 +164,7 @@ class Training:
         name, and what `merged_model` raises.
         """
         if not is_valid_name(name):  # the target must be directly in the folder of models
-            raise OptionError("name", name[:80], _NAME)
+            raise OptionError("name", name[:80], NAME)
         record = self._record(model)
         plan = self._load_plan(record)
         target = self._models_folder / name

@@ -58,6 +58,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
         ({"dataset": "none"}, DatasetNotFound, "none"),
         ({"lora_rank": 0}, OptionError, "lora_rank"),
         ({"lora_rang": 8}, UnknownOption, "lora_rank"),
+        ({"early_stopping_patience": 5}, OptionError, "no rows for evaluation"),
+        ({"lora_name": "x" * 300}, OptionError, "bytes"),
         ({"learning_rate": "fast"}, OptionError, "learning_rate"),
     ]
     for change, error, words in cases:

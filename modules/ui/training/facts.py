@@ -57,6 +57,10 @@ def field_of(error: WebUIError, parameters: Mapping[str, object]) -> str:
     if isinstance(error, OptionError):
         return error.option if error.option in PARAMETERS else ""
     field = next((field for kind, field in _FIELDS if isinstance(error, kind)), "")
+    if isinstance(error, (DatasetNotFound, UnreadableDataset)):
+        file = error.name if isinstance(error, DatasetNotFound) else error.file
+        if file and file == parameters.get("eval_dataset") != parameters.get("dataset"):
+            return "eval_dataset"
     return "raw_text_file" if field == "dataset" and parameters.get("raw_text_file") else field
 
 

@@ -80,6 +80,7 @@ def test_an_error_names_the_field_to_change(http: TestClient, tmp_path: Path, su
         ({"dataset": ""}, "dataset", ""),
         ({"dataset": "none"}, "dataset", "none"),
         ({"dataset": "", "raw_text_file": "none"}, "raw_text_file", "none"),
+        ({"eval_dataset": "none"}, "eval_dataset", "none"),
         ({"dataset": "bad"}, "skip_bad_rows", "2"),
         ({"format": "none"}, "format", "none"),
         ({"lora_name": "../a"}, "lora_name", "../a"),
