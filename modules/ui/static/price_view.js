@@ -139,13 +139,14 @@ startButton.addEventListener("click", async () => {
 // -- the measurement ------------------------------------------------------------------------------------------------------
 
 const heading = make("h2", {});
+const about = make("p", { class: "tx-s-info" });
 const status = make("p", { role: "status" });
 const bar = make("progress", { "aria-label": tr("pc_progress") });
 const findings = make("div", { class: "tx-p-chart" });
 const stopButton = make("button", { type: "button", class: "tx-button", id: "tx-pc-stop" }, tr("pp_stop"));
 const disturbed = make("p", { class: "tx-s-note", hidden: true });
 const error = make("p", { class: "tx-p-error", hidden: true });
-const run = make("section", { class: "tx-p-card", id: "tx-pc-run", "aria-label": tr("pc_run"), hidden: true }, heading, bar, status, make("div", { class: "tx-s-buttons" }, stopButton), error, disturbed, findings);
+const run = make("section", { class: "tx-p-card", id: "tx-pc-run", "aria-label": tr("pc_run"), hidden: true }, heading, about, bar, status, make("div", { class: "tx-s-buttons" }, stopButton), error, disturbed, findings);
 
 const choose = (id) => {
   if (chosen !== id) drawn = "";
@@ -159,6 +160,8 @@ const drawRun = (body) => {
   if (!found) return;
   run.hidden = false;
   heading.textContent = `${found.key}: ${found.a || '""'} → ${found.b || '""'}`;
+  about.textContent = found.model;
+  about.hidden = !found.model;
   bar.hidden = stopButton.parentElement.hidden = found.ended;
   bar.max = Math.max(found.total, 1);
   bar.value = found.done;
