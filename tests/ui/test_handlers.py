@@ -88,6 +88,19 @@ def test_guests_are_refused_before_an_owner_only_handler_runs(faulty: Callable[.
         assert "only its owner" in updates[handlers.line]
 
 
+def test_gradio_adds_the_event_and_the_request_that_a_handler_asks_for(make_app: Callable[..., App]) -> None:
+    def act(values: Any, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:  # type: ignore[name-defined]
+        return {"got": (values, event.name, request)}
+
+    with page_parts() as blocks:
+        button, line = gr.Button(), gr.HTML()
+        Page(make_app(), "en").on(button.click, act, {line}, [line])
+    (handler,) = [function.fn for function in blocks.fns.values()]
+    event = gr.EventData(None, {"name": "a name"})
+    arguments, *_ = gr.helpers.special_args(handler, ["values"], "the request", event)
+    assert handler(*arguments) == {"got": ("values", "a name", "the request")}
+
+
 def test_closing_the_page_closes_the_handler(faulty: Callable[..., Any]) -> None:
     async def close() -> None:
         updates = faulty().stream()
