@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from modules.core.paths import ROOT
+from modules.ui.gradio_import import gradio
 
 
 def in_python(code: str) -> str:
@@ -26,3 +27,13 @@ def test_gradio_still_renders_its_stubs_at_every_import(whole_program: None) -> 
     """If this fails, Gradio no longer does so, and modules/ui/gradio_import.py can be removed."""
     code = "import gradio.component_meta as meta; print(meta.create_or_modify_pyi.__code__.co_argcount)"
     assert in_python(code) == "3"
+
+
+def test_the_constructor_of_a_component_is_inspected_once() -> None:
+    """If this fails, Gradio inspects it elsewhere, or no more: see modules/ui/gradio_import.py."""
+    inspected = gradio().component_meta.inspect.getfullargspec
+    gradio().Textbox("x")
+    before = inspected.cache_info()
+    assert gradio().Textbox("y").value == "y"
+    after = inspected.cache_info()
+    assert after.misses == before.misses and after.hits > before.hits
