@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from modules.core.errors import OptionError, Words
+from modules.formats.server_file import checked_url
+from modules.formats.server_keys import is_key
 
-LONGEST_URL = 2000
-_EXPECTED: Words = {
-    "en": "an address such as http://127.0.0.1:8000, without a password, a query or a fragment",
-    "zh": "形如 http://127.0.0.1:8000 的地址，不含密码、查询参数和片段",
-}
-_VISIBLE = re.compile(r"[!-~]+")
 _KEY_EXPECTED: Words = {"en": "visible ASCII characters only", "zh": "仅含可见的 ASCII 字符"}
 _PORTS = {"http": 80, "https": 443}
 
@@ -38,9 +32,9 @@ class Target:
 
         Raises OptionError for "server_url" or "server_key_env".
         """
-        if key and not _VISIBLE.fullmatch(key):
+        if key and not is_key(key):
             raise OptionError("server_key_env", "***", _KEY_EXPECTED)
-        return Target(normalized_url(url), key=key, ca=ca)
+        return Target(checked_url(url), key=key, ca=ca)
 
     @property
     def is_secure(self) -> bool:
@@ -70,40 +64,3 @@ class Target:
     def path(self, path: str) -> str:
         """Return the path of a request to an endpoint such as "/v1/models"."""
         return urlsplit(self.url).path + path
-
-
-def normalized_url(url: str) -> str:
-    """Return an address in one form: lower-case host, no final "/v1" or slash; "http://" where no scheme is given.
-
-    Raises OptionError for "server_url" unless it is an address of HTTP or HTTPS.
-    """
-    text = url.strip()
-    if "://" not in text:
-        text = f"http://{text}"
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:  # a port that is no number, or a broken IPv6 address
-        raise OptionError("server_url", _shown(url), _EXPECTED) from None
-    is_plain = _VISIBLE.fullmatch(text) and not parts.query and not parts.fragment and "@" not in parts.netloc
-    if not is_plain or len(text) > LONGEST_URL or parts.scheme not in _PORTS or port == 0 or not _is_host(host):
-        raise OptionError("server_url", _shown(url), _EXPECTED)
-    authority = f"[{host}]" if ":" in host else host
-    if port is not None and port != _PORTS[parts.scheme]:
-        authority += f":{port}"
-    return f"{parts.scheme}://{authority}{parts.path.rstrip('/').removesuffix('/v1').rstrip('/')}"
-
-
-def _is_host(host: str) -> bool:
-    if ":" in host:
-        try:
-            ipaddress.IPv6Address(host.partition("%")[0])
-        except ValueError:
-            return False
-        return True
-    return re.fullmatch(r"[a-z0-9_](?:[a-z0-9._-]{0,252})", host) is not None
-
-
-def _shown(url: str) -> str:
-    """Return an address without a password that it may contain."""
-    return re.sub(r"^(.*//)?[^/@]*@", r"\1***@", url[:200])
