@@ -18,13 +18,15 @@ class Target:
     """Where a server is: at `url`, without "/v1" and a final slash, or at the Unix socket `socket`.
 
     `key` is sent to this origin alone. `ca` is the file of the certificate authority to trust instead of the system's.
-    Use `parse` for addresses that people have written. Of a `socket`, `url` gives the Host header and the path.
+    Use `parse` for addresses that people have written. Of a `socket`, `url` gives the Host header and the path; errors
+    call it by its `name`, if it has one.
     """
 
     url: str = "http://localhost"
     socket: str = ""
     key: str = field(default="", repr=False)
     ca: str = ""
+    name: str = ""
 
     @staticmethod
     def parse(url: str, key: str = "", ca: str = "") -> Target:
@@ -58,7 +60,7 @@ class Target:
     def origin(self) -> str:
         """What errors call the server: no path, as it may be a secret."""
         if self.socket:
-            return f"unix:{self.socket}"
+            return self.name or f"unix:{self.socket}"
         return f"{urlsplit(self.url).scheme}://{self.authority}"
 
     def path(self, path: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modules.core.events import Info, Progress
+from modules.core.errors import Unsupported
+from modules.core.events import Info, Json, Progress
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import Report, SerialEngine, TextEngine
 from modules.engines.vllm.arguments import (
@@ -48,6 +49,18 @@ def served_options(path: Path, options: Options) -> dict[str, Value]:
     }
 
 
+def refuse_loras(adapters: Sequence[Mapping[str, Json]]) -> list[float]:
+    """Answer the operation "apply_loras" of a server that was started without room for any."""
+    if any(adapter["weight"] for adapter in adapters):
+        raise Unsupported(
+            {
+                "en": "vLLM reserves memory for LoRAs when it starts. Turn on enable_lora and load the model again.",
+                "zh": "vLLM 在启动时为 LoRA 预留内存。请勾选“启用 LoRA”后重新加载模型。",
+            }
+        )
+    return [0.0] * len(adapters)
+
+
 def _load(path: Path, options: Options, report: Report) -> TextEngine | SerialEngine:
     from modules.engines.served.engine import ServedEngine
     from modules.engines.vllm.headless import HeadlessEngine
@@ -69,6 +82,8 @@ def _load(path: Path, options: Options, report: Report) -> TextEngine | SerialEn
     server.wait_until_ready(NAME, path.name)
     engine = ServedEngine.open(server.target, served_options(path, options), report)
     server.end_with()
+    if not options["enable_lora"]:
+        engine.operations = {**engine.operations, "apply_loras": refuse_loras}
     engine.info = dataclasses.replace(engine.info, notes=(*engine.info.notes, *remarks), memory=server.memory())
     return engine
 

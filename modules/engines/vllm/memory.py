@@ -23,9 +23,9 @@ from modules.engines.memory import (
 from modules.engines.vllm.arguments import cache_bytes, machine_count, world_size
 from modules.formats.model_shape import ModelShape
 
-_LIBRARY_BYTES = 1_600_000_000
+_LIBRARY_BYTES = 1_850_000_000
 """Torch and vLLM in the server, the scheduler and one process that computes, on the machine that was measured."""
-_LIBRARY_BYTES_OF_ANOTHER = 500_000_000
+_LIBRARY_BYTES_OF_ANOTHER = 700_000_000
 """The same in each further process that computes."""
 _BATCH_TOKENS = 2048
 """Tokens that a step computes at most (max_num_batched_tokens where vLLM chooses it for chat)."""

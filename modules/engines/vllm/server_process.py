@@ -41,7 +41,7 @@ class ServerProcess:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], report: Report) -> None:
         folder = Path(tempfile.mkdtemp(prefix="text-studio-vllm-"))
         path = folder / "s"
-        self.target = Target(socket=str(path))
+        self.target = Target(socket=str(path), name="vLLM")
         self._report, self._log = report, StartLog()
         self._is_ready = False
         # Whoever reads our stderr sees its end only when the supervisor has ended as well, and with it all of vLLM.

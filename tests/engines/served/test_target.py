@@ -19,6 +19,7 @@ def test_a_target_names_its_origin_and_hides_its_key() -> None:
     assert target.path("/v1/models") == "/api/v1/models"
     assert "secret" not in repr(target)
     assert Target(socket="/run/vllm.sock").origin == "unix:/run/vllm.sock"
+    assert Target(socket="/run/vllm.sock", name="vLLM").origin == "vLLM"
     with pytest.raises(OptionError, match="server_key_env") as error:
         Target.parse("http://host", key="secret\nX-Other: 1")
     assert "secret" not in str(error.value)
