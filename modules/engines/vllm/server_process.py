@@ -43,7 +43,6 @@ class ServerProcess:
         path = folder / "s"
         self.target = Target(socket=str(path), name="vLLM")
         self._report, self._log = report, StartLog()
-        self._is_ready = False
         # Whoever reads our stderr sees its end only when the supervisor has ended as well, and with it all of vLLM.
         held = os.dup(2)
         words = [str(path) if word == SOCKET else word for word in command]
@@ -87,7 +86,7 @@ class ServerProcess:
                 words = self._log.reason()
                 raise LoadFailed(loader, model, words, cause(words))
             time.sleep(POLL_SECONDS)
-        self._is_ready = True
+        self._log.is_running = True
 
     async def _answers(self) -> bool:
         try:
@@ -119,7 +118,7 @@ class ServerProcess:
         progress = self._log.feed(line)
         if line.strip():
             print(line, file=sys.stderr, flush=True)
-        if progress is not None and not self._is_ready:
+        if progress is not None and not self._log.is_running:
             self._report(progress)
 
 

@@ -1,4 +1,4 @@
-"""Read the log of a vLLM that starts: how far it is, and why it failed."""
+"""Read the log of vLLM: how far its start is, and why it failed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ _COMPILING = re.compile(
 )
 _HEADLESS = re.compile(r"Launching .*headless")
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)\b: ")
-_CONSEQUENCE = ("Engine core initialization failed", "WorkerProc initialization failed")
+_CONSEQUENCE = (
+    *("Engine core initialization failed", "WorkerProc initialization failed"),
+    "EngineCore encountered an issue",
+)
 """What processes say that ended because another one failed."""
 
 
 class StartLog:
-    """The lines that vLLM has printed. `computes` tells whether it has begun to compute for another machine."""
+    """The lines that vLLM has printed. `computes` tells whether it has begun to compute for another machine.
+
+    `is_running` is set once it has started: then it goes on after most exceptions, and the last one is why it ended.
+    """
 
     def __init__(self) -> None:
         self.computes = False
+        self.is_running = False
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._reason: list[str] = []
         self._is_reason_open = False
@@ -53,8 +60,9 @@ class StartLog:
         return "\n".join(self._reason or self._tail)
 
     def _read_reason(self, words: str) -> None:
-        """Keep the first exception: the last line of its traceback, and what follows of its message."""
-        if _EXCEPTION.match(words) and not self._reason and not any(text in words for text in _CONSEQUENCE):
+        """Keep an exception: the last line of its traceback, and what follows of its message."""
+        is_kept = self.is_running or not self._reason
+        if is_kept and _EXCEPTION.match(words) and not any(text in words for text in _CONSEQUENCE):
             self._reason, self._is_reason_open = [words], True
         elif self._is_reason_open:
             self._is_reason_open = words.startswith(" ") and len(self._reason) < REASON_LINES

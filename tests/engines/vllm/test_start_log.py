@@ -40,6 +40,18 @@ def test_the_reason_is_the_exception_of_the_process_that_failed_first() -> None:
     assert log.reason() == failed
 
 
+def test_a_server_that_runs_ends_for_its_last_reason() -> None:
+    log = log_of("ValueError: a warning of the start")
+    log.is_running = True
+    for line in (
+        "ValueError: No adapter found",
+        "KeyError: 'x'",
+        "vllm.v1.EngineDeadError: EngineCore encountered an issue.",
+    ):
+        log.feed(line)
+    assert log.reason() == "KeyError: 'x'"
+
+
 def test_the_reason_includes_the_further_lines_of_a_message() -> None:
     assert log_of(*HEADS.splitlines()).reason() == "\n".join(HEADS.splitlines()[:3])
 
