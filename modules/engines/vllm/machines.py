@@ -26,7 +26,7 @@ from modules.system.gpus import Gpu
 Options = Mapping[str, Value]
 
 RAY_PORT = 6379
-_THIS_MACHINE_ONLY = ("node_rank", "vllm_program", "trust_remote_code")
+_THIS_MACHINE_ONLY = ("node_rank", "vllm_program")
 _RAY_HEAD = "HEAD"
 _HEAD_KEYS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 
@@ -67,6 +67,7 @@ def refusal(path: Path, options: Options, environment: Environment) -> OptionErr
         _flags_refusal(options)
         or _machines_refusal(options)
         or _heads_refusal(path, options)
+        or _eager_refusal(options, environment)
         or _gpus_refusal(options, environment)
     )
 
@@ -113,6 +114,20 @@ def _heads_refusal(path: Path, options: Options) -> OptionError | None:
         "tensor_parallel_size",
         f"a divisor of the model's {heads} attention heads",
         f"能整除此模型注意力头数 {heads} 的值",
+    )
+
+
+def _eager_refusal(options: Options, environment: Environment) -> OptionError | None:
+    """Refuse what fails in vLLM 0.32 at the first token: its stages lack buffers that only the warm-up makes."""
+    if int(options["pipeline_parallel_size"]) == 1 or not runs_on_cpu(options, environment):
+        return None
+    if not options["enforce_eager"]:
+        return None
+    return _refused(
+        options,
+        "enforce_eager",
+        "False, as vLLM cannot compute pipeline stages in eager mode on a CPU",
+        " False（在 CPU 上，vLLM 的流水线并行不支持不编译的模式）",
     )
 
 

@@ -173,6 +173,7 @@ REFUSED: list[tuple[Environment, dict[str, Any], str, str]] = [
     (GPUS, {"nnodes": 2}, "master_addr", "the address by which the others reach machine 0."),
     (GPUS, {**TWO_MACHINES, "node_rank": 2}, "node_rank", "0 to 1, as there are 2 machines."),
     (GPUS, {**TWO_MACHINES, "nnodes": 3}, "nnodes", "a divisor of 4, the number of GPUs"),
+    (CPU, {"pipeline_parallel_size": 2, "enforce_eager": True}, "enforce_eager", "False, as vLLM cannot compute"),
     (GPUS, {"engine_args": "--seed '3"}, "engine_args", "flags with closed quotes."),
     (
         dataclasses.replace(GPUS, gpus=(CARD, Gpu("busy", 100, 83))),
@@ -198,6 +199,8 @@ def test_what_may_work_is_not_refused(model: Path, subtests: pytest.Subtests) ->
         (GPUS, TWO_MACHINES),
         (GPUS, {"tensor_parallel_size": 8, "distributed_executor_backend": "ray"}),
         (CPU, {"tensor_parallel_size": 2}),
+        (CPU, {"pipeline_parallel_size": 2}),
+        (GPUS, {"pipeline_parallel_size": 2, "enforce_eager": True}),
         (busy, {"gpu_memory_utilization": 0.8}),
         (busy, {"kv_cache_gib": 1.0}),
     ]
