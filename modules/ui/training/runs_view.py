@@ -13,8 +13,8 @@ from modules.ui.charts import Labels, Series, line_chart
 from modules.ui.locales import translator
 
 _SHOWN = (
-    *("name", "model", "created", "rows", "continues", "state", "phase", "progress", "position", "reason", "update"),
-    *("updates", "seconds", "seconds_left", "memory", "gpu_memory", "loss", "smoothed", "eval_loss", "best"),
+    *("name", "model", "created", "rows", "continues", "state", "phase", "progress", "position", "waiting", "reason"),
+    *("update", "updates", "seconds", "seconds_left", "memory", "gpu_memory", "loss", "smoothed", "eval_loss", "best"),
     *("learning_rate", "grad_norm", "checkpoint", "facts", "started", "ended", "adapter", "resumable", "error"),
 )
 

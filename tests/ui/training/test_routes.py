@@ -187,3 +187,14 @@ def test_only_the_owner_trains(make_app: Callable[..., App], tmp_path: Path, sub
         for path in paths:
             with subtests.test(path):
                 assert http.request(method, f"/training/{path}", json={}).status_code == 403
+
+
+def test_a_queued_run_says_what_it_waits_for(app: App, http: TestClient) -> None:
+    at_work = app.turns.queue({"en": "an evaluation", "zh": "评估"})
+    name = http.post("/training/start", json={"values": PARAMETERS}).json()["name"]
+    shown = [http.get(f"/training/runs?lang={language}").json()["runs"][0] for language in ("en", "zh")]
+    assert [run["waiting"] for run in shown] == ["Waiting for an evaluation.", "正在等待评估结束。"]
+    assert (shown[0]["state"], shown[0]["position"]) == ("queued", 1)
+    at_work.end()
+    assert app.training.runs.wait(name, SECONDS).state == "finished"
+    assert http.get("/training/runs").json()["runs"][0]["waiting"] == ""
