@@ -22,8 +22,8 @@ from modules.runtime.loaded_model import LoadedModel
 _LENGTH = "max_new_tokens"
 _SCHEMA_FIELDS = frozenset({*CompletionRequest.model_fields, *ChatRequest.model_fields})
 _ONE_FORMAT = {"en": "no grammar beside it", "zh": "不与语法同时使用"}
-_ORDERS = ("sampler_priority", "temperature_last")
-"""Parameters that clients of the original send with every request, and that loaders with a fixed order do without."""
+_DONE_WITHOUT = ("sampler_priority", "temperature_last", "repetition_penalty_range")
+"""Parameters that clients of the original send with every request, and that loaders and servers without them ignore."""
 
 
 def resolve(
@@ -49,13 +49,13 @@ def resolve(
         raise respelled(error, request.spelled) from None
     # Many clients send all parameters with every request: those at neutral values need no support.
     effective = generation_settings.effective(params, requested)
-    orders = [] if strict else [name for name in effective if name in _ORDERS and name not in model.samplers]
-    needed = [name for name in effective if name not in orders] + (["logit_bias"] if request.logit_bias else [])
+    unused = [] if strict else [name for name in effective if name in _DONE_WITHOUT and name not in model.samplers]
+    needed = [name for name in effective if name not in unused] + (["logit_bias"] if request.logit_bias else [])
     generation_settings.require_supported(needed, model.samplers, model.engine_name)
     if request.schema is not None:
         require_grammar(request, model, requested, "response_format")
         params["answer_grammar"] = ["json", request.schema]
-    return params, [*ignored, *orders, *request.ignored, *_unused_by_template(request, model)]
+    return params, [*ignored, *unused, *request.ignored, *_unused_by_template(request, model)]
 
 
 def require_grammar(request: GenerationRequest, model: LoadedModel, params: Mapping[str, Any], field: str) -> None:
