@@ -128,7 +128,7 @@ class ResultsUnreadable(EvaluationError):
         "zh": "无法读取 {file}（{why}）。请修复或移走该文件；程序未作改动。",
     }
     file: str
-    why: str
+    why: str | Words
 
 
 @dataclass(eq=False)

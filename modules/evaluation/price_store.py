@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from modules.core.errors import Words
 from modules.core.events import Json
 from modules.evaluation.errors import ResultsNotSaved, ResultsUnreadable
 from modules.evaluation.price_result import PriceResult
@@ -20,6 +21,8 @@ MAX_BYTES = 32 << 20
 MAX_RESULTS = 1000
 MAX_REPEATED = 5
 """Results kept of the same comparison: the newest ones."""
+
+_NO_LIST: Words = {"en": "it has no list of prices", "zh": "其中没有代价列表"}
 
 
 class PriceResults:
@@ -69,7 +72,7 @@ class PriceResults:
             raise ResultsUnreadable(str(self.path), why) from error
         entries = body.get("prices") if isinstance(body, dict) else None
         if not isinstance(entries, list):
-            raise ResultsUnreadable(str(self.path), '"prices"?')
+            raise ResultsUnreadable(str(self.path), _NO_LIST)
         return entries
 
     @contextlib.contextmanager

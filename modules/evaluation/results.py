@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.core.errors import Words
 from modules.evaluation.errors import ResultNotFound, ResultsNotSaved, ResultsUnreadable
 from modules.system import file_lock
 from modules.system.atomic_write import replace_file
@@ -30,6 +31,7 @@ COLUMNS = (
 token against the model `reference`, paired."""
 MAX_BYTES = 32 << 20
 MAX_COMMENT = 2000
+_NO_COLUMNS: Words = {"en": "the columns Model and Perplexity are missing", "zh": "缺少 Model 和 Perplexity 列"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class EvaluationResults:
             why = getattr(error, "strerror", None) or str(error)
             raise ResultsUnreadable(str(self.path), why) from error
         if present and not {"Model", "Perplexity"} <= set(present):
-            raise ResultsUnreadable(str(self.path), "Model, Perplexity?")
+            raise ResultsUnreadable(str(self.path), _NO_COLUMNS)
         foreign = [name for name in present if name not in COLUMNS]
         return (*COLUMNS, *foreign), _identified(cells)
 
