@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 EXIT_SECONDS = 2.0
@@ -74,13 +74,27 @@ def _end_session(child: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _kill_session() -> None:
-    """Kill all other processes of this session, and wait until they are gone: those of GPUs take a moment."""
+    """Kill all other processes of this session, and wait until they are gone: those of GPUs take a moment.
+
+    Python's trackers of shared memory end last and by themselves, once they have deleted what was left of it.
+    """
     deadline = time.monotonic() + KILL_SECONDS
     while (pids := session_members(os.getsid(0))) and time.monotonic() < deadline:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(pid for pid in pids if not _is_resource_tracker(pid))
         time.sleep(0.01)
+    _kill(pids)
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_resource_tracker(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def session_members(leader: int) -> list[int]:

@@ -164,3 +164,18 @@ def test_a_server_that_ends_by_itself_leaves_nothing_behind(tmp_path: Path) -> N
         pids = [int(pid) for pid in supervisor.stdout.readline().split()]
         assert supervisor.wait(5) == 3
         assert ends_within(2, *pids) and not tmp_path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is a file on Linux only")
+def test_shared_memory_of_a_server_that_is_killed_is_deleted(tmp_path: Path) -> None:
+    then = (
+        "from multiprocessing.shared_memory import SharedMemory; memory = SharedMemory(create=True, size=8)\n"
+        "print(memory.name, flush=True); time.sleep(60)"
+    )
+    with served(tmp_path, "signal.SIG_IGN", then, seconds=0.1) as supervisor:
+        supervisor.stdout.readline()
+        memory = Path("/dev/shm") / supervisor.stdout.readline().strip()
+        assert memory.exists()
+        supervisor.stdin.close()
+        assert ends_within(3, supervisor.pid)
+    assert not memory.exists()
