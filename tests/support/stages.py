@@ -90,14 +90,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep modules and tests out of garbage collections, and make full ones, of what reports keep, five times rarer."""
+    """Keep modules and tests out of garbage collections, and make full ones, of all that reports keep, rare."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(700, 10, 50)
+        gc.set_threshold(700, 10, 200)
         gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Collect garbage once. As it ends, pytest does so five times, to find errors that no one has caught."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
