@@ -36,6 +36,7 @@ EVENTS: list[Event] = [
     Text("", 0),
     Text("cat", 2, (LOGPROBS, LOGPROBS)),
     Progress("weights", 0.25),
+    Progress("machines", 0.0, ("./start.sh --node-rank 1",)),
     Waiting(3),
     Result(None),
     Result({"tokens": [1, 2], "nested": {"text": "猫", "number": 1.5, "truth": True}}),

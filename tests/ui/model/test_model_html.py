@@ -66,6 +66,16 @@ def test_the_facts_of_an_unloadable_model_name_its_state(problem_class: type[Mod
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
+def test_a_load_without_a_percentage_says_what_is_waited_for(language: str) -> None:
+    tr = locales.translator(language)
+    for stage in ("kernels", "server", "machines"):
+        loading = Status("loading", name="a", stage=stage)
+        assert tr(f"stage_{stage}") in model_html.load_status(loading, tr, language)
+        assert "%" not in model_html.pill(loading, tr)
+    assert "25%" in model_html.pill(Status("loading", name="a", stage="weights", progress=0.25), tr)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
 def test_a_model_on_a_server_shows_the_server_and_whether_it_answers(language: str) -> None:
     tr = locales.translator(language)
     connected = Status("ready", name="a", loader="Remote", context_length=4096, address="http://h:8080", memory=1 << 30)
