@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,19 +125,19 @@ def build(app: App) -> ASGIApp:
     async def health() -> dict[str, str]:
         return {"status": "ok", "model": app.models.status.state}
 
-    has_own_guard: Callable[[str], bool] | None = None
+    mounted, has_own_guard = None, None
     if app.flags.on("api") or app.flags.on("nowebui"):
-        from modules.api.app import mount_api
+        from modules.api.app import ApiFirst, mount_api
         from modules.api.root_paths import is_api_path
 
-        mount_api(server, app)
-        has_own_guard = is_api_path
+        mounted, has_own_guard = mount_api(server, app), is_api_path
+    built: ASGIApp = server
     if not app.flags.on("nowebui"):
         from modules import ui
 
         ui.attach(server, app)
-        return ui.protect(server, app, has_own_guard)
-    return server
+        built = ui.protect(server, app, has_own_guard)
+    return built if mounted is None else ApiFirst(built, mounted)
 
 
 def serve(app: App, arguments: Sequence[str]) -> None:

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from modules.api import sse
 from modules.api.answers import Answers
 from modules.api.errors import json_response, language_of
-from modules.api.generations import cancel_on_disconnect
+from modules.api.generations import cancel_on_disconnect, wait_for_disconnect
 from modules.api.sse import OPENAI, EventStream, StreamStyle, discard
 
 
@@ -26,9 +26,7 @@ async def answer(
     beginning = asyncio.create_task(_run(begin))
     try:
         if stream:
-            await cancel_on_disconnect(request, _wait(beginning))
-            headers = beginning.result().headers if beginning.done() else {}
-            return EventStream(beginning, style, language_of(request.headers), headers)
+            return await _stream(request, beginning, style)
         async with AsyncExitStack() as stack:
             answers = await cancel_on_disconnect(request, _result(beginning))
             stack.push_async_callback(answers.close)
@@ -47,5 +45,15 @@ async def _result(beginning: asyncio.Task[Answers]) -> Answers:
     return await beginning
 
 
-async def _wait(beginning: asyncio.Task[Answers]) -> None:
-    await asyncio.wait((beginning,), timeout=sse.SILENCE_SECONDS)
+async def _stream(request: Request, beginning: asyncio.Task[Answers], style: StreamStyle) -> EventStream:
+    """Return the response once the answers have begun, or after a while."""
+    leaving = asyncio.create_task(wait_for_disconnect(request))
+    try:
+        await asyncio.wait((beginning, leaving), timeout=sse.SILENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if leaving.done() and not beginning.done():
+            raise ClientDisconnect
+        headers = beginning.result().headers if beginning.done() else {}
+        return EventStream(beginning, leaving, style, language_of(request.headers), headers)
+    except BaseException:
+        leaving.cancel()
+        raise

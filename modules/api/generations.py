@@ -110,7 +110,7 @@ class Generations:
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of `work`. Cancels it and raises ClientDisconnect when the client disconnects."""
     task = asyncio.create_task(work)
-    watch = asyncio.create_task(_wait_for_disconnect(request))
+    watch = asyncio.create_task(wait_for_disconnect(request))
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -123,7 +123,7 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
             await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def _wait_for_disconnect(request: Request) -> None:
+async def wait_for_disconnect(request: Request) -> None:
     """Wait until the client disconnects. The body has been read, so that no other message can arrive."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

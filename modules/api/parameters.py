@@ -86,8 +86,10 @@ def _is_known(request: GenerationRequest, name: str, value: Any, model: LoadedMo
 
 def _refuse_misspelled(request: GenerationRequest, names: Sequence[str], strict: bool) -> None:
     """Raise UnknownOption for a name that looks like one with an effect, with `strict` for any name."""
+    if not names:
+        return
     known = frozenset({*type(request).model_fields, *NAMES})
-    if strict and names:
+    if strict:
         raise UnknownOption(names[0], nearest(names[0], known))
     effective = known - NO_EFFECT
     for name in names[:MAX_COMPARED]:

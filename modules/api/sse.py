@@ -33,24 +33,40 @@ OPENAI = StreamStyle(b": waiting\n\n", lambda error, language: sse_event(error_b
 
 
 class EventStream(StreamingResponse):
-    """Send the answers that `beginning` returns; stop them when the response ends or the client disconnects."""
+    """Send the answers that `beginning` returns; stop them when the response ends or the client leaves.
+
+    `leaving` ends when the client disconnects. It is cancelled with the response.
+    """
 
     def __init__(
-        self, beginning: asyncio.Task[Answers], style: StreamStyle, language: str, headers: Mapping[str, str]
+        self,
+        beginning: asyncio.Task[Answers],
+        leaving: asyncio.Task[None],
+        style: StreamStyle,
+        language: str,
+        headers: Mapping[str, str],
     ) -> None:
         fixed = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(
             _events(beginning, style, language), headers={**fixed, **headers}, media_type="text/event-stream"
         )
-        self._beginning, self._silence = beginning, style.silence
+        self._beginning, self._leaving, self._silence = beginning, leaving, style.silence
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events. Starlette's own method starts a group of tasks, which costs as much as a short answer."""
         bridge = _SilenceBridge(send, self._silence)
-        bridging = asyncio.create_task(bridge.run())
+        streaming = asyncio.create_task(self.stream_response(bridge.send))
+        either = (streaming, self._leaving)
         try:
-            await super().__call__(scope, receive, bridge.send)
+            while not (await asyncio.wait(either, timeout=bridge.seconds, return_when=asyncio.FIRST_COMPLETED))[0]:
+                await bridge.break_silence()
+            if streaming.done():
+                streaming.result()
         finally:
-            bridging.cancel()
+            self._leaving.cancel()
+            streaming.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await streaming
             await discard(self._beginning)
 
 
@@ -59,25 +75,28 @@ class _SilenceBridge:
 
     def __init__(self, send: Send, silence: bytes) -> None:
         self._send, self._silence = send, silence
-        self._started = self._ended = False
-        self._sent_at = 0.0
-        self._sending = asyncio.Lock()
+        self._started = self._is_sending = self._ended = False
         self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
 
     async def send(self, message: Message) -> None:
-        async with self._sending:
-            self._ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-            await self._send(message)
-            self._started, self._sent_at = True, self._loop.time()
+        self._ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        self._is_sending = True
+        await self._send(message)
+        self._is_sending, self._started, self._sent_at = False, True, self._loop.time()
 
-    async def run(self) -> None:
-        while not self._ended:
-            quiet = self._loop.time() - self._sent_at
-            if self._started and quiet >= SILENCE_SECONDS:
-                with suppress(OSError):  # the client is gone, which the response notices by itself
-                    await self.send({"type": "http.response.body", "body": self._silence, "more_body": True})
-                quiet = 0.0
-            await asyncio.sleep(SILENCE_SECONDS - quiet if self._started else SILENCE_SECONDS)
+    @property
+    def seconds(self) -> float:
+        """The time until `break_silence` may have to send something."""
+        return max(self._sent_at + SILENCE_SECONDS - self._loop.time(), SILENCE_SECONDS / 100)
+
+    async def break_silence(self) -> None:
+        """Send `silence`, unless something else was sent a short time ago, or waits for the client to read."""
+        if self._is_sending or not self._started:
+            self._sent_at = self._loop.time()
+        elif not self._ended and self._loop.time() - self._sent_at >= SILENCE_SECONDS:
+            with suppress(OSError):  # the client is gone, which is noticed elsewhere
+                await self.send({"type": "http.response.body", "body": self._silence, "more_body": True})
 
 
 async def discard(beginning: asyncio.Task[Answers]) -> None:

@@ -84,9 +84,9 @@ def changed(params: Mapping[str, Json]) -> list[str]:
 
 def effective(params: Mapping[str, Json], names: Collection[str]) -> list[str]:
     """Return the keys among `names` whose values change the answer, even if they are the defaults."""
-    on = changed(params)
-    neutral = {key: OFF.get(key, option.default) for key, option in PARAMETERS.items()}
-    differing = [key for key in PARAMETERS if key in names and params[key] != neutral[key]]
+    named = [(key, option) for key, option in PARAMETERS.items() if key in names]
+    differing = [key for key, option in named if params[key] != OFF.get(key, option.default)]
+    on = changed(params) if any(key in SWITCHES for key in differing) else ()
     return [key for key in differing if key not in SWITCHES or SWITCHES[key] in on]
 
 
