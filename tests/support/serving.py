@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from modules.api.app import mount_api
+from modules.api.app import ApiFirst, mount_api
 from modules.api.host_guard import guard
 from modules.app import App
 from modules.config import flags
@@ -31,8 +31,8 @@ from modules.runtime.loaded_model import LoadedModel
 def api_of(app: App) -> Iterator[str]:
     """Yield the address of a server with the API of `app`, mounted as in server.py."""
     server = FastAPI()
-    mount_api(server, app)
-    with serving(guard(server, app)) as address:
+    api = ApiFirst(server, mount_api(server, app))
+    with serving(guard(api, app)) as address:
         yield address
 
 
