@@ -188,8 +188,9 @@ async function poll() {
   try {
     const body = await get(`/price/runs?run=${encodeURIComponent(chosen)}&drawn=${encodeURIComponent(drawn)}`);
     going = body.runs.find(({ ended: over, state }) => !over && state !== "queued") ?? body.runs.find(({ ended: over }) => !over);
-    if (going && going.id !== chosen && (body.runs.find(({ id }) => id === chosen)?.ended ?? true)) {
-      choose(going.id);
+    const next = going ?? (chosen ? null : body.runs.at(-1)); // a page that has just been opened shows the last one
+    if (next && next.id !== chosen && (body.runs.find(({ id }) => id === chosen)?.ended ?? true)) {
+      choose(next.id);
       return poll();
     }
     drawRun(body);
