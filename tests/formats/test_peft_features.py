@@ -14,6 +14,7 @@ from modules.formats.peft_features import (
     FEATURES,
     LLAMACPP,
     PEFT,
+    VLLM,
     merges,
     merges_type,
     unsupported_features,
@@ -40,7 +41,8 @@ def test_every_field_of_the_installed_lora_config_is_known() -> None:
 
 
 def test_every_loader_names_a_known_lora_engine() -> None:
-    assert {loader.lora_engine for loader in LOADERS.values()} == {PEFT, LLAMACPP, EXLLAMAV2}
+    engines = {loader.lora_engine for loader in LOADERS.values() if not loader.elsewhere}
+    assert engines == {PEFT, LLAMACPP, EXLLAMAV2, VLLM}
 
 
 @pytest.mark.parametrize(
