@@ -275,15 +275,28 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
 
 def _interval_svg(rows: Sequence[IntervalRow], labels: Labels, reference: float | None, name: str, width: int) -> str:
     height = _TOP + _ROW * len(rows) + _BOTTOM
-    ends = [value for row in rows for value in (row.mean, row.low, row.high)]
-    ends += [] if reference is None else [reference]
-    axis = _padded(fitted_scale(ends, 16, width - 16))
+    axis = _padded(fitted_scale(_shown_ends(rows, reference), 16, width - 16))
     bottom = height - _BOTTOM
     parts = [f'<path class="tx-axis" d="M16 {bottom}H{width - 16}"/>', *_x_ticks(axis, width, bottom)]
     parts.append(f'<text x="{width - 16}" y="{height - 6}" text-anchor="end">{escape(labels.x)}</text>')
     for number, row in enumerate(rows):
         parts.append(_interval_marks(row, number, axis, reference, width, labels.unit))
     return _svg(name, width, height, labels, "".join(parts))
+
+
+def _shown_ends(rows: Sequence[IntervalRow], reference: float | None) -> list[float]:
+    """Return the values between which intervals are drawn.
+
+    An interval that is far wider than most, as of two measurements, is cut off: nothing could be seen of the others.
+    """
+    means = [row.mean for row in rows if is_drawable(row.mean)] + ([] if reference is None else [reference])
+    ends = [end for row in rows for end in (row.low, row.high) if is_drawable(end)]
+    if not means or not ends:
+        return [*means, *ends]
+    halves = sorted((row.high - row.low) / 2 for row in rows if is_drawable(row.low) and is_drawable(row.high))
+    margin = max(3 * halves[(len(halves) - 1) // 2] if halves else 0.0, 2 * (max(means) - min(means)))
+    low, high = min(means) - margin, max(means) + margin
+    return [*means, *(min(max(end, low), high) for end in ends)]
 
 
 def _padded(scale: Scale) -> Scale:
@@ -303,8 +316,10 @@ def _interval_marks(row: IntervalRow, number: int, axis: Scale, reference: float
     if reference is not None:
         parts.append(f'<path class="tx-reference" d="M{axis.pixel(reference):.1f} {top + 19}v22"/>')
     if is_drawable(row.low) and is_drawable(row.high):
-        low, high = axis.pixel(row.low), axis.pixel(row.high)
-        parts.append(f'<path d="M{low:.1f} {y - 5}v10M{low:.1f} {y}H{high:.1f}M{high:.1f} {y - 5}v10"/>')
+        low, high = axis.pixel(max(row.low, axis.low)), axis.pixel(min(row.high, axis.high))
+        first = f"M{low:.1f} {y - 5}v10" if row.low >= axis.low else ""  # no end where it is cut off
+        last = f"M{high:.1f} {y - 5}v10" if row.high <= axis.high else ""
+        parts.append(f'<path d="{first}M{low:.1f} {y}H{high:.1f}{last}"/>')
     if is_drawable(row.mean):
         parts.append(f'<circle cx="{axis.pixel(row.mean):.1f}" cy="{y}" r="5"/>')
     hollow = " tx-hollow" if reference is not None and row.includes(reference) else ""

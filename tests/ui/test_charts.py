@@ -134,6 +134,23 @@ def test_a_mean_without_interval_is_a_dot_alone() -> None:
     assert not none.findall("circle")
 
 
+def test_an_interval_far_wider_than_the_others_is_cut_off_without_an_end() -> None:
+    rows = [
+        IntervalRow("Memory", -25.0, -26.0, -24.0),
+        IntervalRow("Speed", -40.0, -75.0, 41.0),
+        IntervalRow("Load", 15.0, -99.0, 206_543.0),
+    ]
+    html = interval_chart(rows, LABELS, TR)
+    svg = drawings(html)[1]
+    width = float(svg.attrib["viewBox"].split()[2])
+    circles = [float(circle.attrib["cx"]) for circle in svg.iter("circle")]
+    assert max(circles) - min(circles) > width / 20
+    wide = [path.attrib["d"] for path in svg.findall("g")[2].findall("path")][-1]
+    assert wide.count("v10") == 1 and "206543" in html
+    within = interval_chart(rows[:2], LABELS, TR)
+    assert all(group.findall("path")[-1].attrib["d"].count("v10") == 2 for group in drawings(within)[1].findall("g"))
+
+
 def test_labels_are_cut_to_the_space_they_have() -> None:
     assert shortened("short", 100) == "short"
     for text in ("a" * 100, "\N{CJK UNIFIED IDEOGRAPH-6A21}" * 100):
