@@ -15,7 +15,8 @@ QUANTIZATIONS = (
 )
 """Methods of `--quantization` in vLLM 0.32. It finds those of stored weights by itself."""
 
-_HOST = r"[A-Za-z0-9._:\[\]-]{1,255}"
+_HOST = r"[A-Za-z0-9\[:][A-Za-z0-9._:\[\]-]{0,254}"
+"""A name or an address; it cannot be mistaken for a flag."""
 
 VLLM = (
     Option(

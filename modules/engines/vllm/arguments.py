@@ -103,7 +103,8 @@ def _flags(path: Path, options: Options, environment: Environment) -> Iterator[s
     if is_headless(options):
         yield "--headless"
     else:
-        yield from ("--uds", SOCKET, "--served-model-name", path.name, "--uvicorn-log-level", "warning")
+        # The folder of a model may have a name that looks like a flag.
+        yield from ("--uds", SOCKET, f"--served-model-name={path.name}", "--uvicorn-log-level", "warning")
         yield "--enable-prompt-tokens-details"  # how many were found in the cache
         yield "--enable-tokenizer-info-endpoint"  # the chat template and the special tokens
     for flag, (key, default) in _PLAIN.items():

@@ -47,7 +47,7 @@ def lines_for_others(path: Path, options: Options) -> list[str]:
         if options[option.key] != option.default and option.key not in _THIS_MACHINE_ONLY
         for word in _words(option.flag, options[option.key])
     ]
-    start = ["./start.sh", "--loader", "vLLM", "--model", path.name]
+    start = ["./start.sh", "--loader", "vLLM", *_words("model", path.name)]
     return [shlex.join([*start, *changed, "--node-rank", str(rank)]) for rank in range(1, machine_count(options))]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from modules.core.errors import OptionError
 from modules.engines.vllm.arguments import COMMAND, ENVIRONMENT, arguments, child_environment
 from modules.engines.vllm.environment import Environment
 from modules.engines.vllm.machines import lines_for_others, refusal
@@ -90,7 +91,7 @@ def test_every_option_changes_the_command(model: Path, subtests: pytest.Subtests
 
 def test_without_options_vllm_gets_a_socket_a_name_and_its_share_of_the_gpu(model: Path) -> None:
     assert flags(model) == [
-        *("--uds", "{socket}", "--served-model-name", "llama", "--uvicorn-log-level", "warning"),
+        *("--uds", "{socket}", "--served-model-name=llama", "--uvicorn-log-level", "warning"),
         *("--enable-prompt-tokens-details", "--enable-tokenizer-info-endpoint", "--gpu-memory-utilization", "0.92"),
     ]
 
@@ -103,7 +104,17 @@ def test_on_a_cpu_the_size_of_the_cache_is_set_and_no_share(model: Path) -> None
 
 def test_a_machine_that_only_computes_has_no_server(model: Path) -> None:
     words = flags(model, **TWO_MACHINES, node_rank=1)
-    assert words[0] == "--headless" and not {"--uds", "--served-model-name", "--api-server-count"} & set(words)
+    assert words[0] == "--headless" and not {"--uds", "--served-model-name=llama", "--api-server-count"} & set(words)
+
+
+def test_no_value_can_be_mistaken_for_a_flag(model: Path) -> None:
+    named = model.rename(model.parent / "--trust-remote-code")
+    assert "--served-model-name=--trust-remote-code" in flags(named) and "--trust-remote-code" not in flags(named)
+    assert "--model=--trust-remote-code" in lines_for_others(named, DEFAULTS | TWO_MACHINES)[0]
+    for address in ("--trust-remote-code", "-x", "a b", "a;b"):
+        with pytest.raises(OptionError):
+            OPTIONS["master_addr"].parse(address)
+    assert [OPTIONS["master_addr"].parse(one) for one in ("head-1.local", "[fe80::1]", "::1")]
 
 
 def test_vllm_reports_and_downloads_nothing(model: Path) -> None:
