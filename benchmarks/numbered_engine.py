@@ -4,8 +4,11 @@
 
 A lost or doubled token shows in the text. The tokens of prompts are their bytes, those of answers are FIRST_ID and
 more; a prompt that ends with a token of an answer is continued from there. One step writes to all streams, as an engine
-with continuous batching does. It serves /v1/completions, /v1/chat/completions, /v1/models, /tokenize,
-/detokenize, /version and /health; `--plain` leaves out the last four, as servers do that have OpenAI's API alone.
+with continuous batching does. A request with vLLM's `stream_interval` gets an event every so many tokens, except with
+`--every-token`, for servers that do not know it.
+
+It serves /v1/completions, /v1/chat/completions, /v1/models, /tokenize, /detokenize, /version and /health; `--plain`
+leaves out the last four, as servers do that have OpenAI's API alone.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class Stream:
         first = prompt[-1] - FIRST_ID + 1 if prompt and prompt[-1] >= FIRST_ID else 0
         self._first, self.written, self._wanted = first, 0, int(body.get("max_tokens") or 16)
         self._prompt = prompt
+        self._interval, self._held = int(body.get("stream_interval") or 1), list[int]()
         self._ids = bool(body.get("return_token_ids"))
         self._usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self._facts = {
@@ -50,12 +54,17 @@ class Stream:
 
     def step(self) -> bool:
         """Write the next token; return whether it was the last."""
-        number, self.written = self._first + self.written, self.written + 1
-        if self.written < self._wanted and not self._ids:  # one short event, put together without encoding JSON
-            self._write(b"%b %d%b" % (self._before, number, self._after))
-            return False
+        self._held.append(self._first + self.written)
+        self.written += 1
         last = self.written >= self._wanted
-        self._write(self._event(f" {number}", "length" if last else None))
+        if not last and self.written > 1 and len(self._held) < self._interval:
+            return False
+        text = "".join(f" {number}" for number in self._held)
+        if last or self._ids:
+            self._write(self._event(text, "length" if last else None))
+        else:  # put together without encoding JSON
+            self._write(b"%b%b%b" % (self._before, text.encode(), self._after))
+        self._held.clear()
         if last:
             self._end()
         return last
@@ -64,7 +73,7 @@ class Stream:
         piece: dict[str, Any] = {"delta": {"content": text}} if self._chat else {"text": text}
         choice = {"index": 0, **piece, "logprobs": None, "finish_reason": reason, "stop_reason": None}
         if self._ids:
-            choice["token_ids"] = [FIRST_ID + self._first + self.written - 1]
+            choice["token_ids"] = [FIRST_ID + number for number in self._held]
             if self.written == 1:
                 choice["prompt_token_ids"] = self._prompt
         return _sse({**self._facts, "choices": [choice]})
@@ -106,8 +115,8 @@ class Engine:
 class Connection(asyncio.Protocol):
     """One client, which sends one request after the other."""
 
-    def __init__(self, engine: Engine, plain: bool) -> None:
-        self._engine, self._plain = engine, plain
+    def __init__(self, engine: Engine, plain: bool, every_token: bool) -> None:
+        self._engine, self._plain, self._every_token = engine, plain, every_token
         self._url, self._body = b"", bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -174,6 +183,8 @@ class Connection(asyncio.Protocol):
         self._generate(body, True, list(rendered(body["messages"], body).encode()))
 
     def _generate(self, body: Mapping[str, Any], chat: bool, prompt: list[int]) -> None:
+        if self._every_token:
+            body = {**body, "stream_interval": 1}
         if body.get("stream"):
             self._transport.write(_HEAD)
             self._engine.streams[self._transport] = Stream(self._transport, body, chat, prompt)
@@ -203,10 +214,10 @@ def rendered(messages: list[dict[str, Any]], body: Mapping[str, Any]) -> str:
     return text + (_MARKERS["assistant"] if body.get("add_generation_prompt", True) else "")
 
 
-async def serve(port: int, rate: float, plain: bool) -> None:
+async def serve(port: int, rate: float, plain: bool, every_token: bool) -> None:
     engine = Engine(rate)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(engine, plain), "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(lambda: Connection(engine, plain, every_token), "127.0.0.1", port, backlog=4096)
     async with server:
         await engine.run()
 
@@ -216,10 +227,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--rate", type=float, default=20.0, help="tokens a second of each stream")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--every-token", action="store_true")
     args = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
-    asyncio.run(serve(args.port, args.rate, args.plain))
+    asyncio.run(serve(args.port, args.rate, args.plain, args.every_token))
 
 
 if __name__ == "__main__":

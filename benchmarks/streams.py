@@ -90,14 +90,16 @@ def main() -> None:
     parser.add_argument("--route", choices=("chat", "text"), default="chat")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["direct", "ours", "nginx", "litellm"])
     parser.add_argument("--litellm", type=Path, default=streams_sides.LITELLM, help="the program")
+    parser.add_argument("--every-token", action="store_true", help="the engine ignores vLLM's stream_interval")
     parser.add_argument("--short", action="store_true", help=f"{SHORT_STREAMS} streams of {SHORT_TOKENS} tokens")
     args = parser.parse_args()
     streams_sides.LITELLM = args.litellm
     os.environ["CROWD_RATE"] = str(args.rate)
     if args.short:
         args.streams, args.tokens = min(args.streams, SHORT_STREAMS), min(args.tokens, SHORT_TOKENS)
+    every = ("--every-token",) if args.every_token else ()
     title = f"Streams: {args.streams} of {args.tokens} tokens at {args.rate:g}/s, {args.route}"
-    with session(title), streams_sides.engine(args.rate) as upstream:
+    with session(title), streams_sides.engine(args.rate, *every) as upstream:
         runs = [one_run(name, upstream.port, args) for name in args.sides if is_installed(name)]
     report(runs, args)
 

@@ -37,10 +37,10 @@ class Side:
 
 
 @contextlib.contextmanager
-def engine(rate: float) -> Iterator[Side]:
-    """Run the engine of numbered tokens."""
+def engine(rate: float, *more: str) -> Iterator[Side]:
+    """Run the engine of numbered tokens, with `more` flags."""
     port = free_port()
-    command = [sys.executable, "benchmarks/numbered_engine.py", "--port", str(port), "--rate", str(rate)]
+    command = [sys.executable, "benchmarks/numbered_engine.py", "--port", str(port), "--rate", str(rate), *more]
     with process(command, port, "/health") as side:
         yield side
 
@@ -54,8 +54,8 @@ def direct(upstream: int) -> Iterator[Side]:
 @contextlib.contextmanager
 def ours(upstream: int, *more: str) -> Iterator[Side]:
     """Run this program with the loader Remote, and `more` flags."""
-    flags = ("--api", "--nowebui", "--loader", "Remote", "--server-url", f"http://127.0.0.1:{upstream}", *more)
-    with _ours(*flags) as side:
+    flags = ("--api", "--nowebui", "--loader", "Remote", "--server-streams", "2000", *more)
+    with _ours("--server-url", f"http://127.0.0.1:{upstream}", *flags) as side:
         yield side
 
 
