@@ -37,7 +37,7 @@ def placed(shape: ModelShape, options: Options, gpus: Sequence[int] = (), tokens
     On a GPU, vLLM fills its share with cache; what exceeds a cache for one full context is `spare`.
     """
     tokens = tokens or context_length(shape, options)
-    processes = world_size(options) // machine_count(options)
+    processes = max(world_size(options) // machine_count(options), 1)
     libraries = _LIBRARY_BYTES + (processes - 1) * _LIBRARY_BYTES_OF_ANOTHER
     compute = activation_bytes(shape, HALF, min(tokens, _BATCH_TOKENS), tokens)
     part = max(int(options["tensor_parallel_size"]) * int(options["pipeline_parallel_size"]), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from modules.core.errors import LANGUAGES, Words
+from modules.core.errors import Words
 from modules.core.events import Note
 from modules.engines.hf.arguments import ModelConfig
 from modules.engines.hf.notes import remote_code_note
@@ -22,7 +22,14 @@ _ON_CPU: Words = {"en": "No effect: vLLM runs on the CPU.", "zh": "无效：vLLM
 
 def notes(path: Path, options: Options, environment: Environment) -> Iterator[Note]:
     if (refused := refusal(path, options, environment)) is not None:
-        yield Note(refused.option, {language: refused.say(language) for language in LANGUAGES})
+        value, expected = refused.value, refused.expected
+        yield Note(
+            refused.option,
+            {
+                "en": f"vLLM would not start with {value!r}; expected {expected['en']}.",
+                "zh": f"取值 {value!r} 时 vLLM 无法启动，应为{expected['zh']}。",
+            },
+        )
     yield from _machines(path, options)
     yield from _device(options, environment)
     if options["quantization"] != "auto" and (method := ModelConfig(path).quantization_method):

@@ -34,6 +34,7 @@ def test_on_a_cpu_it_takes_weights_and_the_cache_that_is_set() -> None:
     (main,) = placed(SHAPE, DEFAULTS)
     assert main.weights == 16 * BILLION and main.cache == 4 * GIB
     assert placed(SHAPE, DEFAULTS | {"kv_cache_gib": 0.5})[0].cache == GIB // 2
+    assert placed(SHAPE, DEFAULTS | {"nnodes": 2}) == (main,), "too many machines, which is refused"
 
 
 def test_on_a_gpu_its_share_is_filled_with_cache_but_one_context_suffices() -> None:
