@@ -48,7 +48,7 @@ WebUIError
 ├── NotebookError         a text that does not exist, was changed or is being written: see `notebook/errors.py`
 ├── EvaluationError       a text, result, comparison or price that is not to be had: see `evaluation/errors.py`
 ├── ServerError           a server that generates for us fails: see `core/server_errors.py`
-│   ├── ServerUnreachable · ServerNotTrusted · ServerRedirects · ServerNotUnderstood
+│   ├── ServerUnreachable · ServerNotTrusted · ServerRedirects · ServerNotUnderstood · ServerChanged
 │   ├── ServerRefused     by the status of its response
 │   │   └── ServerDenied · ServerLacks · ServerBusy · ServerFailed
 │   └── ServerLost · ServerBrokeOff · ServerSilent   the connection ended before the answer was complete

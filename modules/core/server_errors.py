@@ -125,6 +125,19 @@ class ServerFailed(ServerRefused):
 
 
 @dataclass(eq=False)
+class ServerChanged(ServerError):
+    """A server that runs another model than the one whose template and context are used."""
+
+    template = {
+        "en": "{server} now runs {found!r} instead of {model!r}. Load the model again.",
+        "zh": "{server} 现在运行的是 {found!r}，而不是 {model!r}。请重新加载模型。",
+    }
+    server: str
+    model: str
+    found: str
+
+
+@dataclass(eq=False)
 class ServerLost(ServerError):
     """A connection that broke, or went silent, before the response was complete."""
 

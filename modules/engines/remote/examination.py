@@ -17,6 +17,8 @@ from modules.options.load_remote import SERVER_MODEL
 
 MODELS = "/v1/models"
 MOST_MODELS = 1000
+LONGEST_ANSWER = 16 << 20
+"""Bytes. The main process, which has all models and pages to serve, parses it."""
 _NO_MODELS: Words = {"en": "it lists no models", "zh": "未列出任何模型"}
 
 
@@ -34,7 +36,7 @@ def examine(url: str, key: str) -> Examined:
     It takes some seconds if the server is slow. Raises OptionError for what is no address or key, and the errors of
     `server_errors`, also for a server without models.
     """
-    connection = ServerConnection(Target.parse(url, key))
+    connection = ServerConnection(Target.parse(url, key), LONGEST_ANSWER)
     try:
         models = _names(connection.ask(MODELS, seconds=DISCOVERY_SECONDS).value)
         if not models:

@@ -86,10 +86,11 @@ class AnswerSoFar:
     def done(self) -> Done:
         """Return the end of the complete answer. Where the server did not count, tokens are those of its pieces."""
         first = self._first_at if self._first_at is not None else self._last_at
+        prompt_tokens = max(self._prompt_tokens, self.prompt.length, len(self.prompt_ids), 0)
         return Done(
             self.reason,
-            prompt_tokens=max(self._prompt_tokens, self.prompt.length, len(self.prompt_ids), 0),
-            cached_tokens=max(self._cached_tokens, 0),
+            prompt_tokens=prompt_tokens,
+            cached_tokens=min(max(self._cached_tokens, 0), prompt_tokens),
             completion_tokens=max(self._completion_tokens, self._tokens),
             prompt_seconds=first - self._began_at,
             decode_seconds=self._last_at - first,

@@ -37,6 +37,8 @@ MESSAGES_TEMPLATE = """\
 """Gives the length of conversations that are sent as messages, and the marks of thoughts in their answers."""
 MOST_MODELS = 10_000
 _MOST_NAMED = 12
+_NOT_NOW = (401, 403, 429, 502, 503, 504)
+"""Statuses of a server that lists its models, but not to us or not yet: a llama-server answers 503 while it loads."""
 
 _NO_CONTEXT = Note(
     "n_ctx",
@@ -77,7 +79,7 @@ def discover(ask: Ask, choices: Choices) -> ServerKind:
     errors of `Ask`, among them the server's refusal of a missing key.
     """
     listed = ask("/v1/models", seconds=DISCOVERY_SECONDS)
-    if listed.status in (401, 403):
+    if listed.status in _NOT_NOW:
         listed.value  # noqa: B018  raises the refusal
     entries = _entries(listed.body)
     name = choices.kind if choices.kind != AUTO else _kind_of(ask, entries)
@@ -121,7 +123,9 @@ def _kind_of(ask: Ask, entries: Sequence[Mapping[str, Json]]) -> str:
 
 def _model(wanted: str, names: Sequence[str], entries: Sequence[Mapping[str, Json]]) -> str:
     """Return the name of the model to use. A server that lists none is asked for the one that is wanted."""
-    same = [name for name in names if name.lower() in (wanted.lower(), f"{wanted}:latest".lower())]
+    same = [name for name in names if name == wanted] or [
+        name for name in names if name.lower() in (wanted.lower(), f"{wanted}:latest".lower())
+    ]
     if wanted and (not names or same):
         return same[0] if same else wanted
     base = [str(entry["id"]) for entry in entries if not entry.get("parent")]

@@ -96,7 +96,7 @@ class ServerSentEvents:
 
     def _add(self, value: bytes) -> None:
         self._data.append(value)
-        self._size += len(value)
+        self._size += len(value) + 1
         if self._size > LONGEST_EVENT:
             raise EventTooLong
 

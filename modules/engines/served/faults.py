@@ -91,9 +91,10 @@ def server_words(target: Target, body: bytes) -> str:
 
 def shown(target: Target, message: str) -> str:
     """Return a message of the server in one short line, without the key."""
-    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", message[: 4 * LONGEST_WORDS]).split())
     if target.key:
-        line = line.replace(target.key, "***")
+        for written in (json.dumps(target.key)[1:-1], target.key):
+            message = message.replace(written, "***")
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", message[: 4 * LONGEST_WORDS]).split())
     return line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"
 
 
@@ -107,7 +108,7 @@ def _message(body: Json) -> str:
 
 def reason(error: Exception) -> Words:
     """Return why a connection could not be made, or broke."""
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return _UNKNOWN_NAME
     number = getattr(error, "errno", None)
     if number is None and f"[Errno {errno.ECONNREFUSED}]" in str(error):

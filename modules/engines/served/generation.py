@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from modules.core.errors import WebUIError, Words, both
 from modules.core.events import Done, Event, Json, Waiting
-from modules.core.server_errors import ServerBrokeOff, ServerBusy, ServerLost, ServerNotUnderstood, ServerSilent
+from modules.core.server_errors import (
+    ServerBrokeOff,
+    ServerBusy,
+    ServerChanged,
+    ServerLost,
+    ServerNotUnderstood,
+    ServerSilent,
+)
 from modules.engines.prompt_fitting import LONGEST_TOKEN
 from modules.engines.served.answer_so_far import AnswerSoFar, continuation
 from modules.engines.served.faults import shown
@@ -144,6 +151,9 @@ class Generation:
         self._size += len(piece.text)
         if self._size > self._longest:
             raise ServerNotUnderstood(target.origin, request.path, _TOO_MUCH)
+        alias = self._kind.facts.alias
+        if alias and piece.model and piece.model != alias:
+            raise ServerChanged(target.origin, alias, shown(target, piece.model))
         was_complete = answer.is_complete
         text = answer.feed(piece)
         if text is not None and not self._put(text):

@@ -32,7 +32,7 @@ from modules.engines.served.target import Target
 
 CONNECT_SECONDS = 10.0
 LONGEST_HEAD = 64 << 10
-"""Bytes of the status line and the headers."""
+"""Bytes of the status line and the headers, or of anything else that is no body."""
 LONGEST_BODY = 64 << 20
 """Bytes of the response to a short request. The log-probabilities of a long prompt take some 10 MB."""
 GRACE_SECONDS = 5.0
@@ -165,7 +165,7 @@ class HttpClient:
             raise ServerNotTrusted(target.origin, error.verify_message.rstrip(".")) from None
         except TimeoutError:
             raise ServerUnreachable(target.origin, silence(CONNECT_SECONDS)) from None
-        except OSError as error:  # refused, no route, unknown name, no TLS
+        except (OSError, UnicodeError) as error:  # refused, no route, unknown name, no TLS; a name that none can have
             raise ServerUnreachable(target.origin, reason(error)) from None
 
     def _not_understood(self, path: str, why: Words) -> ServerNotUnderstood:
@@ -234,7 +234,7 @@ class _Exchange(asyncio.Protocol):
         self.status = 0
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._parser = httptools.HttpResponseParser(self)
-        self._head_size = 0
+        self._size_without_body = 0  # of headers, trailers and extensions of chunks
         self._early: list[bytes] = []
         self._take: Callable[[bytes], None] | None = None
 
@@ -259,15 +259,14 @@ class _Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
-        if not self.head.done():
-            self._head_size += len(data)
+        self._size_without_body += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
             self._fail(error.__context__ or error)  # a defect of ours
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(self._not_understood(_NOT_HTTP))
-        if not self.head.done() and self._head_size > LONGEST_HEAD:
+        if self._size_without_body > LONGEST_HEAD:
             self._fail(self._not_understood(_TOO_LONG))
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -318,6 +317,7 @@ class _Exchange(asyncio.Protocol):
             self.head.set_result(None)
 
     def on_body(self, chunk: bytes) -> None:
+        self._size_without_body = 0
         if self.end.done():
             return
         if self._take is None:

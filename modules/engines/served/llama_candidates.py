@@ -50,9 +50,11 @@ def _sampled(ask: Ask, body: Mapping[str, Json], count: int) -> list[tuple[int, 
     try:
         first = _listed(ask(COMPLETION, body).value)[0]
         return [
-            (int(one["id"]), str(one["token"]), float(one["prob"])) for one in first["top_probs"] if one["prob"] > 0
+            (int(one["id"]), str(one["token"]), float(min(one["prob"], 1.0)))
+            for one in first["top_probs"]
+            if one["prob"] > 0
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise GenerationFailed("llama-server", "no candidates for the next token") from error
 
 

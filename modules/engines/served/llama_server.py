@@ -25,7 +25,15 @@ from modules.engines.served.openai_events import (
     stream_fields,
 )
 from modules.engines.served.prompts import ids_in, is_special, served_prompt, without_bos
-from modules.engines.served.server_kind import Ask, GenerateRequest, Piece, Read, ServedPrompt, ServerFacts
+from modules.engines.served.server_kind import (
+    Ask,
+    GenerateRequest,
+    Piece,
+    Read,
+    ServedPrompt,
+    ServerFacts,
+    known_counts,
+)
 from modules.engines.token_ids import token_pieces
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
@@ -66,15 +74,17 @@ class LlamaServer:
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Return the tokens of a text. Raises the errors of `Ask`."""
-        return ids_in(self._ask("/tokenize", {"content": text, "add_special": add_special}))
+        return ids_in(self._ask("/tokenize", self._named({"content": text, "add_special": add_special})))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, special ones by name. Raises the errors of `Ask`."""
-        return str(self._ask("/detokenize", {"tokens": list(tokens)}).value.get("content", "")) if tokens else ""
+        if not tokens:
+            return ""
+        return str(self._ask("/detokenize", self._named({"tokens": list(tokens)})).value.get("content", ""))
 
     def pieces(self, text: str, add_special: bool = True) -> list[list[Json]]:
         """Return the tokens of a text with what they stand for: see `engine_protocol.Operations`."""
-        body = {"content": text, "add_special": add_special, "with_pieces": True}
+        body = self._named({"content": text, "add_special": add_special, "with_pieces": True})
         listed = self._ask("/tokenize", body).value.get("tokens") or []
         try:
             parts = [(int(token["id"]), _piece(token["piece"])) for token in listed]
@@ -85,7 +95,8 @@ class LlamaServer:
     def request(
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
     ) -> GenerateRequest:
-        body = self._sampling(params) | {"n_predict": parameters.most_tokens(params, prompt, self.facts) or -1}
+        body = self._named(self._sampling(params))
+        body["n_predict"] = parameters.most_tokens(params, prompt, self.facts) or -1
         top = params["top_logprobs"]
         if prompt.messages:
             body |= stream_fields(self.facts.model) | {"messages": messages_of(prompt)}
@@ -137,6 +148,10 @@ class LlamaServer:
             body["grammar"] = params["grammar_string"]
         return body
 
+    def _named(self, body: Mapping[str, Json]) -> dict[str, Any]:
+        """Return a body with the model: a llama-server with many models passes requests on to a process of each."""
+        return {"model": self.facts.model, **body}
+
     def apply_loras(self, adapters: Sequence[Mapping[str, Json]]) -> list[float]:
         """Use these LoRAs from now on, with their weights, and no others; return the effect of each by itself.
 
@@ -167,14 +182,9 @@ class LlamaServer:
 
     def _probe(self, scales: Sequence[tuple[int, float]]) -> dict[str, float]:
         """Return how likely the tokens after PROBE are with these LoRAs, by their ids."""
-        body = {
-            "prompt": PROBE,
-            "n_predict": 1,
-            "temperature": 0,
-            "n_probs": TOP,
-            "lora": self._all_scales(dict(scales)),
-        }
-        listed = of_chat(self._ask(COMPLETION, body).value.get("completion_probabilities"), TOP)
+        body: dict[str, Any] = {"prompt": PROBE, "n_predict": 1, "temperature": 0, "n_probs": TOP}
+        answer = self._ask(COMPLETION, self._named({**body, "lora": self._all_scales(dict(scales))}))
+        listed = of_chat(answer.value.get("completion_probabilities"), TOP)
         return {str(candidate.id): candidate.logprob for token in listed[:1] for candidate in token.top}
 
 
@@ -193,7 +203,11 @@ def _temperature(params: Mapping[str, Json]) -> dict[str, Json]:
 
 def _piece(piece: Json) -> bytes:
     """Return the bytes of a token: text, or a list of bytes if they are no text."""
-    return piece.encode() if isinstance(piece, str) else bytes(piece)
+    if isinstance(piece, str):
+        return piece.encode("utf-8", "replace")
+    if not isinstance(piece, list):
+        raise ValueError("a piece that is neither")
+    return bytes(piece)
 
 
 def completion_reader(top: int | None) -> Read:
@@ -219,11 +233,11 @@ def completion_reader(top: int | None) -> Read:
 def _end(event: Mapping[str, Json]) -> dict[str, Any]:
     """Return what the last event says: why the answer ended, and the counts."""
     timings = event.get("timings")
-    counts = {
-        "prompt_tokens": event.get("tokens_evaluated"),
-        "completion_tokens": event.get("tokens_predicted"),
-        "cached_tokens": timings.get("cache_n") if isinstance(timings, Mapping) else None,
-    }
-    known = {key: count for key, count in counts.items() if isinstance(count, int) and count >= 0}
+    known = known_counts(
+        prompt_tokens=event.get("tokens_evaluated"),
+        completion_tokens=event.get("tokens_predicted"),
+        cached_tokens=timings.get("cache_n") if isinstance(timings, Mapping) else None,
+    )
     reason = _REASONS.get(str(event.get("stop_type")), "stop")
-    return {"reason": reason, "stop_string": str(event.get("stopping_word") or ""), "is_end": True} | known
+    stop_string, model = str(event.get("stopping_word") or ""), str(event.get("model") or "")
+    return {"reason": reason, "stop_string": stop_string, "model": model, "is_end": True} | known

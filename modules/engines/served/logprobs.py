@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from modules.core.events import Json, Logprob, TokenLogprobs
@@ -79,6 +78,6 @@ def _text(text: Json) -> str:
 
 def _number(number: Json) -> float:
     """Return a log-probability; some servers send null, or the lowest number of float32, for an impossible token."""
-    if isinstance(number, (int, float)) and not math.isnan(number):
-        return max(float(number), LOWEST)
+    if isinstance(number, (int, float)) and number > LOWEST:
+        return float(min(number, 0.0))
     return LOWEST

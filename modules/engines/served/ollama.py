@@ -14,7 +14,15 @@ from modules.engines.served import parameters
 from modules.engines.served.logprobs import of_chat
 from modules.engines.served.openai_events import ChatReader, error_text, event_of
 from modules.engines.served.prompts import estimate, without_bos
-from modules.engines.served.server_kind import Ask, GenerateRequest, Piece, Read, ServedPrompt, ServerFacts
+from modules.engines.served.server_kind import (
+    Ask,
+    GenerateRequest,
+    Piece,
+    Read,
+    ServedPrompt,
+    ServerFacts,
+    known_counts,
+)
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 GENERATE, CHAT = "/api/generate", "/api/chat"
@@ -104,6 +112,5 @@ def reader(top: int | None) -> Read:
 
 def _end(event: Mapping[str, Json]) -> dict[str, Any]:
     """Return what the last line says: why the answer ended, and the counts."""
-    counts = {"prompt_tokens": event.get("prompt_eval_count"), "completion_tokens": event.get("eval_count")}
-    known = {key: count for key, count in counts.items() if isinstance(count, int) and count >= 0}
+    known = known_counts(prompt_tokens=event.get("prompt_eval_count"), completion_tokens=event.get("eval_count"))
     return {"reason": "length" if event.get("done_reason") == "length" else "stop", "is_end": True} | known

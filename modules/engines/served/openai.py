@@ -21,6 +21,8 @@ from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPromp
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 MOST_CANDIDATES = 20
+MOST_STOPS = 4
+"""OpenAI refuses more strings that end an answer. The engine finds the others itself."""
 _NEUTRAL = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
@@ -66,7 +68,7 @@ class OpenAi:
         if params["seed"] >= 0:
             body["seed"] = params["seed"]
         if params["stop"]:
-            body["stop"] = list(params["stop"])
+            body["stop"] = list(params["stop"])[:MOST_STOPS]
         if biases := parameters.biases(params):
             body["logit_bias"] = biases
         schema = parameters.schema_of(params)

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.core.events import Json
 from modules.engines.served.logprobs import of_chat, of_completion
-from modules.engines.served.server_kind import Piece, Read, ServedPrompt
+from modules.engines.served.server_kind import Piece, Read, ServedPrompt, known_counts
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 END_OF_STREAM = b"[DONE]"
@@ -17,7 +17,7 @@ THOUGHT = ("<think>\n", "\n</think>\n\n")
 
 _END, _ALIVE = Piece(is_end=True), Piece()
 _LENGTHS = frozenset({"length", "max_tokens", "model_length"})
-_FAILURES = frozenset({"abort", "error"})
+_FAILURES = frozenset({"abort", "content_filter", "error", "insufficient_system_resource"})
 _LONGEST_ERROR = 500  # characters
 _MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id")
 
@@ -37,7 +37,7 @@ def top_logprobs(answer: Json) -> dict[str, float]:
     try:
         listed = answer["choices"][0]["logprobs"]["top_logprobs"][0]
         return {str(text): float(number) for text, number in listed.items()}
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         return {}
 
 
@@ -177,9 +177,8 @@ def _usage(event: Mapping[str, Json]) -> dict[str, Any]:
         return {}
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-    counts = {
-        "prompt_tokens": usage.get("prompt_tokens"),
-        "completion_tokens": usage.get("completion_tokens"),
-        "cached_tokens": cached,
-    }
-    return {key: count for key, count in counts.items() if isinstance(count, int) and count >= 0}
+    return known_counts(
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        cached_tokens=cached,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,6 +82,9 @@ def scores(listed: Json, tokens: Sequence[int], first: int, number: Callable[[An
         if len(listed) != len(tokens):
             raise ValueError("entries of other tokens")
         pairs = zip(listed[first:], tokens[first:], strict=True)
-        return Loglikelihoods([float(number(position, token)) for position, token in pairs]).to_json()
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+        found = [float(number(position, token)) for position, token in pairs]
+        if not all(map(math.isfinite, found)):
+            raise ValueError("no numbers")
+        return Loglikelihoods(found).to_json()
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise GenerationFailed(server, "it did not send the log-probabilities of all tokens") from error

@@ -11,7 +11,7 @@ from modules.core.errors import Words
 from modules.core.events import Json
 from modules.core.server_errors import ServerError, ServerNotUnderstood
 from modules.engines.served.faults import LONGEST_REFUSAL, WEBPAGE, has_webpage, refusal
-from modules.engines.served.http_client import HttpClient
+from modules.engines.served.http_client import LONGEST_BODY, HttpClient
 from modules.engines.served.server_kind import ASK_SECONDS, Answer
 from modules.engines.served.target import Target
 
@@ -23,11 +23,12 @@ _NO_OBJECT: Words = {"en": "it is no JSON object", "zh": "不是 JSON 对象"}
 class ServerConnection:
     """A server and the loop of its client. Its methods may be called from any thread but that of the loop.
 
-    Raises OptionError if the file of the certificate authority cannot be used.
+    `longest` are the bytes that the response to a short request may have. Raises OptionError if the file of the
+    certificate authority cannot be used.
     """
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, longest: int = LONGEST_BODY) -> None:
+        self.target, self._longest = target, longest
         self.client = HttpClient(target)
         self.loop = _new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="server", daemon=True)
@@ -35,7 +36,7 @@ class ServerConnection:
 
     def ask(self, path: str, body: Json = None, *, seconds: float = ASK_SECONDS) -> Answer:
         """Return the answer to a short request: see `server_kind.Ask`."""
-        response = self.run(self.client.request(path, body, seconds=seconds))
+        response = self.run(self.client.request(path, body, seconds=seconds, limit=self._longest))
         try:
             value = response.json()
         except (ValueError, RecursionError):

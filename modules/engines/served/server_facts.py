@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from modules.core.events import Json, Note
 from modules.engines.served.prompts import ids_of
-from modules.engines.served.server_kind import DISCOVERY_SECONDS, Ask, ServerFacts, ServerLora
+from modules.engines.served.server_kind import DISCOVERY_SECONDS, MOST_TOKENS, Ask, ServerFacts, ServerLora
 from modules.engines.served.template_probe import derived_template
 
 AUTO = "auto"
@@ -20,8 +20,9 @@ LONGEST_TEMPLATE = 1 << 20
 """Characters of a chat template."""
 LONGEST_TEXT = 4096
 """Characters of a version, a token, a path, or the settings of a model of Ollama's."""
-LARGEST_NUMBER = 1 << 30
 MOST_LORAS = 1000
+LOADING_SECONDS = 120.0
+"""A llama-server with many models loads one when it is first asked about it."""
 TOKENIZER_SECONDS = 60.0
 """A tokenizer's whole vocabulary has some megabytes."""
 OLLAMA_CONTEXT = 4096
@@ -169,12 +170,13 @@ def is_llama_server(ask: Ask) -> bool:
 
 def of_llama_server(ask: Ask, wanted: Wanted) -> ServerFacts:
     """Return what a llama-server tells."""
-    props = _object(ask, f"/props?model={quote(wanted.model, safe='')}")
+    named = f"?model={quote(wanted.model, safe='')}"
+    props = _object(ask, f"/props{named}", LOADING_SECONDS)
     settings, meta = props.get("default_generation_settings"), wanted.entry.get("meta")
     settings = settings if isinstance(settings, dict) else {}
     meta = meta if isinstance(meta, dict) else {}
     bos, template = _text(props.get("bos_token")), _template(props.get("chat_template"))
-    body = {"content": "", "add_special": True}
+    body = {"model": wanted.model, "content": "", "add_special": True}
     adds_bos = bool(_post(ask, "/tokenize", body).get("tokens"))
     return ServerFacts(
         "llama-server",
@@ -187,14 +189,15 @@ def of_llama_server(ask: Ask, wanted: Wanted) -> ServerFacts:
         messages=wanted.messages(template),
         counts=True,
         bos=bos if adds_bos else "",
+        alias=_text(props.get("model_alias")),
         chat_template=template,
         special_tokens={"bos_token": bos, "eos_token": _text(props.get("eos_token"))},
-        loras=_numbered_loras(ask),
+        loras=_numbered_loras(ask, named),
     )
 
 
-def _numbered_loras(ask: Ask) -> tuple[ServerLora, ...]:
-    answer = ask("/lora-adapters", seconds=DISCOVERY_SECONDS)
+def _numbered_loras(ask: Ask, named: str) -> tuple[ServerLora, ...]:
+    answer = ask(f"/lora-adapters{named}", seconds=DISCOVERY_SECONDS)
     listed = answer.body if answer.is_ok and isinstance(answer.body, list) else []
     entries = [entry for entry in listed[:MOST_LORAS] if isinstance(entry, dict) and type(entry.get("id")) is int]
     return tuple(ServerLora(re.split(r"[\\/]", _text(entry.get("path")))[-1], entry["id"]) for entry in entries)
@@ -292,9 +295,9 @@ def of_openai(ask: Ask, wanted: Wanted) -> ServerFacts:
 # -- checked values ----------------------------------------------------------------------------------------------------
 
 
-def _object(ask: Ask, path: str) -> Mapping[str, Json]:
+def _object(ask: Ask, path: str, seconds: float = DISCOVERY_SECONDS) -> Mapping[str, Json]:
     """Return the object that a GET request brings, an empty one for anything else."""
-    answer = ask(path, seconds=DISCOVERY_SECONDS)
+    answer = ask(path, seconds=seconds)
     return answer.body if answer.is_ok and isinstance(answer.body, dict) else {}
 
 
@@ -308,7 +311,7 @@ def _text(value: Json, longest: int = LONGEST_TEXT) -> str:
 
 
 def _count(value: Json) -> int:
-    return value if type(value) is int and 0 < value <= LARGEST_NUMBER else 0
+    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
 
 
 def _template(value: Json) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from modules.core.events import Json, Note, TokenLogprobs
 from modules.core.server_errors import ServerError
@@ -18,6 +18,8 @@ DISCOVERY_SECONDS = 5.0
 """Longest wait for the answer to a question of the discovery."""
 ASK_SECONDS = 60.0
 """Longest wait for any other short request."""
+MOST_TOKENS = 1 << 30
+"""Longest context of a server, and the most tokens that it can have counted: what is more is left unknown."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ class ServerFacts:
     `vocabulary_size`. `takes_text` tells whether prompts may be text, `takes_ids` whether token ids, `messages` whether
     those of conversations are messages. `counts` tells whether the server counts tokens, `needs_length` whether it
     refuses an answer that might not fit the context, so that its limit depends on the length of the prompt. `bos` is
-    the text of the BOS token that the server puts before a prompt, "" if it does not or if that is unknown. `notes`
-    are remarks for the user.
+    the text of the BOS token that the server puts before a prompt, "" if it does not or if that is unknown. `alias` is
+    the name of the model in the server's answers, "" if they only repeat the request's. `notes` are remarks for the
+    user.
     """
 
     kind: str
@@ -89,6 +92,7 @@ class ServerFacts:
     needs_length: bool = False
     images: bool = False
     bos: str = ""
+    alias: str = ""
     chat_template: str = ""
     special_tokens: Mapping[str, Json] = field(default_factory=dict)
     loras: tuple[ServerLora, ...] = ()
@@ -118,7 +122,8 @@ class Piece:
     `tokens` counts those decoded for `text`; `ids` are their ids where the server was asked for them, `prompt_ids`
     those of the prompt, once. `reason` is "stop" or "length" in the last event with text, `stop_string` the one that
     ended the answer, if the server says it. A count of -1 is unknown; counts may come in a later event than `reason`.
-    `error` are the server's words for what failed. `is_end` marks the end of the stream: nothing follows.
+    `model` is the `ServerFacts.alias` of the model that has answered, if the server says it. `error` are the server's
+    words for what failed. `is_end` marks the end of the stream: nothing follows.
     """
 
     text: str = ""
@@ -131,6 +136,7 @@ class Piece:
     prompt_tokens: int = -1
     cached_tokens: int = -1
     completion_tokens: int = -1
+    model: str = ""
     error: str = ""
     is_end: bool = False
 
@@ -153,6 +159,11 @@ class GenerateRequest:
     body: Mapping[str, Json]
     read: Read
     is_ndjson: bool = False
+
+
+def known_counts(**counts: Json) -> dict[str, Any]:
+    """Return those fields of a `Piece` that are numbers of tokens which a server can have counted."""
+    return {key: count for key, count in counts.items() if type(count) is int and 0 <= count <= MOST_TOKENS}
 
 
 class ServerKind(Protocol):

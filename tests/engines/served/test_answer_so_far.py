@@ -45,6 +45,12 @@ def test_the_end_has_the_counts_of_the_server_or_else_our_own() -> None:
     assert (done.prompt_tokens, done.cached_tokens, done.completion_tokens, done.stop_string) == (9, 3, 5, "#")
 
 
+def test_no_more_tokens_are_cached_than_the_prompt_has() -> None:
+    answer = answer_of()
+    answer.feed(Piece("a", 1, reason="stop", prompt_tokens=5, cached_tokens=9))
+    assert (answer.done().prompt_tokens, answer.done().cached_tokens) == (5, 5)
+
+
 def test_tokens_without_text_are_counted_with_the_next_text() -> None:
     answer = answer_of()
     assert answer.feed(Piece("", 1)) is None and answer.has_begun

@@ -11,7 +11,7 @@ import pytest
 
 from modules.core.errors import OptionError
 from modules.core.events import Json
-from modules.core.server_errors import ServerDenied
+from modules.core.server_errors import ServerDenied, ServerFailed, ServerRefused
 from modules.engines.served.discovery import MESSAGES_TEMPLATE, UNKNOWN_CONTEXT, Choices, discover, info_of
 from modules.engines.served.server_kind import ASK_SECONDS, Answer, ServerFacts, ServerLora
 from tests.support.served_kinds import Canned, CannedServer, words_tokenizer
@@ -40,9 +40,10 @@ LLAMA: dict[str, Canned] = {
         "bos_token": "<|im_start|>",
         "eos_token": "<|im_end|>",
         "build_info": "b9999-abc",
+        "model_alias": "m.gguf",
     },
     "/tokenize": {"tokens": []},
-    "/lora-adapters": [{"id": 0, "path": "/l/green.gguf", "scale": 1.0}],
+    "/lora-adapters?model=m.gguf": [{"id": 0, "path": "/l/green.gguf", "scale": 1.0}],
 }
 SGLANG: dict[str, Canned] = {
     **models({"id": "qwen", "owned_by": "sglang", "root": "qwen", "max_model_len": 32768}),
@@ -132,7 +133,7 @@ def test_llama_server_tells_slots_template_and_loras() -> None:
     facts = found(LLAMA)
     assert (facts.context_length, facts.slots, facts.vocabulary_size) == (1024, 2, 49152)
     assert facts.chat_template == CHATML and facts.special_tokens["eos_token"] == "<|im_end|>"
-    assert facts.loras == (ServerLora("green.gguf", 0),)
+    assert facts.loras == (ServerLora("green.gguf", 0),) and facts.alias == "m.gguf"
     assert found(LLAMA, context_length=512).context_length == 512
     assert found(LLAMA, context_length=9999).context_length == 1024, "it cannot have more"
 
@@ -172,14 +173,19 @@ def test_a_model_is_chosen_among_several_or_refused_with_their_names() -> None:
             found(several, model=wanted)
     with pytest.raises(OptionError, match="lists no models"):
         found(models())
+    assert found(models({"id": "A"}, {"id": "a"}), model="a").model == "a", "the same letters before any others"
 
 
-def test_a_missing_key_is_the_servers_refusal() -> None:
-    def denied(path: str, body: Json = None, *, seconds: float = ASK_SECONDS) -> Answer:
-        return Answer(401, None, ServerDenied("http://s", 401, "No key."))
+def test_a_missing_key_is_the_servers_refusal_as_is_a_model_that_it_still_loads(subtests: pytest.Subtests) -> None:
+    for error in (ServerDenied("http://s", 401, "No key."), ServerFailed("http://s", 503, "Loading model")):
 
-    with pytest.raises(ServerDenied, match="No key"):
-        discover(denied, Choices())
+        def refuse(
+            path: str, body: Json = None, *, error: ServerRefused = error, seconds: float = ASK_SECONDS
+        ) -> Answer:
+            return Answer(error.code, None, error)
+
+        with subtests.test(error.words), pytest.raises(type(error), match=error.words):
+            discover(refuse, Choices())
 
 
 def test_nonsense_is_left_unknown(subtests: pytest.Subtests) -> None:

@@ -15,6 +15,7 @@ from modules.core.prompt import Prompt
 from modules.core.server_errors import (
     ServerBrokeOff,
     ServerBusy,
+    ServerChanged,
     ServerError,
     ServerLost,
     ServerNotUnderstood,
@@ -25,6 +26,7 @@ from modules.core.server_errors import (
 from modules.engines.served import outbox, retries
 from modules.engines.served.engine import ServedEngine
 from modules.engines.served.generation import Limits
+from modules.engines.served.llama_server import LlamaServer
 from modules.engines.served.server_connection import ServerConnection
 from modules.engines.served.server_kind import ServerFacts
 from modules.engines.served.target import Target
@@ -147,6 +149,23 @@ def test_an_answer_that_breaks_is_never_done_and_its_text_is_kept(
             assert text == "one two E" and isinstance(failed, Failed)
             assert isinstance(failed.error, error) and words in str(failed.error)
     assert len(server.requests) == 10
+
+
+def test_an_answer_of_another_model_than_the_one_that_was_loaded_is_not_done(server: FakeServer) -> None:
+    connection = ServerConnection(Target(server.url))
+    facts = ServerFacts("llama-server", "m", context_length=1000, alias="m")
+    engine = ServedEngine(connection, LlamaServer(connection.ask, facts), Limits())
+    for model in ("m", "other"):
+        end = {"content": "", "stop": True, "stop_type": "eos", "model": model}
+        server.add("/completion", stream(data({"content": "one", "stop": False}), data(end)))
+        text, last = generated(engine)
+        assert text == "one"
+        if model == "m":
+            assert isinstance(last, Done)
+        else:
+            assert isinstance(last, Failed) and isinstance(last.error, ServerChanged)
+            assert "now runs 'other' instead of 'm'. Load" in str(last.error)
+    engine.close()
 
 
 def test_silence_ends_an_answer(server: FakeServer) -> None:

@@ -55,3 +55,5 @@ def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) ->
             events(decoder, [b"data: 1234567"] * 10)
     with pytest.raises(EventTooLong):
         events(ServerSentEvents(), [b"data: 1234567\n"] * 20)
+    with pytest.raises(EventTooLong):
+        events(ServerSentEvents(), [b"data:\n"] * 200)

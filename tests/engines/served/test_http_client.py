@@ -170,6 +170,12 @@ def test_refusals_have_the_words_of_the_server_but_not_the_key(server: FakeServe
                 run(events_of(target))
             assert type(raised.value) is error
             assert len(str(raised.value)) < 600
+    quoted = Target.parse(server.url, key='sk-"secret"')
+    for body in ({"error": {"key": quoted.key, "type": "x", "message": ""}}, {"error": " " * 1595 + quoted.key}):
+        server.add(PATH, Reply(400, json=body))
+        with pytest.raises(ServerRefused) as raised:
+            run(events_of(quoted))
+        assert "sk-" not in str(raised.value)
 
 
 def test_what_is_not_the_api_is_named(server: FakeServer, subtests: pytest.Subtests) -> None:
@@ -198,6 +204,18 @@ def test_what_is_not_the_api_is_named(server: FakeServer, subtests: pytest.Subte
         run(get(Target(server.url), limit=1000))
 
 
+def test_a_stream_of_anything_but_a_body_is_refused(server: FakeServer, subtests: pytest.Subtests) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for name, parts in (
+        ("trailers", [b"0\r\n", *[b"X-%d: y\r\n" % n for n in range(9000)]]),
+        ("one", [b"0\r\nX: ", b"y" * 99_999]),
+    ):
+        with subtests.test(name):
+            server.add(PATH, Reply(parts=[head, b"".join(parts), STALL], raw=True))
+            with pytest.raises(ServerNotUnderstood, match="too long"):
+                run(events_of(Target(server.url)))
+
+
 def test_a_response_may_follow_an_interim_one(server: FakeServer) -> None:
     raw = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n7"
     server.add(PATH, Reply(parts=[raw], raw=True))
@@ -210,6 +228,8 @@ def test_a_server_that_does_not_run_is_unreachable(server: FakeServer) -> None:
         run(get(Target(server.url)))
     with pytest.raises(ServerUnreachable, match="name is unknown"):
         run(get(Target("http://name.invalid")))
+    with pytest.raises(ServerUnreachable, match="name is unknown"):
+        run(get(Target(f"http://{'x' * 64}.invalid")))
 
 
 def test_certificates_are_verified(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from modules.core.events import Json, Logprob, TokenLogprobs
 from modules.engines.served import llama_server, ollama
-from modules.engines.served.logprobs import LOWEST
+from modules.engines.served.logprobs import LOWEST, of_chat
 from modules.engines.served.openai_events import ChatReader, completion_reader
 from modules.engines.served.server_kind import Piece, Read
 
@@ -78,6 +78,7 @@ def test_an_answer_of_llama_server_is_read() -> None:
         "prompt_tokens": 13,
         "completion_tokens": 12,
         "cached_tokens": 11,
+        "model": "m",
         "is_end": True,
     }
     assert read(event(content="", stop=True, stop_type="limit")).reason == "length"
@@ -151,7 +152,7 @@ def test_errors_in_a_stream_are_read_in_all_their_forms() -> None:
     ):
         assert "CUDA out of memory" in read(event(**body)).error
         assert "CUDA out of memory" in ChatReader(None)(event(**body)).error
-    for finish in ("abort", "error"):
+    for finish in ("abort", "error", "content_filter"):
         piece = read(event(choices=[{"text": "", "finish_reason": finish}]))
         assert finish in piece.error and not piece.reason, "an aborted answer is not complete"
 
@@ -181,7 +182,21 @@ def test_what_is_no_event_is_refused(subtests: pytest.Subtests) -> None:
 
 
 def test_impossible_log_probabilities_are_numbers() -> None:
-    for number in (None, float("-inf"), -3.4e38):
+    for number in (None, float("-inf"), -3.4e38, float("nan"), -(10**400)):
         body = {"tokens": ["a"], "token_logprobs": [number], "top_logprobs": None}
         piece = completion_reader(0)(event(choices=[{"text": "a", "logprobs": body}]))
         assert piece.logprobs == (TokenLogprobs(Logprob("a", LOWEST, -1), (), "61"),)
+    for number in (float("inf"), 10**400, 1e-9):
+        body = [{"token": "a", "logprob": number}]
+        assert of_chat(body, 0)[0].chosen.logprob == 0.0, "certainty"
+
+
+def test_counts_that_no_server_can_have_are_left_unknown() -> None:
+    for count in (-1, 10**400, 1.5, "3", True, None):
+        usage = {"prompt_tokens": count, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": count}}
+        piece = completion_reader(None)(event(usage=usage))
+        assert (piece.prompt_tokens, piece.cached_tokens, piece.completion_tokens) == (-1, -1, 7)
+        end = llama_server.completion_reader(None)(event(stop=True, tokens_evaluated=count, tokens_predicted=7))
+        assert (end.prompt_tokens, end.completion_tokens) == (-1, 7)
+        end = ollama.reader(None)(event(done=True, prompt_eval_count=count, eval_count=7))
+        assert (end.prompt_tokens, end.completion_tokens) == (-1, 7)

@@ -13,6 +13,7 @@ import pytest
 
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
+from modules.core.worker_errors import GenerationFailed
 from modules.engines.served.discovery import KINDS
 from modules.engines.served.openai_events import CHAT
 from modules.engines.served.server_kind import ServedPrompt, ServerFacts, ServerKind, ServerLora
@@ -82,6 +83,7 @@ EXPECTED: dict[str, tuple[str, dict[str, Json]]] = {
     "llama-server": (
         "/completion",
         {
+            "model": "m",
             "prompt": "Hi",
             "stream": True,
             "cache_prompt": True,
@@ -340,6 +342,33 @@ def test_a_dynamic_temperature_is_a_mean_and_a_range() -> None:
     assert (body["temperature"], body["dynatemp_range"], body["dynatemp_exponent"]) == (1.0, 0.5, 1.2)
     greedy = kind_of("llama-server").request(ServedPrompt("Hi"), params({**asked, "temperature": 0})).body
     assert (greedy["temperature"], greedy["dynatemp_range"]) == (0.0, 0.0)
+
+
+def test_every_request_to_a_llama_server_names_the_model() -> None:
+    """One that has many models refuses the others."""
+    answers: dict[str, Json] = {"/tokenize": {"tokens": [1]}, "/detokenize": {"content": "a"}}
+    server = CannedServer(answers)
+    kind = kind_of("llama-server", server)
+    kind.questions["encode"]("a"), kind.questions["decode"]([1]), kind.tokenize("a")
+    assert len(server.asked) == 3 and all(body["model"] == "m" for _, body in server.asked)
+    messages = ServedPrompt(messages=({"role": "user", "content": "Hi"},))
+    assert all(kind.request(prompt, params()).body["model"] == "m" for prompt in (ServedPrompt("Hi"), messages))
+
+
+def test_openai_gets_as_many_stop_strings_as_it_takes() -> None:
+    for count in (1, 4, 6):
+        asked = params(stops=[f"S{number}" for number in range(count)])
+        assert kind_of("openai").request(ServedPrompt("Hi"), asked).body["stop"] == asked["stop"][:4]
+
+
+def test_pieces_of_a_llama_server_are_texts_or_bytes() -> None:
+    tokens = [{"id": 1, "piece": "a"}, {"id": 2, "piece": [228, 184]}, {"id": 3, "piece": [150]}]
+    kind = kind_of("llama-server", CannedServer({"/tokenize": {"tokens": tokens}}))
+    assert [piece[0] for piece in kind.questions["pieces"]("a\u4e16")] == [1, 2, 3]
+    for piece in (1 << 40, None, {"a": 1}, [300]):
+        kind = kind_of("llama-server", CannedServer({"/tokenize": {"tokens": [{"id": 1, "piece": piece}]}}))
+        with pytest.raises(GenerationFailed):
+            kind.questions["pieces"]("a")
 
 
 def test_loras_of_a_llama_server_are_sent_with_every_request() -> None:
