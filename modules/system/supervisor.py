@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     status = child.wait()
     ending.acquire()  # for good: the ender exits for us once it has begun
     if is_server and os.name == "posix":
-        _kill_session()
+        kill_session(os.getsid(0))
     _delete(folder)
     return status if status >= 0 else 128 - status
 
@@ -70,16 +70,16 @@ def _end_session(child: subprocess.Popen[bytes], seconds: float) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(seconds or EXIT_SECONDS)
     child.kill()
-    _kill_session()
+    kill_session(os.getsid(0))
 
 
-def _kill_session() -> None:
-    """Kill all other processes of this session, and wait until they are gone: those of GPUs take a moment.
+def kill_session(leader: int) -> None:
+    """Kill all processes of a session but its leader, and wait until they are gone: those of GPUs take a moment.
 
     Python's trackers of shared memory end last and by themselves, once they have deleted what was left of it.
     """
     deadline = time.monotonic() + KILL_SECONDS
-    while (pids := session_members(os.getsid(0))) and time.monotonic() < deadline:
+    while (pids := session_members(leader)) and time.monotonic() < deadline:
         _kill(pid for pid in pids if not _is_resource_tracker(pid))
         time.sleep(0.01)
     _kill(pids)

@@ -82,7 +82,7 @@ class ServerProcess:
     def _wait(self, loader: str, model: str, done: Callable[[], bool]) -> None:
         while not done():
             if self._process.poll() is not None:
-                self._reader.join(1)
+                self._clear_session()
                 words = self._log.reason()
                 raise LoadFailed(loader, model, words, cause(words))
             time.sleep(POLL_SECONDS)
@@ -100,9 +100,14 @@ class ServerProcess:
 
     def _end_us(self) -> None:
         status = self._process.wait()
-        self._reader.join(1)
+        self._clear_session()
         print(f"vLLM has ended: {self._log.reason()}", file=sys.stderr, flush=True)
         os._exit(status or 1)
+
+    def _clear_session(self) -> None:
+        """Kill what a supervisor that was killed itself has left behind, and read the rest of the log."""
+        supervisor.kill_session(self._process.pid)
+        self._reader.join(1)
 
     def _read_log(self) -> None:
         assert self._process.stdout is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +67,13 @@ def test_a_worker_ends_with_its_vllm_and_says_why() -> None:
         assert worker.wait(3) == 3 and ends_within(1, *pids)
         assert worker.stderr is not None
         assert worker.stderr.read().endswith("vLLM has ended: RuntimeError: the engine is gone\n")
+
+
+def test_vllm_does_not_outlive_a_supervisor_that_is_killed() -> None:
+    with start("good") as worker:
+        _, pids, _ = read_facts(worker)
+        os.kill(pids[0], signal.SIGKILL)
+        assert worker.wait(3) and ends_within(1, *pids[1:])
 
 
 def test_a_load_that_fails_says_what_the_first_process_said() -> None:
