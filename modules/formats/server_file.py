@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,10 +65,7 @@ def read_server(path: Path) -> ServerFile:
 
 def checked_url(url: str) -> str:
     """Return an address as it is kept: without "/" at its end, and without "/v1". Raises OptionError."""
-    try:
-        checked = str(SERVER_URL.parse(url))
-    except OptionError:
-        raise OptionError(SERVER_URL.key, _without_password(url), SERVER_URL.expected()) from None
+    checked = str(SERVER_URL.parse(url))
     try:
         port = urlsplit(checked).port
     except ValueError:  # above 65535
@@ -77,11 +73,6 @@ def checked_url(url: str) -> str:
     if not checked or port == 0:
         raise OptionError(SERVER_URL.key, checked, SERVER_URL.expected())
     return checked.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
-def _without_password(url: str) -> str:
-    """Return a text that is no address, shortened, without what may be a password in it."""
-    return re.sub(r"^(.*//)?[^/@]*@", r"\1***@", url[:200])
 
 
 def is_address(text: str) -> bool:

@@ -19,6 +19,7 @@ MAX_COMPARED = 100
 MAX_SHOWN = 60
 """Characters of a text in an error."""
 
+_USER = re.compile(r"^(?P<scheme>\w+://|(?=[^/:@\s]+:)).*@", re.DOTALL)
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 _UNITS = {"": 1 << 30, "gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6}
@@ -118,7 +119,8 @@ class Option:
         return low and high and value == value and abs(value) != float("inf")
 
     def _error(self, raw: object) -> OptionError:
-        return OptionError(self.key, raw if isinstance(raw, (str, int, float)) else str(raw), self.expected())
+        shown = raw if isinstance(raw, (int, float)) else _without_password(str(raw))
+        return OptionError(self.key, shown, self.expected())
 
     def expected(self) -> Words:
         """Describe the valid values, as the end of a sentence."""
@@ -138,6 +140,11 @@ class Option:
         if low:
             return {"en": f"{en} of at least {low}", "zh": f"不小于 {low} 的{zh}"}
         return {"en": en, "zh": zh}
+
+
+def _without_password(text: str) -> str:
+    """Return a text without what may be the user and the password of an address in it."""
+    return _USER.sub(r"\g<scheme>***@", text)
 
 
 def shortened(text: str) -> str:

@@ -127,6 +127,20 @@ def test_the_error_names_option_value_and_expected_values_in_both_languages() ->
         assert all(part in message for part in ("n_ctx", "'lots'", expected))
 
 
+def test_the_error_of_an_address_has_no_password() -> None:
+    url = option("url", "", pattern="https?://[a-z.]+")
+    for address, shown in (
+        ("http://me:secret@host", "http://***@host"),
+        ("http://me:sec/r@t@host", "http://***@host"),
+        ("me:secret@host", "***@host"),
+        ("me@host", "me@host"),
+        ("nonsense", "nonsense"),
+    ):
+        with pytest.raises(OptionError) as raised:
+            url.parse(address)
+        assert raised.value.value == shown
+
+
 def test_parse_all_parses_every_value_of_a_mapping() -> None:
     table = {option.key: option for option in (CONTEXT, MLOCK)}
     assert parse_all(table, {"n_ctx": "512", "mlock": "on"}) == {"n_ctx": 512, "mlock": True}
