@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         if app.restart.requested:
             app.restart.replace_process()
     except WebUIError as error:
-        print(error.say(language), file=sys.stderr)
+        print(error.say_elsewhere(language), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print({"en": "Stopped.", "zh": "已停止。"}[language], file=sys.stderr)

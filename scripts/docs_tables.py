@@ -98,7 +98,8 @@ def import_errors() -> None:
 
 def errors(base: type[WebUIError], exclude: tuple[type[WebUIError], ...] = ()) -> str:
     """Return a table of the messages of all errors with fixed text; `{…}` stands for a variable part."""
-    templates = [kind.template for kind in error_classes(base) if not issubclass(kind, exclude)]
+    kinds = [kind for kind in error_classes(base) if not issubclass(kind, exclude)]
+    templates = [words for kind in kinds for words in (kind.template, vars(kind).get("template_elsewhere")) if words]
     sentences = [template for template in templates if re.sub(r"\{\w+\}|\W", "", template["en"])]
     return rows(["提示", "message"], ([sentence["zh"], sentence["en"]] for sentence in sentences))
 

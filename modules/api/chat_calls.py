@@ -24,7 +24,7 @@ from modules.chat.tools.use import ToolUse
 from modules.core.events import Json
 from modules.core.pieces import ReplyParser
 from modules.core.reasoning import ReasoningParser
-from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.loaded_model import GENERATE, LoadedModel
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ async def begin_chat(
 
     Raises what `use_model` and `prepare_chat` raise, and the refusal of the model.
     """
-    use = await use_model(state.app, request, body.model, body.kept_seconds)
+    use = await use_model(state.app, request, body.model, body.kept_seconds, GENERATE)
     with use.released_on_error():
         call = await prepare_chat(state, use.model, body)
         calls = [GenerationCall(call.prompt.prompt, parameters.seeded(call.params, index)) for index in range(body.n)]

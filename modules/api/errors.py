@@ -81,7 +81,7 @@ def error_body(error: WebUIError, language: str) -> Json:
     error_class = type(error)
     code = _CODES.get(error_class) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error_class.__name__).lower()
     param = error.option if isinstance(error, OptionError) else error.name if isinstance(error, UnknownName) else None
-    return openai_error(error.say(language), error.status, code, param)
+    return openai_error(error.say_elsewhere(language), error.status, code, param)
 
 
 def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -113,7 +113,7 @@ async def _answer_known(request: Request, error: Exception) -> Response:
     language = language_of(request.headers)
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
     if speaks_anthropic(request.scope):
-        return json_response(anthropic_error(error.say(language), error.status), error.status, headers)
+        return json_response(anthropic_error(error.say_elsewhere(language), error.status), error.status, headers)
     return json_response(error_body(error, language), error.status, headers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +19,8 @@ from modules.app import App
 from modules.core.errors import ModelNotFound
 from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan
-from modules.runtime.loaded_model import LoadedModel
-from modules.runtime.waiting import MakePlan, release_when_granted
+from modules.runtime.loaded_model import Lease, LoadedModel
+from modules.runtime.waiting import release_when_granted
 
 SUBSTITUTED = "X-Model-Substituted"
 """Header of an answer by another model than the one that was asked for, whose name it has, percent-encoded."""
@@ -56,31 +57,37 @@ class ModelUse:
             raise
 
 
-async def use_model(app: App, request: Request, name: str = "", keep_alive: float | None = None) -> ModelUse:
+async def use_model(
+    app: App, request: Request, name: str = "", keep_alive: float | None = None, task: str | None = None
+) -> ModelUse:
     """Return the model that answers a request for `name`; without a name, the current one.
 
     A model that is not in memory is loaded with its saved settings if the client may load models. For a name that no
-    model has, the current one answers, and a header says so; with `--strict-model`, it is refused. `keep_alive` is how
-    many seconds the model stays in memory after its last answer. Raises ModelNotFound, OwnerOnly or OwnersKeyNeeded,
+    model has, the current one answers, and a header says so; with `--strict-model`, it is refused. With `task`, as in
+    `ModelRecord.task`, a resident of this task answers in its stead if it is of another. `keep_alive` is how many
+    seconds the model stays in memory after its last answer. Raises ModelNotFound, OwnerOnly or OwnersKeyNeeded,
     what `Planner.plan` and `LoadService.prepare` raise, and what `ModelManager.request` and its future raise.
     """
     may_load = is_owner(app, request.scope)
     found = await _find(app, name) if name else ""
     if name and not found and app.flags.on("strict_model"):
         raise ModelNotFound(name)
-    headers = substituted(name) if name and not found else {}
+    headers = _substituted(name) if name and not found else {}
     if found and not may_load and not app.models.is_resident(found):
         require_owner(app, request.scope)
     make_plan = partial(plan_on_demand, app, found) if found and may_load else None
-    return ModelUse(*await _lease(app, found, make_plan, keep_alive if may_load else None, headers))
+    pending = app.models.request(found, make_plan, keep_alive if may_load else None, task)
+    return ModelUse(*await _granted(pending, headers))
 
 
-async def await_model(app: App, request: Request, name: str = "", keep_alive: float | None = None) -> ModelUse:
+async def await_model(
+    app: App, request: Request, name: str = "", keep_alive: float | None = None, task: str | None = None
+) -> ModelUse:
     """Do as `use_model`, but give up when the client disconnects: waiting requests keep others out of the queue."""
-    return await cancel_on_disconnect(request, use_model(app, request, name, keep_alive))
+    return await cancel_on_disconnect(request, use_model(app, request, name, keep_alive, task))
 
 
-def substituted(name: str) -> dict[str, str]:
+def _substituted(name: str) -> dict[str, str]:
     """Return the header of an answer by another model than `name`."""
     return {SUBSTITUTED: quote(name[:_MAX_NAME], safe="/:.,+ ")}
 
@@ -102,10 +109,9 @@ async def _find(app: App, name: str) -> str:
         return ""
 
 
-async def _lease(
-    app: App, name: str, make_plan: MakePlan | None, keep_alive: float | None, headers: Mapping[str, str]
+async def _granted(
+    pending: Future[Lease], headers: Mapping[str, str]
 ) -> tuple[LoadedModel, Mapping[str, str], Callable[[], None]]:
-    pending = app.models.request(name, make_plan, keep_alive)
     try:
         lease = await asyncio.wrap_future(pending)
     except asyncio.CancelledError:  # the client has left

@@ -14,12 +14,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modules.catalog.errors import NotDeletable, NotInBin, NotRestorable
+from modules.catalog.projectors import projectors_of
 from modules.catalog.record import ModelRecord
 from modules.core.errors import Words, both
 
@@ -47,8 +48,8 @@ _TAKEN: Words = {
 class BinEntry:
     """One deletion: the `names` of the models, the `paths` moved, both below the folder of models.
 
-    `deleted` is in seconds since 1970, `size` the bytes of the weights. `settings` are those that were saved for each
-    name.
+    `deleted` is in seconds since 1970, `size` the bytes of the weights and vision parts. `settings` are those that were
+    saved for each name.
     """
 
     id: str
@@ -61,27 +62,42 @@ class BinEntry:
 
 @dataclass(frozen=True)
 class Deletion:
-    """The files that deleting a model moves: whole `paths`, and all `models` that lose files by it, itself first."""
+    """The files that deleting a model moves: whole `paths`, and all `models` that lose files by it, itself first.
+
+    `projectors` are the vision parts in `paths`.
+    """
 
     models: tuple[ModelRecord, ...]
     paths: tuple[Path, ...]
+    projectors: tuple[Path, ...] = ()
 
 
-def plan_deletion(top: Path, record: ModelRecord, records: Iterable[ModelRecord]) -> Deletion:
+def plan_deletion(
+    top: Path, record: ModelRecord, records: Iterable[ModelRecord], kept: Collection[Path] = ()
+) -> Deletion:
     """Return what has to be moved to delete `record`, one of the `records` in the folder of models `top`.
 
     A folder of weights goes as a whole, with all models in it. GGUF files go with their folder if no other model is
-    in it, else alone. Raises NotDeletable for a model outside `top` or behind a link.
+    in it, else with their vision parts alone, without those that belong to other models, too, or are `kept`. Raises
+    NotDeletable for a model outside `top` or behind a link.
     """
     others = [other for other in records if other.name != record.name]
     paths = _moved_paths(top, record, others)
+    projectors = _projectors(record)
+    if not all(_is_within(path, paths) for path in projectors):
+        projectors -= {path for other in others for path in _projectors(other)}.union(kept)
+        paths = (*paths, *sorted(projectors))
     for path in paths:
         if not path.is_relative_to(top) or path == top:
             raise NotDeletable(record.name, _OUTSIDE)
         if any(parent.is_symlink() for parent in path.parents if parent != top and parent.is_relative_to(top)):
             raise NotDeletable(record.name, _BEHIND_LINK)
     affected = [other for other in others if any(_is_within(part, paths) for part in [other.path, *other.files])]
-    return Deletion((record, *affected), paths)
+    return Deletion((record, *affected), paths, tuple(sorted(projectors)))
+
+
+def _projectors(record: ModelRecord) -> set[Path]:
+    return {record.path.parent / name for name in projectors_of(record)}
 
 
 def _moved_paths(top: Path, record: ModelRecord, others: Sequence[ModelRecord]) -> tuple[Path, ...]:
@@ -120,7 +136,7 @@ class ModelBin:
             id=f"{int(deleted):010}-{secrets.token_hex(4)}",
             names=tuple(model.name for model in deletion.models),
             paths=tuple(path.relative_to(self._top).as_posix() for path in deletion.paths),
-            size=sum(_sizes(deletion.models).values()),
+            size=sum(_sizes(deletion.models).values()) + sum(map(_size, deletion.projectors)),
             deleted=deleted,
             settings=settings,
         )
@@ -180,6 +196,12 @@ class ModelBin:
 def _sizes(models: Iterable[ModelRecord]) -> dict[Path, int]:
     """Return the bytes of all weight files; a file that several models use counts once."""
     return {path: status.st_size for model in models for path, status in model.files.items()}
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_size
+    return 0
 
 
 def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:

@@ -34,6 +34,19 @@ def with_projector(record: ModelRecord, projectors: Mapping[str, GgufHeader], sh
     return dataclasses.replace(record, defaults=defaults, header=dataclasses.replace(header, projectors=projectors))
 
 
+def projectors_of(record: ModelRecord) -> tuple[str, ...]:
+    """Return the files beside a model that are its vision part: the chosen one, and those of other precisions."""
+    chosen, header = record.defaults.get("mmproj"), record.header
+    if header is None or not isinstance(chosen, str):
+        return ()
+    model = record.path.stem
+    return tuple(
+        name
+        for name, projector in header.projectors.items()
+        if _fits(header, projector) and _common_words(model, name) == _common_words(model, chosen)
+    )
+
+
 def _choose(model: str, header: GgufHeader, projectors: Mapping[str, GgufHeader], shared: bool) -> str:
     fitting = [name for name, projector in projectors.items() if _fits(header, projector)]
     ranked = sorted(fitting, key=lambda name: (-_common_words(model, name), _precision(name), name))

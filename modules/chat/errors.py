@@ -99,6 +99,12 @@ class ChosenTemplateUnusable(WebUIError):
         "zh": "已为 {model} 指定指令模板 {name}，但无法使用：{reason}"
         "请修正该模板，或在“模型”页的“指令模板”中另选一个。",
     }
+    template_elsewhere = {
+        "en": "The instruction template {name} was chosen for {model}, but it cannot be used: {reason} "
+        "Correct it, or name another one as instruction_template of the model in models/config-user.yaml.",
+        "zh": "已为 {model} 指定指令模板 {name}，但无法使用：{reason}"
+        "请修正该模板，或在 models/config-user.yaml 中为该模型的 instruction_template 另填一个。",
+    }
     model: str
     name: str
     reason: Words
@@ -158,12 +164,13 @@ class ImagesUnsupported(WebUIError):
 
     status = 400
     template = {
-        "en": "{model} cannot read images. Load a vision model (with llama.cpp, a GGUF file that has its mmproj file "
-        "beside it), or send the text alone.",
-        "zh": "{model} 无法识别图片。请加载视觉模型（使用 llama.cpp 时，mmproj 文件须与 GGUF 文件放在同一文件夹），"
-        "或只发送文字。",
+        "en": "{model} cannot read images with the loader {loader}. Load a vision model with llama.cpp (a GGUF file "
+        "that has its mmproj file beside it), or send the text alone.",
+        "zh": "{model} 使用加载器 {loader} 时无法识别图片。请用 llama.cpp 加载视觉模型"
+        "（GGUF 文件，其 mmproj 文件须放在同一文件夹），或只发送文字。",
     }
     model: str
+    loader: str
 
 
 @dataclass(eq=False)

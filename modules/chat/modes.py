@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from modules.chat.image_tokens import ImageTokens
 from modules.chat.message import Message
 from modules.chat.own_name import NamedReplyParser
 from modules.chat.participants import CHAT, INSTRUCT, ParticipantResolver, Participants
@@ -83,6 +84,7 @@ class ConversationPrompts:
 
     def __init__(self, templates: ChatTemplates, participants: ParticipantResolver) -> None:
         self.templates, self.participants = templates, participants
+        self._image_tokens = ImageTokens()
 
     def reply(
         self,
@@ -121,16 +123,34 @@ class ConversationPrompts:
         self, model: LoadedModel, conversation: Conversation, template_kwargs: Mapping[str, Json] | None = None
     ) -> str:
         """Return the prompt for a reply to the messages that are shown, without pictures."""
-        options, path = PromptOptions(template_kwargs=template_kwargs), conversation.path()
-        dialogue = self._dialogue(model, conversation, path, path_messages(path, None), options)
+        return self._shown_text(model, conversation, path_messages(conversation.path(), None), template_kwargs)
+
+    def _shown_text(
+        self,
+        model: LoadedModel,
+        conversation: Conversation,
+        sent: PathMessages,
+        template_kwargs: Mapping[str, Json] | None,
+    ) -> str:
+        options = PromptOptions(template_kwargs=template_kwargs)
+        dialogue = self._dialogue(model, conversation, conversation.path(), sent, options)
         dropped = dialogue.index_of(conversation.dropped_until)
         return prompt_text(dialogue.messages, dialogue.form, dropped)
 
     def count(
-        self, model: LoadedModel, conversation: Conversation, template_kwargs: Mapping[str, Json] | None = None
+        self,
+        model: LoadedModel,
+        conversation: Conversation,
+        template_kwargs: Mapping[str, Json] | None = None,
+        read_blob: ReadBlob | None = None,
     ) -> int:
-        """Return how many tokens that prompt has. Asks the worker."""
-        return _count_tokens(model, self.text(model, conversation, template_kwargs))
+        """Return how many tokens the prompt for a reply has, with the pictures that `reply` would send.
+
+        Asks the worker.
+        """
+        sent = path_messages(conversation.path(), read_blob if model.info.images else None)
+        text = self._shown_text(model, conversation, sent, template_kwargs)
+        return self._image_tokens.count(model, text, sent.images)
 
     def _dialogue(
         self,

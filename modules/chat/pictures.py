@@ -75,4 +75,4 @@ def _is_picture(attachment: Attachment) -> bool:
 def refuse_pictures(model: LoadedModel, attachments: Sequence[Attachment]) -> None:
     """Raise ImagesUnsupported if there is a picture among the files for a model that reads text alone."""
     if not model.info.images and any(map(_is_picture, attachments)):
-        raise ImagesUnsupported(model.record.name)
+        raise ImagesUnsupported(model.record.name, model.engine_name)

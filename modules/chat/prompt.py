@@ -109,7 +109,7 @@ def chat_prompt(
     returned with `messages`. Raises what `ChatTemplates.render` raises, ImagesUnsupported and ImageLeftOut.
     """
     if images and not model.info.images:
-        raise ImagesUnsupported(model.record.name)
+        raise ImagesUnsupported(model.record.name, model.engine_name)
     if continue_last and not reasoning_of(messages[-1]) and not messages[-1].get("content"):
         messages, continue_last = messages[:-1], False
     form = form or instruct_form(templates, model, template_kwargs, start_with)

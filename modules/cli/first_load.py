@@ -45,7 +45,7 @@ def _load(app: App, name: str, number: int | None = None) -> None:
             install.watch(RPC, terminal_language(), app.overlays)
         app.loading.begin(plan, number).result()
     except WebUIError as error:
-        log.error("%s", error.say(terminal_language()))
+        log.error("%s", error.say_elsewhere(terminal_language()))
 
 
 def _needs_preparation(app: App) -> bool:

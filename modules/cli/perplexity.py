@@ -99,7 +99,7 @@ def _progress(state: SubjectState, model: str, language: str) -> str:
 def _print_result(app: App, state: RunState, language: str) -> int:
     subject = state.subjects[0]
     if subject.error is not None:
-        print(subject.error.say(language), file=sys.stderr)
+        print(subject.error.say_elsewhere(language), file=sys.stderr)
     if subject.result is None:
         return 1
     if app.flags.on("json"):

@@ -84,7 +84,7 @@ def _progress(state: PriceState, language: str) -> str:
 
 def _print_result(app: App, state: PriceState, language: str) -> int:
     if state.error is not None:
-        print(state.error.say(language), file=sys.stderr)
+        print(state.error.say_elsewhere(language), file=sys.stderr)
     if state.result is None:
         return 1
     if app.flags.on("json"):

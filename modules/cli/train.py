@@ -117,7 +117,7 @@ def _progress(view: RunView, language: str) -> str:
 
 def _print_result(app: App, view: RunView, language: str) -> int:
     if view.error is not None:
-        print(view.error.say(language), file=sys.stderr)
+        print(view.error.say_elsewhere(language), file=sys.stderr)
     if app.flags.on("json"):
         print(json.dumps(view.to_json(language), ensure_ascii=sys.stdout.encoding.lower() != "utf-8", indent=2))
     elif view.adapter:

@@ -82,12 +82,14 @@ def both(text: str) -> Words:
 class WebUIError(Exception):
     """Base of all errors that users see. The fields of a subclass are its facts; `status` is the HTTP status.
 
-    `retry_after` are seconds after which the same request may succeed; 0 if that is not known.
+    `retry_after` are seconds after which the same request may succeed; 0 if that is not known. `template_elsewhere` is
+    for those who do not see the page, where `template` names parts of it.
     """
 
     status: ClassVar[int] = 500
     retry_after: ClassVar[int] = 0
     template: ClassVar[Words] = both("")
+    template_elsewhere: ClassVar[Words | None] = None
 
     def __str__(self) -> str:
         return self.say("en")
@@ -95,6 +97,12 @@ class WebUIError(Exception):
     def say(self, language: str) -> str:
         """Return the message in `language` ("zh" or "en")."""
         return self.template[language].format(**self.shown(language))
+
+    def say_elsewhere(self, language: str) -> str:
+        """Return the message for clients of the API, and for the terminal."""
+        if self.template_elsewhere is None:
+            return self.say(language)
+        return self.template_elsewhere[language].format(**self.shown(language))
 
     def shown(self, language: str) -> dict[str, object]:
         """Return what the placeholders of `template` stand for: the facts, translated where they are Words."""
@@ -231,6 +239,12 @@ class NoModelLoaded(WebUIError):
         "en": "No model is loaded. Select one in the Model tab and press Load.",
         "zh": "尚未加载模型。请在“模型”页选择一个并点击“加载”。",
     }
+    template_elsewhere = {
+        "en": "No model is loaded. Name one that GET /v1/models lists in the request's `model`, load one by "
+        "POST /v1/internal/model/load, or start the server with --model.",
+        "zh": "尚未加载模型。请在请求的 model 中填写 GET /v1/models 列出的名称，"
+        "或用 POST /v1/internal/model/load 加载，或以 --model 启动服务器。",
+    }
 
 
 @dataclass(eq=False)
@@ -322,6 +336,12 @@ class CodeChanged(WebUIError):
         "Review it; to trust it, use the button in the Model tab, or start with --model and --trust-changed-code.",
         "zh": "{model} 自带的 Python 代码与您信任的版本不同，未运行：{files}。"
         "请先检查代码；如需信任，请点击“模型”页的按钮，或以 --model 和 --trust-changed-code 启动。",
+    }
+    template_elsewhere = {
+        "en": "Python code of {model} differs from what you trusted, and was not run: {files}. "
+        "Review it; to trust it, start the server with --model and --trust-changed-code.",
+        "zh": "{model} 自带的 Python 代码与您信任的版本不同，未运行：{files}。"
+        "请先检查代码；如需信任，请以 --model 和 --trust-changed-code 启动服务器。",
     }
     kinds: ClassVar[Mapping[str, Words]] = {
         "changed": {"en": "changed", "zh": "已更改"},

@@ -46,7 +46,8 @@ class ModelDeletion:
     def delete(self, name: str) -> BinEntry:
         """Move a model to the bin. Raises ModelNotFound, NotDeletable or SettingsError."""
         record = self._find(name)
-        deletion = plan_deletion(self._catalog.folder, record, self._catalog.models())
+        records = self._catalog.models()
+        deletion = plan_deletion(self._catalog.folder, record, records, self._chosen_projectors(record, records))
         self._refuse_loaded(deletion)
         self._refuse_downloading(deletion)
         settings = {model.name: dict(self._settings.remove(model.name)) for model in deletion.models}
@@ -73,6 +74,13 @@ class ModelDeletion:
     def sweep(self) -> None:
         """Delete for good what has been in the bin for 30 days."""
         self._bin.empty(older_than=KEEP_SECONDS)
+
+    def _chosen_projectors(self, record: ModelRecord, records: Sequence[ModelRecord]) -> list[Path]:
+        """Return the vision parts in the folder of a model that the saved settings of others name."""
+        folder = record.path.parent
+        others = [other.name for other in records if other.path.parent == folder and other.name != record.name]
+        names = [self._settings.get(other).get("mmproj") for other in others]
+        return [folder / name for name in names if isinstance(name, str)]
 
     def _put_back(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
         for model, entry in settings.items():

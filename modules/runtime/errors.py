@@ -65,4 +65,8 @@ class ModelAsleep(NoModelLoaded):
         "en": "{model} is asleep. The next message wakes it.",
         "zh": "{model} 正在休眠，发送下一条消息即可唤醒。",
     }
+    template_elsewhere = {
+        "en": "{model} is asleep. A request for an answer wakes it; this one does not.",
+        "zh": "{model} 正在休眠。请求生成回答即可唤醒，本接口不会唤醒模型。",
+    }
     model: str

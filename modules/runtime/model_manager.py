@@ -39,6 +39,7 @@ class ModelManager:
 
     Models are in memory at once as far as `room` and `limits` allow; without `room`, one is. A later `load` or `unload`
     cancels a load by hand that is under way. `cores` must be shared with whatever else starts workers that compute.
+    `crashed` are models that took their worker down, and have not been loaded since. `changes` are those of residents.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ModelManager:
         self._latest = LoadTask()  # the newest load by hand, or unload; older ones give up
         self._state = threading.Condition()  # guards the fields below, never held during anything slow
         self._table = ResidentTable(room, self._limits, clock)
+        self.crashed, self.changes = self._table.crashed, self._table.changes
         self._queue = LoadQueue()
         self._eviction = Eviction(self._state, self._table, room, self._limits, clock)
         self._waiting = WaitingRequests()
@@ -72,11 +74,6 @@ class ModelManager:
             with self._state:
                 self._table.publish()
         return self._table.status
-
-    @property
-    def crashed(self) -> set[str]:
-        """The names of models that took their worker down, and have not been loaded since."""
-        return self._table.crashed
 
     @property
     def current(self) -> LoadedModel:
@@ -123,17 +120,21 @@ class ModelManager:
         return self.request(name, make_plan).result()
 
     def request(
-        self, name: str = "", make_plan: MakePlan | None = None, keep_alive: float | None = None
+        self,
+        name: str = "",
+        make_plan: MakePlan | None = None,
+        keep_alive: float | None = None,
+        task: str | None = None,
     ) -> Future[Lease]:
         """Ask for a lease of a model; without a name, of the page's or, if it has none, of the one used last.
 
-        A model that is asleep is woken. `make_plan` decides how one is loaded that is no resident; without it, none is.
-        `keep_alive` is how many seconds the model stays after its last answer. Raises NoModelLoaded,
-        ModelsBusy, the WorkerDied that ended the model, or why its load has just failed; the future raises why this
-        load fails, InsufficientMemory or ModelsBusy. To give up, see `release_when_granted`.
+        With `task`, as in `ModelRecord.task`, that is one of this task if there is any. One that is asleep is woken.
+        `make_plan` decides how one is loaded that is no resident; without it, none is. `keep_alive` is how many seconds
+        it stays after its last answer. Raises NoModelLoaded, ModelsBusy, the WorkerDied that ended it, or why its load
+        has just failed; the future raises that, InsufficientMemory or ModelsBusy. `release_when_granted` gives up.
         """
         with self._state:
-            name = name or self._table.default_name()
+            name = name or self._table.default_name(task)
             waiter = Waiter(name, make_plan, keep_alive, self._clock() + self._limits.wait_seconds)
             if self._open_model(name) is None:
                 self._refuse_hopeless(name, make_plan)
@@ -146,10 +147,9 @@ class ModelManager:
         entry = self._table.get(name)
         if not self._queue.has(name):
             self._failures.check(name)
-            if entry is not None and entry.state == "failed" and make_plan is None:
-                raise entry.error if isinstance(entry.error, WorkerDied) else NoModelLoaded()
-            if entry is None and make_plan is None:
-                raise NoModelLoaded()
+            if make_plan is None and (entry is None or entry.state == "failed"):
+                error = entry.error if entry is not None else None
+                raise error if isinstance(error, WorkerDied) else NoModelLoaded()
         self._waiting.forget_cancelled()
         if len(self._waiting) >= self._limits.queue:
             raise ModelsBusy(name)
@@ -189,7 +189,7 @@ class ModelManager:
         return self._latest_number == number
 
     def load(self, plan: LoadPlan) -> LoadedModel:
-        """Load a model and wait until it is ready. Raises what `begin` raises, and why the load failed."""
+        """Load a model and wait until it is ready. Raises what `begin` and its future raise."""
         return self.begin(plan).result()
 
     def begin(self, plan: LoadPlan, number: int | None = None) -> Future[LoadedModel]:

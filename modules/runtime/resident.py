@@ -84,6 +84,11 @@ class Entry:
         return self.plan.record.name
 
     @property
+    def task(self) -> str:
+        """What it does, as in `ModelRecord.task`; of a model on a server, what that says."""
+        return self.model.info.task if self.model is not None else self.plan.record.task
+
+    @property
     def is_ready(self) -> bool:
         return self.state == "ready" and self.model is not None
 

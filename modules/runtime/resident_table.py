@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from modules.core.errors import ModelLoading, ModelNotFound, NoModelLoaded, WebUIError
 from modules.core.events import Progress
 from modules.core.worker_errors import WorkerDied
+from modules.runtime.changes import Changes
 from modules.runtime.errors import ModelAsleep
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.load_task import LoadTask
@@ -29,6 +30,7 @@ class ResidentTable:
         self.status = Status()
         self.crashed: set[str] = set()
         self.chosen = ""
+        self.changes = Changes()
         self._room, self._limits, self._clock = room, limits, clock
         self._versions, self._orders = itertools.count(1), itertools.count(1)
         self._entries: dict[str, Entry] = {}
@@ -77,15 +79,18 @@ class ResidentTable:
             raise ModelAsleep(self.status.name)
         raise self.status.error if isinstance(self.status.error, WorkerDied) else NoModelLoaded()
 
-    def default_name(self) -> str:
+    def default_name(self, task: str | None = None) -> str:
         """Return the page's model or, if it has none or it has failed, the one used last.
 
-        Raises NoModelLoaded if there is none.
+        With `task`, as in `ModelRecord.task`, models of that task come before all others. Raises NoModelLoaded if there
+        is none.
         """
         chosen = self._entries.get(self.chosen)
         usable = [entry for entry in self._entries.values() if entry.state in ("ready", "asleep")]
-        if chosen is not None and (chosen.state != "failed" or not usable):
+        able = [entry for entry in usable if task in (None, entry.task)]
+        if chosen is not None and (not able or (chosen.state != "failed" and task in (None, chosen.task))):
             return chosen.name
+        usable = able or usable
         if not usable:
             raise NoModelLoaded()
         return max(usable, key=lambda entry: (entry.is_ready, entry.idle_since)).name
@@ -115,6 +120,7 @@ class ResidentTable:
         if self._room is not None:
             held = [one for one in self._entries.values() if one.model is not None]
             self._room.holdings = tuple(Holding(one.plan, one.is_pinned) for one in held)
+        self.changes.announce()
 
     def note_use(self, name: str) -> None:
         """Note that a model has just been used."""

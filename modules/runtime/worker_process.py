@@ -93,6 +93,7 @@ class WorkerProcess:
         self._ended = ended
         self._nodes = nodes
         self._closing = False
+        self._at_end: list[Callable[[], None]] = []
         self.death: WorkerDied | Unloaded | None = None
         self.is_server_reachable = True
         self._child = child_process.start(
@@ -121,6 +122,14 @@ class WorkerProcess:
     def running(self) -> bool:
         """Whether the child process still exists."""
         return self._child.poll() is None
+
+    def call_at_end(self, action: Callable[[], None]) -> None:
+        """Have `action` called in another thread when the child has ended, for whatever reason; at once if it has."""
+        with self._lock:
+            if self.death is None:
+                self._at_end.append(action)
+                return
+        action()
 
     def count_calls(self, operation: str) -> int:
         """Return how many calls of an operation are under way.
@@ -253,6 +262,8 @@ class WorkerProcess:
             deliver(Failed(self.death))
         if self._ended is not None and isinstance(self.death, WorkerDied):
             self._ended(self.death)
+        for action in self._at_end:
+            action()
 
     def _death_of(self, exit_code: int, activity: Words) -> WorkerDied:
         tail = "\n".join(self._tail)

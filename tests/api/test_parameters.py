@@ -199,6 +199,8 @@ def test_fields_that_ask_for_nothing_are_accepted(fields: dict[str, Any], strict
         {"guided_regex": "a+"},
         {"skew": 0.5},
         {"banned_strings": ["x"]},
+        {"image_data": [{"data": "", "id": 1}]},
+        {"images": [""]},
         {"dry_penalty_last_n": 64, "dry_multiplier": 0.8},
         {"add_generation_prompt": False},
         {"num_beams": 4},

@@ -12,7 +12,7 @@ from modules.catalog.catalog import Catalog
 from modules.catalog.deletion import BIN, BinEntry, ModelBin, plan_deletion
 from modules.catalog.errors import NotDeletable, NotInBin, NotRestorable
 from tests.support.checkpoint_files import checkpoint, put
-from tests.support.gguf_files import gguf
+from tests.support.gguf_files import MODEL, PROJECTOR, gguf
 
 
 def delete(top: Path, name: str, now: float | None = None) -> BinEntry:
@@ -74,6 +74,39 @@ def test_a_folder_of_weights_goes_as_a_whole_with_the_models_in_it(tmp_path: Pat
     entry = delete(tmp_path, "llama")
     assert entry.paths == ("llama",) and set(entry.names) == {"llama", "llama/extra.gguf"}
     assert names(tmp_path) == []
+
+
+def test_a_model_takes_its_vision_parts_along_and_brings_them_back(tmp_path: Path) -> None:
+    for name in ("cat-Q4.gguf", "dog-Q4.gguf"):
+        put(tmp_path / name, gguf(MODEL))
+    parts = {"mmproj-cat-f16.gguf", "mmproj-cat-f32.gguf"}
+    for name in (*parts, "mmproj-dog-f16.gguf"):
+        put(tmp_path / name, gguf(PROJECTOR))
+    before, size = tree(tmp_path), sum((tmp_path / name).stat().st_size for name in parts)
+    entry = delete(tmp_path, "cat-Q4.gguf")
+    assert set(entry.paths) == {"cat-Q4.gguf", *parts} and entry.size == size + len(gguf(MODEL))
+    assert (tmp_path / "mmproj-dog-f16.gguf").exists()
+    ModelBin(tmp_path).restore(entry.id)
+    assert set(tree(tmp_path)) == {*before, BIN}
+
+
+def test_a_vision_part_stays_for_the_other_models_that_use_it(tmp_path: Path) -> None:
+    for name in ("cat-Q4.gguf", "cat-Q8.gguf"):
+        put(tmp_path / "cat" / name, gguf(MODEL))
+    put(tmp_path / "cat" / "mmproj-cat-f16.gguf", gguf(PROJECTOR))
+    assert delete(tmp_path, "cat/cat-Q4.gguf").paths == ("cat/cat-Q4.gguf",)
+    last = delete(tmp_path, "cat/cat-Q8.gguf")
+    assert last.paths == ("cat",) and last.size == len(gguf(MODEL)) + len(gguf(PROJECTOR))
+
+
+def test_a_vision_part_that_is_kept_for_others_stays(tmp_path: Path) -> None:
+    for name in ("cat-Q4.gguf", "dog.gguf"):
+        put(tmp_path / name, gguf(MODEL))
+    put(tmp_path / "mmproj-cat-f16.gguf", gguf(PROJECTOR))
+    catalog = Catalog(tmp_path)
+    record, models = catalog.find("cat-Q4.gguf"), catalog.models()
+    assert len(plan_deletion(tmp_path, record, models).paths) == 2
+    assert plan_deletion(tmp_path, record, models, [tmp_path / "mmproj-cat-f16.gguf"]).paths == (record.path,)
 
 
 def test_a_link_is_moved_and_its_target_stays(tmp_path: Path) -> None:

@@ -8,13 +8,7 @@ from typing import Any
 import pytest
 
 from modules.catalog.catalog import Catalog
-from tests.support.gguf_files import MODEL, gguf
-
-PROJECTOR: dict[str, Any] = {
-    "general.architecture": "clip",
-    "general.type": "mmproj",
-    "clip.vision.projection_dim": MODEL["llama.embedding_length"],
-}
+from tests.support.gguf_files import MODEL, PROJECTOR, gguf
 
 
 def put(path: Path, metadata: dict[str, Any] = MODEL) -> None:

@@ -88,7 +88,7 @@ def test_a_message_uses_only_fields_of_its_error(subtests: pytest.Subtests) -> N
     for error_class in WITH_MESSAGE:
         with subtests.test(error=error_class.__name__):
             fields = {field.name for field in dataclasses.fields(error_class)} | set(example(error_class).shown("en"))
-            for template in error_class.template.values():
+            for template in (*error_class.template.values(), *(error_class.template_elsewhere or {}).values()):
                 assert placeholders(template) <= fields
 
 
@@ -96,6 +96,12 @@ def test_messages_in_both_languages_use_the_same_fields(subtests: pytest.Subtest
     for error_class in WITH_MESSAGE:
         with subtests.test(error=error_class.__name__):
             assert placeholders(error_class.template["en"]) == placeholders(error_class.template["zh"])
+
+
+def test_clients_of_the_api_and_the_terminal_are_not_sent_to_the_page(subtests: pytest.Subtests) -> None:
+    for error_class, (language, words) in product(WITH_MESSAGE, (("en", "Model tab"), ("zh", "”页"))):
+        with subtests.test(error=error_class.__name__, language=language):
+            assert words not in example(error_class).say_elsewhere(language)
 
 
 def test_an_error_survives_serialization_to_json(subtests: pytest.Subtests) -> None:

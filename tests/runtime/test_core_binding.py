@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +25,7 @@ from modules.runtime.model_manager import ModelManager
 from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import ECHO, load
+from tests.support.echo_plans import wait_until
 
 TWO_CORES = [[0, 2], [1, 3]]
 
@@ -75,22 +75,24 @@ def test_only_the_first_of_three_workers_is_bound(binding: CoreBinding, start: C
     assert [bound_cores(worker) for worker in workers] == [TWO_CORES, [], []]
 
 
-def test_a_killed_worker_releases_the_cores(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
-    first, second, third = (start() for _ in range(3))
-    assert binding.bind(first)
+def test_the_cores_of_a_killed_worker_go_to_the_one_that_has_waited_longest(
+    binding: CoreBinding, start: Callable[..., WorkerProcess]
+) -> None:
+    first, second, third = workers = [start() for _ in range(3)]
+    assert [binding.bind(worker) for worker in workers] == [True, False, False]
     os.kill(first.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while first.running and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert binding.bind(second)
-    assert not binding.bind(third)
+    wait_until(lambda: bound_cores(second) == TWO_CORES)
+    assert bound_cores(third) == [] and not binding.available()
 
 
-def test_a_closed_worker_releases_the_cores(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
-    first, second = start(), start()
-    assert binding.bind(first)
+def test_the_cores_of_a_closed_worker_go_past_one_that_declines(
+    binding: CoreBinding, start: Callable[..., WorkerProcess]
+) -> None:
+    first, declining, third = workers = [start(), start(numa=True), start()]
+    assert [binding.bind(worker) for worker in workers] == [True, False, False]
     first.close()
-    assert binding.bind(second)
+    wait_until(lambda: bound_cores(third) == TWO_CORES)
+    assert bound_cores(declining) == []
 
 
 def test_an_engine_that_declines_leaves_the_cores_to_the_next_worker(

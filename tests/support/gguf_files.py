@@ -51,6 +51,12 @@ MODEL: dict[str, Any] = {
     "tokenizer.ggml.add_bos_token": True,
     "tokenizer.chat_template": "{{ messages }}",
 }
+
+PROJECTOR: dict[str, Any] = {
+    "general.architecture": "clip",
+    "general.type": "mmproj",
+    "clip.vision.projection_dim": MODEL["llama.embedding_length"],
+}
 """Complete metadata of a small model."""
 
 TENSORS = (Tensor("token_embd.weight", (64, 4), 8), Tensor("output_norm.weight", (64,)))

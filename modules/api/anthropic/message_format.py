@@ -26,7 +26,7 @@ def sse_event(body: Json) -> bytes:
 
 
 def _error_event(error: WebUIError, language: str) -> bytes:
-    return sse_event(anthropic_error(error.say(language), error.status))
+    return sse_event(anthropic_error(error.say_elsewhere(language), error.status))
 
 
 ANTHROPIC = StreamStyle(sse_event({"type": "ping"}), _error_event)

@@ -18,6 +18,7 @@ from modules.api.generations import GenerationCall
 from modules.api.ignored_fields import ignored_header
 from modules.api.model_use import await_model, use_model
 from modules.api.state import ApiState
+from modules.runtime.loaded_model import GENERATE
 
 
 def routes(state: ApiState) -> APIRouter:
@@ -30,7 +31,7 @@ def routes(state: ApiState) -> APIRouter:
     @router.post("/count_tokens")
     async def count_tokens(body: CountTokensRequest, request: Request) -> Response:
         converted = convert(body)
-        use = await await_model(state.app, request, body.model, converted.chat.kept_seconds)
+        use = await await_model(state.app, request, body.model, converted.chat.kept_seconds, GENERATE)
         with use as model:
             call = await prepare_chat(state, model, converted.chat)
             count = await call.count_tokens()
@@ -42,7 +43,7 @@ def routes(state: ApiState) -> APIRouter:
 
 async def _begin(state: ApiState, request: Request, body: MessagesRequest) -> Answers:
     converted = convert(body)
-    use = await use_model(state.app, request, body.model, converted.chat.kept_seconds)
+    use = await use_model(state.app, request, body.model, converted.chat.kept_seconds, GENERATE)
     with use.released_on_error():
         call = await prepare_chat(state, use.model, converted.chat)
         builder = MessageFormat(

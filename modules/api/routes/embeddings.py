@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -15,10 +14,8 @@ from modules.api.embeddings import EmbeddingRequest, RerankRequest, TaskRequest,
 from modules.api.errors import json_response
 from modules.api.generations import cancel_on_disconnect
 from modules.api.ignored_fields import ignored_header
-from modules.api.model_use import ModelUse, substituted, use_model
+from modules.api.model_use import await_model
 from modules.api.state import ApiState
-from modules.app import App
-from modules.core.errors import ModelNotFound, WebUIError
 from modules.core.events import Json
 from modules.formats.embedding import EMBED, RANK
 from modules.runtime.loaded_model import LoadedModel
@@ -56,44 +53,17 @@ async def _answer(
     task: str,
     compute: Callable[[LoadedModel, list[str]], Coroutine[Any, Any, Json]],
 ) -> Response:
-    """Answer with the model that the request names. `compute` gets it and the fields that are ignored."""
+    """Answer with the model that the request names, else with one of the `task`, as in `ModelRecord.task`.
+
+    `compute` gets it and the fields that are ignored.
+    """
     ignored = body.ignored(state.app.flags.on("strict_api"))
     with_headers = ignored_header(ignored)
-    use = await cancel_on_disconnect(request, _use_model_for(state.app, request, body, task))
+    use = await await_model(state.app, request, body.model, body.kept_seconds, task)
     with use as model:
         model.require(task)
         answer: Json = await cancel_on_disconnect(request, compute(model, ignored))
         return await asyncio.to_thread(json_response, answer, 200, {**use.headers, **with_headers})
-
-
-async def _use_model_for(app: App, request: Request, body: TaskRequest, task: str) -> ModelUse:
-    """Return the model that the request names.
-
-    Where no model has that name, that is a resident one of this task rather than the current one, which may chat.
-    """
-    unknown = bool(body.model) and not await asyncio.to_thread(_is_known, app, body.model)
-    if (body.model and not unknown) or (unknown and app.flags.on("strict_model")):
-        return await use_model(app, request, body.model, body.kept_seconds)
-    name = await asyncio.to_thread(_resident_for, app, task)
-    use = await use_model(app, request, name, body.kept_seconds)
-    return ModelUse(use.model, substituted(body.model) if unknown else {}, use.release)
-
-
-def _is_known(app: App, name: str) -> bool:
-    try:
-        app.record(name)
-    except ModelNotFound:
-        return app.models.is_resident(name)
-    return True
-
-
-def _resident_for(app: App, task: str) -> str:
-    """Return the name of a model in memory, or asleep, that is of this task; "" if there is none."""
-    for resident in sorted(app.models.residents(), key=lambda resident: not resident.is_chosen):
-        with contextlib.suppress(WebUIError):  # deleted meanwhile
-            if app.record(resident.name).task == task:
-                return resident.name
-    return ""
 
 
 async def _embed(body: EmbeddingRequest, model: LoadedModel, ignored: list[str]) -> Json:

@@ -15,6 +15,7 @@ from modules.api.generations import GenerationCall
 from modules.api.infill import InfillFormat, InfillRequest, infill_prompt
 from modules.api.model_use import use_model
 from modules.api.state import ApiState
+from modules.runtime.loaded_model import GENERATE
 
 
 def routes(state: ApiState) -> APIRouter:
@@ -28,7 +29,7 @@ def routes(state: ApiState) -> APIRouter:
 
 
 async def _begin(state: ApiState, request: Request, body: InfillRequest) -> Answers:
-    use = await use_model(state.app, request, body.model, body.kept_seconds)
+    use = await use_model(state.app, request, body.model, body.kept_seconds, GENERATE)
     with use.released_on_error():
         params, ignored = parameters.resolve(
             body, use.model, state.defaults_of(use.model), state.app.flags.on("strict_api")

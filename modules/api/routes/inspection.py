@@ -21,7 +21,7 @@ from modules.chat.prompt import text_prompt
 from modules.core.errors import Unsupported
 from modules.core.events import Json
 from modules.core.image_marks import shown
-from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.loaded_model import GENERATE, LoadedModel
 
 MAX_CANDIDATES = 200
 
@@ -45,13 +45,13 @@ def routes(state: ApiState) -> APIRouter:
 
     @router.post("/chat-prompt")
     async def show_prompt(body: ChatRequest, request: Request) -> Response:
-        with await await_model(state.app, request, body.model) as model:
+        with await await_model(state.app, request, body.model, task=GENERATE) as model:
             call = await prepare_chat(state, model, body)
         return json_response({"prompt": shown(call.prompt.prompt.text)})
 
     @router.post("/logits")
     async def next_tokens(body: LogitsRequest, request: Request) -> Response:
-        with await await_model(state.app, request, body.model) as model:
+        with await await_model(state.app, request, body.model, task=GENERATE) as model:
             return json_response({"logits": await _logits(state, model, body)})
 
     @router.post("/stop-generation")

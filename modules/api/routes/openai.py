@@ -24,6 +24,7 @@ from modules.api.prompts import echoed_prompts, plain_prompts
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.state import ApiState
 from modules.app import App
+from modules.runtime.loaded_model import GENERATE
 
 
 def routes(state: ApiState) -> APIRouter:
@@ -69,7 +70,7 @@ def _add_generation_routes(router: APIRouter, state: ApiState) -> None:
 
 
 async def _begin_completion(state: ApiState, request: Request, body: CompletionRequest) -> Answers:
-    use = await use_model(state.app, request, body.model, body.kept_seconds)
+    use = await use_model(state.app, request, body.model, body.kept_seconds, GENERATE)
     with use.released_on_error():
         model, strict = use.model, state.app.flags.on("strict_api")
         params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)

@@ -17,6 +17,7 @@ from modules.api.openai_responses.schemas import ResponsesRequest, TokenCountReq
 from modules.api.sse import OPENAI, StreamStyle
 from modules.api.state import ApiState
 from modules.core.errors import WebUIError
+from modules.runtime.loaded_model import GENERATE
 
 
 def routes(state: ApiState) -> APIRouter:
@@ -39,7 +40,7 @@ def routes(state: ApiState) -> APIRouter:
     @router.post("/input_tokens")
     async def count_tokens(body: TokenCountRequest, request: Request) -> Response:
         conversion = convert(body)
-        use = await await_model(state.app, request, body.model)
+        use = await await_model(state.app, request, body.model, task=GENERATE)
         with use as model:
             try:
                 call = await prepare_chat(state, model, conversion.chat)

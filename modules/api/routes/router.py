@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator
 from functools import partial
@@ -25,7 +26,8 @@ from modules.core.events import Json
 from modules.runtime.resident import Resident
 from modules.runtime.waiting import release_early
 
-_POLL_SECONDS = 0.25
+_GAP_SECONDS = 0.1
+"""Least time between two events of a model: a load may report its progress far more often."""
 
 
 class ModelRequest(RequestBody):
@@ -74,16 +76,23 @@ def _state(resident: Resident) -> Json:
 async def _changes(app: App) -> AsyncIterator[bytes]:
     """Yield an event for the state of each model that is not unloaded, then one for each change."""
     shown: dict[str, Json] = {}
-    kind, silence = "model_status", 0.0
-    while True:
-        states = {resident.name: _state(resident) for resident in app.models.residents()}
-        gone = {name: {"status": "unloaded"} for name in shown if name not in states}
-        events = [(name, state) for name, state in {**states, **gone}.items() if shown.get(name) != state]
-        for name, state in events:
-            yield sse_event({"model": name, "event": kind, "data": state})
-        shown, kind = states, "status_change"
-        silence = 0.0 if events else silence + _POLL_SECONDS
-        if silence >= SILENCE_SECONDS:
-            silence = 0.0
-            yield b":\n\n"
-        await asyncio.sleep(_POLL_SECONDS)
+    kind, has_changed, loop = "model_status", asyncio.Event(), asyncio.get_running_loop()
+
+    def note() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has just been closed
+            loop.call_soon_threadsafe(has_changed.set)
+
+    with app.models.changes.watched_by(note):
+        while True:
+            has_changed.clear()
+            states = {resident.name: _state(resident) for resident in app.models.residents()}
+            gone = {name: {"status": "unloaded"} for name in shown if name not in states}
+            for name, state in {**states, **gone}.items():
+                if shown.get(name) != state:
+                    yield sse_event({"model": name, "event": kind, "data": state})
+            shown, kind = states, "status_change"
+            await asyncio.sleep(_GAP_SECONDS)
+            try:
+                await asyncio.wait_for(has_changed.wait(), SILENCE_SECONDS)
+            except TimeoutError:
+                yield b":\n\n"

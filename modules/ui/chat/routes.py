@@ -23,6 +23,7 @@ from modules.conversations.conversation import Conversation
 from modules.conversations.exporters.blobs import media_type_of
 from modules.conversations.exporters.export import export as export_conversation
 from modules.conversations.importers.detect import import_file
+from modules.conversations.store import ConversationStore
 from modules.core.errors import LANGUAGES
 from modules.core.events import Json
 from modules.ui.chat.bodies import MAX_TEXT, Id, Nothing, Rev, checked_template_kwargs
@@ -194,11 +195,13 @@ def _add_changes(router: APIRouter, app: App, visitors: Visitors) -> None:
 def _add_prompts(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.post("/count")
     def count_new(request: Request, body: Count) -> Json:
-        return _count(app, app.setup.new(body.mode, persona=body.persona, system=body.system), body, visitors)
+        new = app.setup.new(body.mode, persona=body.persona, system=body.system)
+        return _count(app, visitors.store(request.scope), new, body, visitors)
 
     @router.post("/{id}/count")
     def count(request: Request, id: Id, body: Count) -> Json:
-        return _count(app, visitors.store(request.scope).read(id), body, visitors)
+        store = visitors.store(request.scope)
+        return _count(app, store, store.read(id), body, visitors)
 
     @router.post("/{id}/prompt")
     def prompt(request: Request, id: Id, body: Nothing) -> Json:
@@ -212,7 +215,7 @@ def _add_prompts(router: APIRouter, app: App, visitors: Visitors) -> None:
         return {"receipt": paper, "prompt": prompt.decode("utf-8", "replace") if prompt else ""}
 
 
-def _count(app: App, conversation: Conversation, body: Count, visitors: Visitors) -> Json:
+def _count(app: App, store: ConversationStore, conversation: Conversation, body: Count, visitors: Visitors) -> Json:
     """Return how many tokens the next prompt has; `tokens` is None if no model is there to count them."""
     if app.models.status.state != "ready":
         return {"tokens": None, "context": 0}
@@ -222,7 +225,8 @@ def _count(app: App, conversation: Conversation, body: Count, visitors: Visitors
         conversation.add("user", body.text, attachments=attachments)
     if not conversation.path():
         return {"tokens": 0, "context": model.info.context_length}
-    tokens = app.prompts.count(model, conversation, checked_template_kwargs(body.template_kwargs))
+    kwargs, read_blob = checked_template_kwargs(body.template_kwargs), store.blobs.find
+    tokens = app.prompts.count(model, conversation, kwargs, read_blob)
     return {"tokens": tokens, "context": model.info.context_length}
 
 

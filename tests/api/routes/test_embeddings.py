@@ -80,6 +80,8 @@ def test_models_of_several_tasks_answer_side_by_side(server: Server) -> None:
         assert other.json()["data"] == named.json()["data"] and other.json()["model"] == "tiny-mean.gguf"
         assert other.headers.get("x-model-substituted", "") == name
     assert server.post("/rerank", {"query": "a", "documents": ["b"]}).json()["model"] == "tiny-rank.gguf"
+    error = server.refusal("/completions", {"prompt": "Hi", "model": "gpt-9"})
+    assert "tiny-rank.gguf is a reranking model" in error["message"], "none of them generates text"
 
 
 def test_unknown_fields_are_reported(server: Server) -> None:

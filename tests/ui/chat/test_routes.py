@@ -255,3 +255,13 @@ def test_a_picture_is_refused_before_it_is_sent_by_the_name_of_the_model(app: Ap
     assert http.post("/chat/attachments?name=a.txt", content=b"apple").status_code == 200
     echo_plans.load(app.models, "sees")
     assert http.post("/chat/attachments?name=a.png", content=picture()).status_code == 200
+
+
+def test_the_context_meter_counts_pictures(app: App, http: TestClient) -> None:
+    echo_plans.load(app.models, "sees")
+    sent = [http.post("/chat/attachments?name=a.png", content=picture(width=size)).json() for size in (8, 9)]
+    body: dict[str, object] = {"text": "hello there", "mode": "instruct"}
+    alone = http.post("/chat/count", json=body).json()["tokens"]
+    for pictures in (sent[:1], sent, sent):
+        counted = http.post("/chat/count", json={**body, "attachments": pictures}).json()
+        assert counted["tokens"] == alone + len(pictures), "the test engine sees one token in each"

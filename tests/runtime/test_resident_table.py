@@ -1,0 +1,50 @@
+"""Which of several models is taken by requests that name none."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+
+from modules.core.errors import NoModelLoaded
+from modules.runtime.load_task import LoadTask
+from modules.runtime.resident import ResidencyLimits
+from modules.runtime.resident_table import ResidentTable
+from tests.support import echo_plans
+
+
+def table_of(**tasks: str) -> ResidentTable:
+    """Return models that are asleep, by name and task; the last one is the page's."""
+    table = ResidentTable(None, ResidencyLimits(), time.monotonic)
+    for name, task in tasks.items():
+        plan = echo_plans.plan(name)
+        plan = dataclasses.replace(plan, record=dataclasses.replace(plan.record, task=task))
+        table.show_loading(LoadTask(name=name, plan=plan), plan)
+        table.find(name).sleep()
+    return table
+
+
+def test_a_request_takes_a_model_of_its_task_before_the_one_of_the_page() -> None:
+    table = table_of(chat="", other="", ranks="rank", embeds="embed")
+    table.find("other").idle_since = 5.0
+    assert table.default_name() == table.default_name("embed") == "embeds"
+    assert (table.default_name(""), table.default_name("rank")) == ("other", "ranks")
+
+
+def test_without_a_model_of_the_task_another_one_is_taken_to_say_so() -> None:
+    assert table_of(chat="", embeds="embed").default_name("rank") == "embeds"
+    table = table_of(chat="")
+    table.chosen = ""
+    assert table.default_name("embed") == "chat"
+    with pytest.raises(NoModelLoaded):
+        table_of().default_name("embed")
+
+
+def test_changes_are_announced() -> None:
+    table, calls = table_of(a=""), list[int]()
+    with table.changes.watched_by(lambda: calls.append(1)):
+        table.publish()
+        assert calls == [1]
+    table.publish()
+    assert calls == [1]
