@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modules.core.errors import Words
@@ -24,7 +25,7 @@ _NO_MODELS: Words = {"en": "it lists no models", "zh": "未列出任何模型"}
 
 @dataclass(frozen=True)
 class Examined:
-    """What a server is, by the facts about the first of its `models`."""
+    """What a server is, by the facts about one of its `models`."""
 
     facts: ServerFacts
     models: tuple[str, ...]
@@ -33,22 +34,34 @@ class Examined:
 def examine(url: str, key: str) -> Examined:
     """Return what the server at `url` is, and the names of its models but for LoRAs, at most MOST_MODELS.
 
-    It takes some seconds if the server is slow. Raises OptionError for what is no address or key, and the errors of
+    Of a server that loads models when they are asked about, one that is loaded is asked about, if there is one. It
+    takes some seconds if the server is slow. Raises OptionError for what is no address or key, and the errors of
     `server_errors`, also for a server without models.
     """
     connection = ServerConnection(Target.parse(url, key), LONGEST_ANSWER)
     try:
-        models = _names(connection.ask(MODELS, seconds=DISCOVERY_SECONDS).value)
+        entries = _entries(connection.ask(MODELS, seconds=DISCOVERY_SECONDS).value)
+        models = _names(entries)
         if not models:
             raise ServerNotUnderstood(connection.target.origin, MODELS, _NO_MODELS)
-        return Examined(discover(connection.ask, Choices(model=models[0])).facts, models)
+        loaded = next((name for name in _names(filter(_is_loaded, entries))), models[0])
+        return Examined(discover(connection.ask, Choices(model=loaded)).facts, models)
     finally:
         connection.close()
 
 
-def _names(body: Json) -> tuple[str, ...]:
+def _entries(body: Json) -> list[dict[str, Json]]:
     data = body.get("data")
-    entries = data if isinstance(data, list) else []
-    names = [entry.get("id") for entry in entries if isinstance(entry, dict) and not entry.get("parent")]
+    return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+
+
+def _is_loaded(entry: Mapping[str, Json]) -> bool:
+    """Whether a llama-server with many models says that it has loaded this one."""
+    status = entry.get("status")
+    return isinstance(status, dict) and status.get("value") == "loaded"
+
+
+def _names(entries: Iterable[Mapping[str, Json]]) -> tuple[str, ...]:
+    names = [entry.get("id") for entry in entries if not entry.get("parent")]
     usable = [name for name in names if isinstance(name, str) and re.fullmatch(SERVER_MODEL.pattern, name)]
     return tuple(dict.fromkeys(usable))[:MOST_MODELS]

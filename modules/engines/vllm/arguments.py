@@ -163,7 +163,11 @@ def context_length(path: Path, options: Options) -> int:
 
 
 def child_environment(variables: Mapping[str, str], own_installation: bool) -> dict[str, str]:
-    """Return the environment of the process. Another installation must not see our packages."""
+    """Return the environment of the process. Another installation must not see our packages.
+
+    A key that vLLM would ask for is left out: only we can open its socket, and we send none.
+    """
     inherited = {key: value for key, value in os.environ.items() if own_installation or key != "PYTHONPATH"}
+    inherited.pop("VLLM_API_KEY", None)
     preload = ":".join(filter(None, (variables.get("LD_PRELOAD"), os.environ.get("LD_PRELOAD"))))
     return inherited | dict(variables) | ({"LD_PRELOAD": preload} if preload else {})

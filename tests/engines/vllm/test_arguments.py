@@ -150,6 +150,12 @@ def test_another_installation_preloads_its_openmp_and_sees_no_packages_of_ours(
     assert child_environment({}, own_installation=True)["PYTHONPATH"] == "/ours"
 
 
+def test_vllm_asks_us_for_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "sk-1")
+    for own_installation in (True, False):
+        assert "VLLM_API_KEY" not in child_environment({}, own_installation)
+
+
 # -- other machines ----------------------------------------------------------------------------------------------------
 
 
