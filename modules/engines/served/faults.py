@@ -80,6 +80,20 @@ def has_webpage(headers: Mapping[str, str]) -> bool:
     return headers.get("content-type", "").lower().startswith("text/html")
 
 
+def has_json(headers: Mapping[str, str]) -> bool:
+    """Tell whether the body of a response is one JSON value."""
+    return headers.get("content-type", "").lower().startswith("application/json")
+
+
+def has_error(body: bytes) -> bool:
+    """Tell whether the body of a response reports an error."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and bool(value.get("error"))
+
+
 def server_words(target: Target, body: bytes) -> str:
     """Return the message in the body of a response, shortened to one line and without the key."""
     try:

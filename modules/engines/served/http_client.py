@@ -27,7 +27,16 @@ from modules.core.server_errors import (
     ServerUnreachable,
 )
 from modules.engines.served.event_stream import EventTooLong, JsonLines, ServerSentEvents
-from modules.engines.served.faults import LONGEST_REFUSAL, WEBPAGE, has_webpage, reason, refusal, silence
+from modules.engines.served.faults import (
+    LONGEST_REFUSAL,
+    WEBPAGE,
+    has_error,
+    has_json,
+    has_webpage,
+    reason,
+    refusal,
+    silence,
+)
 from modules.engines.served.target import Target
 
 CONNECT_SECONDS = 10.0
@@ -47,6 +56,7 @@ _CLOSED: Words = {"en": "the server closed it", "zh": "服务器关闭了连接"
 _TOO_LONG: Words = {"en": "it is too long", "zh": "内容过长"}
 _NOT_HTTP: Words = {"en": "it is not HTTP", "zh": "不是 HTTP 响应"}
 _NO_CA: Words = {"en": "a file of PEM certificates", "zh": "PEM 证书文件"}
+_NO_EVENTS: Words = {"en": "it is no stream of events", "zh": "不是事件流"}
 _COMPRESSED: Words = {"en": "it is compressed", "zh": "内容经过压缩"}
 
 
@@ -104,8 +114,8 @@ class HttpClient:
     async def stream(self, stream: EventStream) -> None:
         """Send the request of a stream and hand out its events until the response ends; cancelling closes it.
 
-        Raises an error of `request`, or the one of `faults.refusal` for a status of 400 or more; ServerSilent after
-        so many seconds without a byte as the stream allows.
+        Raises an error of `request`, or the one of `faults.refusal` for a status of 400 or more, or for JSON with an
+        error instead of events; ServerSilent after so many seconds without a byte as the stream allows.
         """
         async with self._exchange(stream.path, stream.body) as exchange:
             await _unless_silent(exchange, exchange.head, stream)
@@ -114,19 +124,27 @@ class HttpClient:
             if has_webpage(exchange.headers):
                 raise self._not_understood(stream.path, WEBPAGE)
             stream.attach(exchange)
+            whole = bytearray()  # as far as it may be one JSON value instead of events
 
             def take(chunk: bytes) -> None:
+                if not stream.has_events and len(whole) < LONGEST_REFUSAL:
+                    whole.extend(chunk)
                 try:
                     events = stream.decoder.feed(chunk)
                 except EventTooLong:
                     raise self._not_understood(stream.path, _TOO_LONG) from None
                 if events:
+                    stream.has_events = True
                     stream.take(events)
 
             exchange.take = take
             await _unless_silent(exchange, exchange.end, stream)
             if events := stream.decoder.finish():
                 stream.take(events)
+            elif not stream.has_events and has_json(exchange.headers):
+                if has_error(bytes(whole)):
+                    raise refusal(self.target, exchange.status, exchange.headers, bytes(whole))
+                raise self._not_understood(stream.path, _NO_EVENTS)
 
     async def _refused(self, exchange: _Exchange) -> WebUIError:
         """Return the error of a response with another status than 2xx, in the server's words as far as they came."""
@@ -184,6 +202,7 @@ class EventStream:
         self.allowed_silence = allowed_silence
         self.decoder: JsonLines | ServerSentEvents = JsonLines() if is_ndjson else ServerSentEvents()
         self.is_paused = False
+        self.has_events = False
         self._exchange: _Exchange | None = None
 
     def attach(self, exchange: _Exchange) -> None:

@@ -111,7 +111,8 @@ class ChatReader:
         if not isinstance(delta, Mapping):
             raise ValueError("a delta that is no object")
         reason, error = _reason(choice.get("finish_reason"))
-        thought, text = delta.get("reasoning_content") or delta.get("reasoning") or "", delta.get("content") or ""
+        thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        text = delta.get("content") or delta.get("refusal") or ""
         if not isinstance(text, str) or not isinstance(thought, str):
             raise ValueError("text that is no string")
         listed = choice.get("logprobs")

@@ -204,6 +204,19 @@ def test_what_is_not_the_api_is_named(server: FakeServer, subtests: pytest.Subte
         run(get(Target(server.url), limit=1000))
 
 
+def test_json_instead_of_a_stream_is_no_lost_connection(server: FakeServer) -> None:
+    whole = {"choices": [{"message": {"content": "All at once."}}]}
+    server.add(PATH, Reply(json=whole), Reply(json={"error": {"message": "no quota"}}))
+    with pytest.raises(ServerNotUnderstood, match="no stream of events"):
+        run(events_of(Target(server.url)))
+    with pytest.raises(ServerRefused, match=r"HTTP 200\): no quota"):
+        run(events_of(Target(server.url)))
+    json_type = {"Content-Type": "application/json"}
+    server.add(PATH, stream(b"data: 1", headers=json_type), Reply(parts=[b'{"done": 1}'], headers=json_type))
+    assert run(events_of(Target(server.url))) == [b"1"], "only the type is wrong"
+    assert run(events_of(Target(server.url), is_ndjson=True)) == [b'{"done": 1}']
+
+
 def test_a_stream_of_anything_but_a_body_is_refused(server: FakeServer, subtests: pytest.Subtests) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     for name, parts in (

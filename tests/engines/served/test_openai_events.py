@@ -125,6 +125,10 @@ def test_a_chat_completion_is_read() -> None:
     }
 
 
+def test_a_refusal_is_the_answer() -> None:
+    assert ChatReader(None)(chunk(refusal="I cannot.")).text == "I cannot."
+
+
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_a_thought_that_is_sent_apart_is_put_between_its_marks(field: str) -> None:
     read = ChatReader(None)
