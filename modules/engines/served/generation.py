@@ -147,7 +147,7 @@ class Generation:
             raise ServerBrokeOff(target.origin, both(shown(target, piece.error)))
         if not self._has_begun and _brings_tokens(piece):
             self._has_begun = True
-            stream.allowed_silence = self._limits.idle_seconds
+            stream.allow(self._limits.idle_seconds)
         self._size += len(piece.text)
         if self._size > self._longest:
             raise ServerNotUnderstood(target.origin, request.path, _TOO_MUCH)
@@ -159,7 +159,7 @@ class Generation:
         if text is not None and not self._put(text):
             stream.pause()
         if answer.is_complete and not was_complete:
-            stream.allowed_silence = GRACE_SECONDS
+            stream.allow(GRACE_SECONDS, GRACE_SECONDS)
         if piece.is_end or (answer.is_complete and not piece.reason and not was_complete):
             stream.finish()  # the end, or a stop string that only we have seen
 

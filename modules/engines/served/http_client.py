@@ -45,7 +45,7 @@ LONGEST_HEAD = 64 << 10
 LONGEST_BODY = 64 << 20
 """Bytes of the response to a short request. The log-probabilities of a long prompt take some 10 MB."""
 GRACE_SECONDS = 5.0
-"""How long a stream whose answer is complete may go on, with counts of its tokens."""
+"""Seconds that a stream whose answer is complete may go on, with counts of its tokens."""
 
 Take = Callable[[list[bytes]], None]
 """Called in the event loop with the events that have just arrived. An error that it raises ends the stream."""
@@ -118,7 +118,7 @@ class HttpClient:
         error instead of events; ServerSilent after so many seconds without a byte as the stream allows.
         """
         async with self._exchange(stream.path, stream.body) as exchange:
-            await _unless_silent(exchange, exchange.head, stream)
+            await stream.wait_for(exchange.head, exchange)
             if exchange.status not in _OK:
                 raise await self._refused(exchange)
             if has_webpage(exchange.headers):
@@ -138,7 +138,7 @@ class HttpClient:
                     stream.take(events)
 
             exchange.take = take
-            await _unless_silent(exchange, exchange.end, stream)
+            await stream.wait_for(exchange.end, exchange)
             if events := stream.decoder.finish():
                 stream.take(events)
             elif not stream.has_events and has_json(exchange.headers):
@@ -193,17 +193,37 @@ class HttpClient:
 class EventStream:
     """A request whose response is a stream of events, and the control of it. All calls happen in the event loop.
 
-    `allowed_silence` are the seconds that the server may send nothing; it may be changed at any time, and counts from
-    the last byte.
+    `allowed_silence` are the seconds that the server may send nothing, which count from the last byte. `deadline` is
+    the loop's time until which it may send anything. Both may be changed while the stream is waited for.
     """
 
     def __init__(self, path: str, body: Json, take: Take, *, allowed_silence: float, is_ndjson: bool = False) -> None:
         self.path, self.body, self.take = path, body, take
-        self.allowed_silence = allowed_silence
+        self.allowed_silence, self.deadline = allowed_silence, float("inf")
         self.decoder: JsonLines | ServerSentEvents = JsonLines() if is_ndjson else ServerSentEvents()
         self.is_paused = False
         self.has_events = False
         self._exchange: _Exchange | None = None
+        self._sooner: asyncio.Future[None] | None = None
+
+    async def wait_for(self, future: asyncio.Future[None], exchange: _Exchange) -> None:
+        """Wait for a future of an exchange. Raises its error, or ServerSilent."""
+        while not future.done():
+            if self.is_paused:
+                exchange.heard_at = exchange.loop.time()
+            left = min(exchange.heard_at + self.allowed_silence, self.deadline) - exchange.loop.time()
+            if left <= 0:
+                raise ServerSilent(exchange.target.origin, silence(self.allowed_silence))
+            self._sooner = exchange.loop.create_future()
+            await asyncio.wait({future, self._sooner}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        future.result()
+
+    def allow(self, seconds: float, longest: float = float("inf")) -> None:
+        """Allow so many `seconds` of silence from now on, and nothing at all after the `longest`."""
+        self.allowed_silence = seconds
+        self.deadline = asyncio.get_running_loop().time() + longest
+        if self._sooner is not None and not self._sooner.done():
+            self._sooner.set_result(None)
 
     def attach(self, exchange: _Exchange) -> None:
         self._exchange = exchange
@@ -223,18 +243,6 @@ class EventStream:
         """End the stream as complete, whatever else the server might send."""
         if self._exchange is not None:
             self._exchange.finish()
-
-
-async def _unless_silent(exchange: _Exchange, future: asyncio.Future[None], stream: EventStream) -> None:
-    """Wait for a future of an exchange. Raises its error, or ServerSilent."""
-    while not future.done():
-        if stream.is_paused:
-            exchange.heard_at = exchange.loop.time()
-        left = exchange.heard_at + stream.allowed_silence - exchange.loop.time()
-        if left <= 0:
-            raise ServerSilent(exchange.target.origin, silence(stream.allowed_silence))
-        await asyncio.wait({future}, timeout=left)
-    future.result()
 
 
 class _Exchange(asyncio.Protocol):

@@ -23,7 +23,7 @@ from modules.core.server_errors import (
     ServerSilent,
     ServerUnreachable,
 )
-from modules.engines.served import outbox, retries
+from modules.engines.served import generation, outbox, retries
 from modules.engines.served.engine import ServedEngine
 from modules.engines.served.generation import Limits
 from modules.engines.served.llama_server import LlamaServer
@@ -177,6 +177,23 @@ def test_silence_ends_an_answer(server: FakeServer) -> None:
     assert text == "one two" and isinstance(failed, Failed) and "0.15 s" in str(failed.error)
     assert len(server.requests) == 2
     engine.close()
+
+
+def test_silence_within_an_answer_ends_it_although_more_was_allowed_before(server: FakeServer) -> None:
+    engine = engine_of(server, first_seconds=30, idle_seconds=0.1)
+    server.add(PATH, stream(0.02, piece("one"), STALL))
+    text, failed = generated(engine)
+    assert text == "one" and isinstance(failed, Failed) and "0.1 s" in str(failed.error)
+    engine.close()
+
+
+def test_a_complete_answer_does_not_go_on_for_ever(
+    server: FakeServer, engine: ServedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "GRACE_SECONDS", 0.1)
+    server.add(PATH, stream(piece("one", "stop"), *[0.05, b": life"] * 100, STALL))
+    text, done = generated(engine)
+    assert text == "one" and isinstance(done, Done)
 
 
 def test_a_request_that_brought_nothing_is_sent_again(
