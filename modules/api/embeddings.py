@@ -22,7 +22,6 @@ from modules.api.request_body import Expected, Flag, RequestBody, Text, TextOrTo
 from modules.api.request_fields import MAX_COMPARED, NO_EFFECT, misspelled
 from modules.core.errors import OptionError, UnknownOption, Words
 from modules.core.events import Json
-from modules.options.option import nearest
 
 _CHARACTERS_A_CALL = 32_000
 _TEXTS_A_CALL = 32
@@ -67,7 +66,7 @@ class TaskRequest(RequestBody):
         known = frozenset(type(self).model_fields)
         names = [name for name in self.model_extra or {} if name not in NO_EFFECT]
         for name in names[:MAX_COMPARED]:
-            guess = nearest(name, known) if strict else misspelled(name, known)
+            guess = misspelled(name, known)
             if strict or guess:
                 raise UnknownOption(name, guess)
         return names

@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from modules.api.error_shapes import anthropic_error, openai_error, speaks_anthropic
 from modules.core.embedding_errors import InputTooLong
-from modules.core.errors import InternalError, OptionError, UnknownName, UnknownOption, WebUIError, Words
+from modules.core.errors import InternalError, OptionError, UnknownOption, WebUIError, Words
 from modules.core.events import Json
 from modules.core.paths import ROOT
 from modules.core.worker_errors import PromptTooLong, TextTooLong
@@ -80,7 +80,7 @@ def error_body(error: WebUIError, language: str) -> Json:
     """Return the body in OpenAI's format: "type" and "code" as there, "param" as the name of an invalid option."""
     error_class = type(error)
     code = _CODES.get(error_class) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error_class.__name__).lower()
-    param = error.option if isinstance(error, OptionError) else error.name if isinstance(error, UnknownName) else None
+    param = error.option if isinstance(error, OptionError) else error.name if isinstance(error, UnknownOption) else None
     return openai_error(error.say_elsewhere(language), error.status, code, param)
 
 

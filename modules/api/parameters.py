@@ -16,7 +16,7 @@ from modules.core.events import Json
 from modules.loaders import generation_settings
 from modules.loaders.generation_settings import PARAMETERS
 from modules.loaders.server_samplers import SCHEMA
-from modules.options.option import Value, nearest
+from modules.options.option import Value
 from modules.runtime.loaded_model import LoadedModel
 
 _LENGTH = "max_new_tokens"
@@ -90,7 +90,7 @@ def _refuse_misspelled(request: GenerationRequest, names: Sequence[str], strict:
         return
     known = frozenset({*type(request).model_fields, *NAMES})
     if strict:
-        raise UnknownOption(names[0], nearest(names[0], known))
+        raise UnknownOption(names[0], request_fields.misspelled(names[0], known))
     effective = known - NO_EFFECT
     for name in names[:MAX_COMPARED]:
         of_other_endpoint = name in _SCHEMA_FIELDS or ALIASES.get(name) in _SCHEMA_FIELDS

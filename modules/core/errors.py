@@ -9,7 +9,7 @@ WebUIError
 ├── LoaderUnavailable     the loader cannot run on this machine, and what to do about it
 ├── InstallFailed         a loader's packages could not be installed, and why
 ├── NothingPicked · NoModelLoaded · ModelLoading · ModelInUse
-├── InsufficientMemory · ModelsBusy · ModelAsleep   a model that is not in memory: see `runtime/errors.py`
+├── InsufficientMemory · ModelsBusy · ModelAsleep · NotInMemory   a model that is not in memory: see `runtime/errors.py`
 ├── Unsupported           a valid request that this model or loader cannot fulfill
 ├── OwnerOnly             guests may chat, and nothing else
 ├── OwnersKeyNeeded       an API key for using models only: see `api/errors.py`

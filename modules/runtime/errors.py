@@ -43,6 +43,15 @@ class InsufficientMemory(WebUIError):
 
 
 @dataclass(eq=False)
+class NotInMemory(WebUIError):
+    """A model that was to be unloaded, but is not loaded."""
+
+    status: ClassVar[int] = 400
+    template = {"en": "{model} is not loaded.", "zh": "{model} 未加载。"}
+    model: str
+
+
+@dataclass(eq=False)
 class ModelsBusy(WebUIError):
     """A request that has waited too long for its model, or that came when too many waited."""
 

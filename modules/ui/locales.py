@@ -385,6 +385,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "用户身份告诉模型您是谁，可在聊天中选择。",
         "A persona tells the model who you are. Choose one in the chat.",
     ),
+    "persona_guest": (
+        "用户身份属于服务器的管理者，访客无法查看或使用。",
+        "Personas belong to the owner of this server. Guests neither see nor use them.",
+    ),
     "persona_new": ("新建身份", "New persona"),
     "persona_edit": ("编辑“{name}”", "Edit “{name}”"),
     "persona_delete": ("删除“{name}”", "Delete “{name}”"),

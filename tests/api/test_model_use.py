@@ -171,9 +171,10 @@ def test_models_are_loaded_and_unloaded_as_by_llama_servers_router(app: App, htt
     assert states(app) == {} and not worker_pids()
     for path, body, status in [
         ("/models/load", {"model": "none"}, 404),
-        ("/models/unload", {"model": "a"}, 404),
         ("/models/load", {}, 400),
         ("/models/unload", {"model": 5}, 400),
+        ("/models/unload", {"model": "a"}, 400),
+        ("/models/unload", {"model": "none"}, 404),
     ]:
         assert http.post(path, json=body).status_code == status
 

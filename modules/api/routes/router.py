@@ -21,8 +21,8 @@ from modules.api.responses import sse_event
 from modules.api.routes.models import owners_only
 from modules.api.sse import SILENCE_SECONDS
 from modules.app import App
-from modules.core.errors import ModelNotFound
 from modules.core.events import Json
+from modules.runtime.errors import NotInMemory
 from modules.runtime.resident import Resident
 from modules.runtime.waiting import release_early
 
@@ -56,7 +56,7 @@ def routes(app: App) -> APIRouter:
         names = {resident.name for resident in app.models.residents()}
         name = body.model if body.model in names else app.record(body.model).name
         if name not in names:
-            raise ModelNotFound(name)
+            raise NotInMemory(name)
         app.models.unload(name)
         return json_response({"success": True})
 

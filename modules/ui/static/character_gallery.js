@@ -87,6 +87,9 @@ const showEmpty = () => {
   );
 };
 
+/** Return whether the user may change characters, as the server said last. */
+export const isOwners = () => isOwner;
+
 /** Read the characters from the server and draw them. */
 export async function refresh() {
   const number = ++asked;

@@ -53,8 +53,10 @@ async function show(address) {
   if (address === "") view.replaceChildren(gallery.element);
   else if (address === PERSONAS) view.replaceChildren(personas.element);
   else view.replaceChildren(editor.element);
-  if (address === "") await gallery.refresh();
-  else if (address === PERSONAS) await personas.refresh();
+  if (address === "") {
+    await gallery.refresh();
+    tabs.hidden = !gallery.isOwners(); // guests have no personas
+  } else if (address === PERSONAS) await personas.refresh();
   else await editor.open(address === NEW ? "" : decoded(address));
 }
 

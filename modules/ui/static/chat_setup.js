@@ -23,6 +23,7 @@ let panel = null;
 let anchor = button; // beside which the panel is
 let characters = [];
 let personas = [];
+let isOwner = true; // guests have no personas
 
 // -- what holds now -------------------------------------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ function draw() {
   panel.replaceChildren(
     modes,
     section(tr("character"), characterProblem(), ...(isLocked() ? lockedCharacter() : characterList())),
-    make("section", {}, make("h3", {}, make("label", { for: "tx-persona" }, tr("persona"))), personaField()),
+    ...(isOwner ? [make("section", {}, make("h3", {}, make("label", { for: "tx-persona" }, tr("persona"))), personaField())] : []),
     make("a", { class: "tx-panel-link", href: "#characters", click: () => panel.hidePopover() }, tr("open_characters")),
   );
   const list = panel.querySelector(".tx-persons");
@@ -156,7 +157,7 @@ const moveFocus = (event) => {
 
 async function refresh() {
   try {
-    [characters, personas] = await Promise.all([get("/characters/list"), get("/personas/list")]).then(([a, b]) => [a.characters, b.personas]);
+    [characters, personas, isOwner] = await Promise.all([get("/characters/list"), get("/personas/list")]).then(([a, b]) => [a.characters, b.personas, b.owner]);
   } catch (error) {
     report(error.message);
   }

@@ -37,6 +37,7 @@ export async function refresh() {
   if (!answer) return;
   isOwner = answer.owner;
   add.hidden = !isOwner;
+  note.textContent = tr(isOwner ? "persona_hint" : "persona_guest");
   bin.update(isOwner ? answer.bin : 0);
   list.replaceChildren(...answer.personas.map(rowOf));
 }
