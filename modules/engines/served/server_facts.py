@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from modules.core.events import Json, Note
 from modules.engines.served.prompts import ids_of
-from modules.engines.served.server_kind import DISCOVERY_SECONDS, MOST_TOKENS, Ask, ServerFacts, ServerLora
+from modules.engines.served.server_kind import DISCOVERY_SECONDS, MOST_TOKENS, Answer, Ask, ServerFacts, ServerLora
 from modules.engines.served.template_probe import derived_template
 
 AUTO = "auto"
@@ -169,9 +169,12 @@ def is_llama_server(ask: Ask) -> bool:
 
 
 def of_llama_server(ask: Ask, wanted: Wanted) -> ServerFacts:
-    """Return what a llama-server tells."""
+    """Return what a llama-server tells. Raises its refusal of a missing key."""
     named = f"?model={quote(wanted.model, safe='')}"
-    props = _object(ask, f"/props{named}", LOADING_SECONDS)
+    answer = ask(f"/props{named}", seconds=LOADING_SECONDS)
+    if answer.status == 401:  # older ones list their models without a key
+        answer.value  # noqa: B018  raises the refusal
+    props = _object_of(answer)
     settings, meta = props.get("default_generation_settings"), wanted.entry.get("meta")
     settings = settings if isinstance(settings, dict) else {}
     meta = meta if isinstance(meta, dict) else {}
@@ -295,14 +298,16 @@ def of_openai(ask: Ask, wanted: Wanted) -> ServerFacts:
 # -- checked values ----------------------------------------------------------------------------------------------------
 
 
-def _object(ask: Ask, path: str, seconds: float = DISCOVERY_SECONDS) -> Mapping[str, Json]:
+def _object(ask: Ask, path: str) -> Mapping[str, Json]:
     """Return the object that a GET request brings, an empty one for anything else."""
-    answer = ask(path, seconds=seconds)
-    return answer.body if answer.is_ok and isinstance(answer.body, dict) else {}
+    return _object_of(ask(path, seconds=DISCOVERY_SECONDS))
 
 
 def _post(ask: Ask, path: str, body: Json) -> Mapping[str, Json]:
-    answer = ask(path, body, seconds=DISCOVERY_SECONDS)
+    return _object_of(ask(path, body, seconds=DISCOVERY_SECONDS))
+
+
+def _object_of(answer: Answer) -> Mapping[str, Json]:
     return answer.body if answer.is_ok and isinstance(answer.body, dict) else {}
 
 

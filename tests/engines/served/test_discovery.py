@@ -188,6 +188,16 @@ def test_a_missing_key_is_the_servers_refusal_as_is_a_model_that_it_still_loads(
             discover(refuse, Choices())
 
 
+def test_an_older_llama_server_lists_its_model_without_a_key_but_is_refused() -> None:
+    def ask(path: str, body: Json = None, *, seconds: float = ASK_SECONDS) -> Answer:
+        if path == "/v1/models":
+            return CannedServer(LLAMA)(path, body)
+        return Answer(401, None, ServerDenied("http://s", 401, "No key."))
+
+    with pytest.raises(ServerDenied, match="No key"):
+        discover(ask, Choices())
+
+
 def test_nonsense_is_left_unknown(subtests: pytest.Subtests) -> None:
     """Every answer of every server in turn is another type than expected."""
     for name, answers in {"vllm": VLLM, "llama-server": LLAMA, "sglang": SGLANG, "ollama": OLLAMA}.items():
