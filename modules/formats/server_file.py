@@ -21,7 +21,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class ServerFile:
-    """What the file says: values of the load options of Remote, of which only the address is needed."""
+    """The content of the file: values of the load options of Remote, of which only the address is needed."""
 
     url: str
     model: str = ""

@@ -50,4 +50,4 @@ SERVER_NAMES: Mapping[str, str] = {
     "lm-studio": "LM Studio",
     "openai": "OpenAI API",
 }
-"""How the kinds are called."""
+"""Names of the kinds, as they are shown."""

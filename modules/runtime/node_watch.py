@@ -19,7 +19,7 @@ SILENCE_SECONDS: Mapping[str, int] = {
     "load": LOAD_SECONDS,
     **dict.fromkeys(("loglikelihoods", "apply_loras", "embed", "rank"), EVALUATION_SECONDS),
 }
-"""How long each operation may compute without an event. A load reports each percent of what it sends through the
+"""Seconds that each operation may compute without an event. A load reports each percent of what it sends through the
 network; the last ones report nothing before they are done."""
 
 Ask = Callable[[Sequence[str]], Mapping[str, NodeFacts | NodeError]]

@@ -37,7 +37,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a node says of itself."""
+    """The version and the memory of a node, as it reports them."""
 
     version: str
     devices: tuple[DeviceMemory, ...]

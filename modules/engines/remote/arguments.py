@@ -1,4 +1,4 @@
-"""What Remote asks of a server: its options as one connection, without the key."""
+"""Describe the connection that Remote makes, by its options and without the key."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _NO_MODELS: Words = {"en": "it lists no models", "zh": "未列出任何模型"}
 
 @dataclass(frozen=True)
 class Examined:
-    """What a server is, by the facts about one of its `models`."""
+    """A server: its `models`, and the facts about one of them."""
 
     facts: ServerFacts
     models: tuple[str, ...]

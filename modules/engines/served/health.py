@@ -1,4 +1,4 @@
-"""Whether a server answers, asked while nothing is generated."""
+"""Watch whether a server answers while nothing is generated."""
 
 from __future__ import annotations
 

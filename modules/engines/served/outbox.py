@@ -18,7 +18,7 @@ MOST_UNREAD = 1 << 20
 
 
 class _Waiting:
-    """What waits of one call: a position or progress, then text, then the end."""
+    """The events of one call that wait: a position or progress, then text, then the end."""
 
     __slots__ = ("end", "is_full", "logprobs", "parts", "size", "state", "tokens")
 

@@ -1,4 +1,4 @@
-"""When a request that has brought nothing yet is sent again."""
+"""Decide when a request that has brought nothing yet is sent again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What servers of each kind tell about themselves and their models.
+"""Ask servers of each kind for facts about themselves and their models.
 
 Everything that a server sends is checked: what is missing or of another type is left unknown.
 """
@@ -41,7 +41,7 @@ _OLLAMA_CONTEXT_NOTE = Note(
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user has said of a server: options of the loader Remote. Its `context_length` of 0 is the server's."""
+    """Options of the loader Remote that the user has set. A `context_length` of 0 is the server's."""
 
     model: str = ""
     kind: str = AUTO
@@ -61,12 +61,12 @@ class Wanted:
 
     @property
     def entry(self) -> Mapping[str, Json]:
-        """What the server lists of the model; empty if that is nothing."""
+        """The entry of the model in the server's list; empty if it has none."""
         return next((entry for entry in self.entries if entry["id"] == self.model), {})
 
-    def context(self, told: Json) -> int:
-        """Return the length of the context: the user's choice, at most what the server tells."""
-        length, chosen = _count(told), self.choices.context_length
+    def context(self, reported: Json) -> int:
+        """Return the length of the context: the user's choice, at most what the server reports."""
+        length, chosen = _count(reported), self.choices.context_length
         return min(length, chosen) if length and chosen else length or chosen
 
     def messages(self, template: str) -> bool:
@@ -88,8 +88,8 @@ def of_vllm(ask: Ask, wanted: Wanted) -> ServerFacts:
     counts, bos = _hf_tokenizer(ask, wanted.model, "prompt")
     template, tokens = wanted.choices.chat_template, wanted.choices.special_tokens
     if not template:
-        told = _object(ask, "/tokenizer_info")
-        template, tokens = _template(told.get("chat_template")), _special_tokens(told) or tokens
+        reported = _object(ask, "/tokenizer_info")
+        template, tokens = _template(reported.get("chat_template")), _special_tokens(reported) or tokens
     if not template and wanted.choices.prompts == AUTO:
         template = derived_template(ask, wanted.model)
     return ServerFacts(
@@ -140,15 +140,15 @@ def is_sglang(ask: Ask) -> bool:
 
 def of_sglang(ask: Ask, wanted: Wanted) -> ServerFacts:
     """Return what an SGLang server tells. It does not tell the model's chat template."""
-    told = _object(ask, "/server_info") or _object(ask, "/get_server_info")
+    reported = _object(ask, "/server_info") or _object(ask, "/get_server_info")
     counts, bos = _hf_tokenizer(ask, wanted.model, "text")
     template = wanted.choices.chat_template
     return ServerFacts(
         "sglang",
         wanted.model,
-        _text(told.get("version")),
-        wanted.context(wanted.entry.get("max_model_len") or told.get("context_length")),
-        _count(told.get("max_running_requests")),
+        _text(reported.get("version")),
+        wanted.context(wanted.entry.get("max_model_len") or reported.get("context_length")),
+        _count(reported.get("max_running_requests")),
         takes_ids=True,
         messages=wanted.messages(template),
         counts=counts,
@@ -272,10 +272,10 @@ def of_lm_studio(ask: Ask, wanted: Wanted) -> ServerFacts:
     """Return what LM Studio tells: the context that the model was loaded with, or could be."""
     models = _object(ask, "/api/v1/models").get("models")
     listed = [one for one in models if isinstance(one, dict)] if isinstance(models, list) else []
-    told: Json = next((one for one in listed if wanted.model in (one.get("key"), *_instances(one))), {})
-    loaded = _instances(told)
+    reported: Json = next((one for one in listed if wanted.model in (one.get("key"), *_instances(one))), {})
+    loaded = _instances(reported)
     config = loaded.get(wanted.model) or next(iter(loaded.values()), {})
-    context = wanted.context(config.get("context_length") or told.get("max_context_length"))
+    context = wanted.context(config.get("context_length") or reported.get("max_context_length"))
     text = wanted.choices.prompts == "text"
     return ServerFacts("lm-studio", wanted.model, context_length=context, messages=not text)
 
@@ -290,9 +290,11 @@ def _instances(model: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
 def of_openai(ask: Ask, wanted: Wanted) -> ServerFacts:
     """Return what any other server tells in its list of models."""
     entry = wanted.entry
-    told = next((entry[key] for key in ("max_model_len", "context_length", "context_window") if entry.get(key)), 0)
+    reported = next((entry[key] for key in ("max_model_len", "context_length", "context_window") if entry.get(key)), 0)
     text = wanted.choices.prompts == "text"
-    return ServerFacts("openai", wanted.model, context_length=wanted.context(told), takes_text=text, messages=not text)
+    return ServerFacts(
+        "openai", wanted.model, context_length=wanted.context(reported), takes_text=text, messages=not text
+    )
 
 
 # -- checked values ----------------------------------------------------------------------------------------------------
@@ -327,11 +329,11 @@ def _template(value: Json) -> str:
     return _text(value, LONGEST_TEMPLATE)
 
 
-def _special_tokens(told: Mapping[str, Json]) -> dict[str, Json]:
+def _special_tokens(reported: Mapping[str, Json]) -> dict[str, Json]:
     """Return the texts of special tokens in a tokenizer's settings, which are texts or objects with `content`."""
     texts = {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        value = told.get(name)
+        value = reported.get(name)
         texts[name] = _text(value.get("content") if isinstance(value, dict) else value)
     return {name: text for name, text in texts.items() if text}
 

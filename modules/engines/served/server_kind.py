@@ -1,4 +1,4 @@
-"""What the engine asks of a kind of server: requests to send, answers to read. The pure part.
+"""The protocol of a kind of server: requests to send, and answers to read, without input and output.
 
 A kind does no input or output of its own. It gets an `Ask` for short requests, and turns generations into bodies that
 the engine sends and events that the engine reads.
@@ -67,7 +67,7 @@ class ServerLora:
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What the discovery found out about a server and the model that is used there.
+    """Facts about a server, and about the model that is used there.
 
     `kind` is a name of `discovery.KINDS`, `version` the server's own or "". `model` is the name that requests carry.
     `context_length` is that of one request, `slots` how many run at once; 0 stands for unknown in both, as in
@@ -117,7 +117,7 @@ class ServedPrompt:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one event of the stream says. All fields may be empty: such an event only proves that the server lives.
+    """The content of one event of the stream. All fields may be empty: such an event only proves that the server lives.
 
     `tokens` counts those decoded for `text`; `ids` are their ids where the server was asked for them, `prompt_ids`
     those of the prompt, once. `reason` is "stop" or "length" in the last event with text, `stop_string` the one that

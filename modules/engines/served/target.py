@@ -15,7 +15,7 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Target:
-    """Where a server is: at `url`, without "/v1" and a final slash, or at the Unix socket `socket`.
+    """The address of a server: `url`, without "/v1" and a final slash, or the Unix socket `socket`.
 
     `key` is sent to this origin alone. `ca` is the file of the certificate authority to trust instead of the system's.
     Use `parse` for addresses that people have written. Of a `socket`, `url` gives the Host header and the path; errors
@@ -58,7 +58,7 @@ class Target:
 
     @property
     def origin(self) -> str:
-        """What errors call the server: no path, as it may be a secret."""
+        """The name of the server in errors: without the path, which may be a secret."""
         if self.socket:
             return self.name or f"unix:{self.socket}"
         return f"{urlsplit(self.url).scheme}://{self.authority}"

@@ -24,7 +24,7 @@ _CONSEQUENCE = (
     *("Engine core initialization failed", "WorkerProc initialization failed"),
     "EngineCore encountered an issue",
 )
-"""What processes say that ended because another one failed."""
+"""Messages of processes that ended because another one failed."""
 
 
 class StartLog:
