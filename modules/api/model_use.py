@@ -69,9 +69,7 @@ async def use_model(
     what `Planner.plan` and `LoadService.prepare` raise, and what `ModelManager.request` and its future raise.
     """
     may_load = is_owner(app, request.scope)
-    found = await _find(app, name) if name else ""
-    if name and not found and app.flags.on("strict_model"):
-        raise ModelNotFound(name)
+    found = await find_model(app, name)
     headers = _substituted(name) if name and not found else {}
     if found and not may_load and not app.models.is_resident(found):
         require_owner(app, request.scope)
@@ -97,16 +95,21 @@ def plan_on_demand(app: App, name: str) -> LoadPlan:
     return app.loading.prepare(app.planner.plan(LoadRequest(app.record(name))))
 
 
-async def _find(app: App, name: str) -> str:
-    """Return the whole name of a model: of a resident, or of one on disk; "" if there is none of that name."""
-    if app.models.is_resident(name):
+async def find_model(app: App, name: str) -> str:
+    """Return the whole name of a model: of a resident, or of one on disk; "" if there is none of that name.
+
+    With `--strict-model`, it raises ModelNotFound then, unless `name` is empty.
+    """
+    if not name or app.models.is_resident(name):
         return name
-    if app.catalog.was_absent(name):  # clients that know OpenAI's names send them with every request
-        return ""
     try:
-        return (await asyncio.to_thread(app.record, name)).name
+        if not app.catalog.was_absent(name):  # clients that know OpenAI's names send them with every request
+            return (await asyncio.to_thread(app.record, name)).name
     except ModelNotFound:
-        return ""
+        pass
+    if app.flags.on("strict_model"):
+        raise ModelNotFound(name)
+    return ""
 
 
 async def _granted(

@@ -179,6 +179,23 @@ def test_models_are_loaded_and_unloaded_as_by_llama_servers_router(app: App, htt
         assert http.post(path, json=body).status_code == status
 
 
+def test_the_tokenizer_is_that_of_the_model_that_was_named(app: App, http: httpx.Client) -> None:
+    ask(http, "a")
+    for path, name, status, code in [
+        ("/tokenize", "a", 200, ""),
+        ("/tokenize", "gpt-9", 200, ""),
+        ("/tokenize", "b", 400, "not_in_memory"),
+        ("/apply-template", "b.gguf", 400, "not_in_memory"),
+    ]:
+        content = {"messages": [{"role": "user", "content": "x"}]} if path == "/apply-template" else {"content": "x"}
+        response = http.post(path, json={"model": name, **content})
+        assert (response.status_code, response.json().get("error", {"code": ""})["code"]) == (status, code), name
+    ask(http, "a", keep_alive=0)
+    wait_until(lambda: states(app)["a.gguf"] == "asleep")
+    assert http.post("/tokenize", json={"model": "a", "content": "x"}).json()["error"]["code"] == "model_asleep"
+    assert http.get("/props", params={"model": "a"}).json()["is_sleeping"] is True
+
+
 def test_changes_of_models_are_streamed(app: App, http: httpx.Client) -> None:
     ask(http, "a")
     seen = []

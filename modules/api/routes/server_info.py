@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from modules.api.chat_calls import prepare_chat
 from modules.api.errors import json_response
 from modules.api.metrics import CONTENT_TYPE, exposition
+from modules.api.model_use import find_model
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens
 from modules.api.schemas import ChatRequest
 from modules.api.state import ApiState
@@ -23,8 +25,8 @@ from modules.core.image_marks import shown
 from modules.core.product import PRODUCT, revision
 from modules.loaders.generation_settings import PARAMETERS
 from modules.options.option import Value
-from modules.runtime.errors import ModelAsleep
-from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.errors import ModelAsleep, NotInMemory
+from modules.runtime.loaded_model import GENERATE, LoadedModel
 
 _NAME = Expected("a name", "名称")
 
@@ -72,12 +74,16 @@ def root_routes(state: ApiState) -> APIRouter:
         return Response(text, media_type=CONTENT_TYPE)
 
     @router.get("/props")
-    def props(model: str = "") -> Response:
-        return json_response(_props_of(state, model))
+    async def props(model: str = "") -> Response:
+        try:
+            found = await loaded_model(app, model)
+        except ModelAsleep as error:
+            return json_response(_asleep(error.model))
+        return json_response(await asyncio.to_thread(_props_of, state, found))
 
     @router.get("/slots")
-    def slots(model: str = "", fail_on_no_slot: str = "") -> Response:
-        found = _slots(loaded_model(app, model))
+    async def slots(model: str = "", fail_on_no_slot: str = "") -> Response:
+        found = _slots(await loaded_model(app, model))
         if fail_on_no_slot and all(slot["is_processing"] for slot in found):
             error = {"code": 503, "message": "no slot available", "type": "unavailable_error"}
             return json_response({"error": error}, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -87,7 +93,7 @@ def root_routes(state: ApiState) -> APIRouter:
     async def tokenize(body: TokenizeRequest) -> Response:
         if not body.parse_special:
             raise Unsupported({"en": "parse_special: false is not supported.", "zh": "不支持 parse_special: false。"})
-        model = loaded_model(app, body.model)
+        model = await loaded_model(app, body.model)
         if not body.with_pieces:
             ids = await model.ask_async("encode", text=body.content, add_special=body.add_special)
             return json_response({"tokens": ids})
@@ -96,38 +102,48 @@ def root_routes(state: ApiState) -> APIRouter:
 
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> Response:
-        model = loaded_model(app, body.model)
+        model = await loaded_model(app, body.model)
         return json_response({"content": await model.ask_async("decode", tokens=body.tokens)})
 
     @router.post("/apply-template")
     async def apply_template(body: ChatRequest) -> Response:
-        call = await prepare_chat(state, loaded_model(app, body.model), body)
+        call = await prepare_chat(state, await loaded_model(app, body.model, GENERATE), body)
         return json_response({"prompt": shown(call.prompt.prompt.text)})
 
     return router
 
 
-def loaded_model(app: App, name: str) -> LoadedModel:
-    """Return the resident called `name`; if there is none, the page's model or, if it has none, the one used last.
+async def loaded_model(app: App, name: str, task: str | None = None) -> LoadedModel:
+    """Return the resident of that name, in its short form too. If no model has it, return the current one.
 
-    It is not woken. Raises ModelAsleep, ModelLoading or NoModelLoaded.
+    That is the page's model or, if it has none, the one used last; with `task`, as in `Info.task`, one of this task if
+    there is any. None is woken. Raises ModelAsleep, ModelLoading, NoModelLoaded, NotInMemory for a model that is on
+    disk alone, and with `--strict-model` ModelNotFound.
     """
-    loaded = app.models.loaded()
-    residents = {resident.name: resident for resident in app.models.residents()}
-    found = next((model for model in loaded if model.record.name == name), None)
-    if found is not None:
-        return found
-    if name in residents and residents[name].state in ("asleep", "loading"):
-        raise ModelAsleep(name) if residents[name].state == "asleep" else ModelLoading(name)
-    has_choice = any(resident.is_chosen for resident in residents.values())
-    return loaded[0] if loaded and not has_choice else app.models.current
+    if found := await find_model(app, name):
+        return _resident_model(app, found)
+    able = [model for model in app.models.loaded() if task in (None, model.info.task)]
+    if able and not any(resident.is_chosen for resident in app.models.residents()):
+        return able[0]
+    current = app.models.current
+    return able[0] if able and task not in (None, current.info.task) else current
 
 
-def _props_of(state: ApiState, name: str) -> Json:
-    try:
-        model = loaded_model(state.app, name)
-    except ModelAsleep as error:
-        return {"model_alias": error.model, "model_path": error.model, "total_slots": 0, "is_sleeping": True}
+def _resident_model(app: App, name: str) -> LoadedModel:
+    loaded = next((model for model in app.models.loaded() if model.record.name == name), None)
+    if loaded is not None:
+        return loaded
+    states = {resident.name: resident.state for resident in app.models.residents()}
+    if states.get(name) == "asleep":
+        raise ModelAsleep(name)
+    raise ModelLoading(name) if states.get(name) == "loading" else NotInMemory(name)
+
+
+def _asleep(name: str) -> Json:
+    return {"model_alias": name, "model_path": name, "total_slots": 0, "is_sleeping": True}
+
+
+def _props_of(state: ApiState, model: LoadedModel) -> Json:
     template = state.app.templates.of(model.record, model.info)
     return {**_props(model, state.defaults_of(model)), "chat_template": template.source}
 
