@@ -28,7 +28,7 @@ SILENCE_SECONDS = 60.0
 """The longest silence within an answer."""
 _ENDED_EARLY: Words = {"en": "the response ended early", "zh": "响应提前结束"}
 _TOO_MUCH: Words = {"en": "it is longer than was asked for", "zh": "长度超过所要求的上限"}
-_NO_EVENT: Words = {"en": "an event of the stream is none of its API", "zh": "数据流中含有不属于该 API 的事件"}
+_NO_EVENT: Words = {"en": "an event of the stream does not belong to its API", "zh": "数据流中含有不属于该 API 的事件"}
 
 _CHANGED_BY_RESUMING: Mapping[str, Json] = {
     "repetition_penalty": 1,

@@ -56,7 +56,7 @@ _CLOSED: Words = {"en": "the server closed it", "zh": "服务器关闭了连接"
 _TOO_LONG: Words = {"en": "it is too long", "zh": "内容过长"}
 _NOT_HTTP: Words = {"en": "it is not HTTP", "zh": "不是 HTTP 响应"}
 _NO_CA: Words = {"en": "a file of PEM certificates", "zh": "PEM 证书文件"}
-_NO_EVENTS: Words = {"en": "it is no stream of events", "zh": "不是事件流"}
+_NO_EVENTS: Words = {"en": "it is not a stream of events", "zh": "不是事件流"}
 _COMPRESSED: Words = {"en": "it is compressed", "zh": "内容经过压缩"}
 
 

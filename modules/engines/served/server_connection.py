@@ -17,7 +17,7 @@ from modules.engines.served.target import Target
 
 T = TypeVar("T")
 
-_NO_OBJECT: Words = {"en": "it is no JSON object", "zh": "不是 JSON 对象"}
+_NO_OBJECT: Words = {"en": "it is not a JSON object", "zh": "不是 JSON 对象"}
 
 
 class ServerConnection:

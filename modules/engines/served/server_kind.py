@@ -24,9 +24,9 @@ MOST_TOKENS = 1 << 30
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a short request: its HTTP status, and the body's JSON. None stands for what is no JSON.
+    """The answer to a short request: its HTTP status, and the body's JSON. None stands for what is not JSON.
 
-    `error` is what `value` raises: the server's refusal, or that its answer is no JSON object.
+    `error` is what `value` raises: the server's refusal, or that its answer is not a JSON object.
     """
 
     status: int

@@ -139,9 +139,9 @@ def test_an_answer_that_breaks_is_never_done_and_its_text_is_kept(
         ),
         ([b'event: error\ndata: {"message": "out of time"}'], ServerBrokeOff, "out of time"),
         ([piece("", "abort")], ServerBrokeOff, "abort"),
-        ([b"data: nonsense"], ServerNotUnderstood, "none of its API"),
-        ([data({"choices": [{"text": 7}]})], ServerNotUnderstood, "none of its API"),
-        ([b"data: " + b"[" * 100_000], ServerNotUnderstood, "none of its API"),
+        ([b"data: nonsense"], ServerNotUnderstood, "does not belong to its API"),
+        ([data({"choices": [{"text": 7}]})], ServerNotUnderstood, "does not belong to its API"),
+        ([b"data: " + b"[" * 100_000], ServerNotUnderstood, "does not belong to its API"),
     ):
         with subtests.test(words=words):
             server.add(PATH, stream(piece("one "), piece("two E"), *end))
@@ -282,7 +282,7 @@ def test_a_stream_that_nobody_reads_is_not_read_from_the_server(server: FakeServ
     server.add(PATH, stream(*marked, piece("", "stop"), END))
     submit(engine, max_new_tokens=100_000)
     time.sleep(0.3)
-    assert 0 < len(sent) < 60  # one megabyte here, some in the buffers of both systems
+    assert 0 < len(sent) < 80  # one megabyte here, some twelve in the buffers of both systems
     text, done = text_and_end(events_of(engine)[1])
     assert len(text) == 20_000_000 and isinstance(done, Done)
 

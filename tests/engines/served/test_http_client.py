@@ -207,7 +207,7 @@ def test_what_is_not_the_api_is_named(server: FakeServer, subtests: pytest.Subte
 def test_json_instead_of_a_stream_is_no_lost_connection(server: FakeServer) -> None:
     whole = {"choices": [{"message": {"content": "All at once."}}]}
     server.add(PATH, Reply(json=whole), Reply(json={"error": {"message": "no quota"}}))
-    with pytest.raises(ServerNotUnderstood, match="no stream of events"):
+    with pytest.raises(ServerNotUnderstood, match="not a stream of events"):
         run(events_of(Target(server.url)))
     with pytest.raises(ServerRefused, match=r"HTTP 200\): no quota"):
         run(events_of(Target(server.url)))
