@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from modules.formats.server_file import checked_url
 from modules.formats.server_keys import is_key
 
 _KEY_EXPECTED: Words = {"en": "visible ASCII characters only", "zh": "仅含可见的 ASCII 字符"}
+_VERSION = re.compile(r"/v[0-9][0-9a-z]*(/openai)?$")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -64,5 +66,9 @@ class Target:
         return f"{urlsplit(self.url).scheme}://{self.authority}"
 
     def path(self, path: str) -> str:
-        """Return the path of a request to an endpoint such as "/v1/models"."""
-        return urlsplit(self.url).path + path
+        """Return the path of a request to an endpoint such as "/v1/models".
+
+        An address that names another version, as those of some services do, has that one's endpoints.
+        """
+        base = urlsplit(self.url).path
+        return base + (path.removeprefix("/v1") if _VERSION.search(base) else path)

@@ -28,6 +28,11 @@ Options = Mapping[str, Value]
 RAY_PORT = 6379
 _THIS_MACHINE_ONLY = ("node_rank", "vllm_program")
 _RAY_HEAD = "HEAD"
+_OWN_FLAGS = (
+    *("--uds", "--host", "--port", "--api-key", "--served-model-name", "--headless", "--root-path"),
+    *("--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs"),
+)
+"""Flags of vLLM with which its client here would not find it, or be refused."""
 _HEAD_KEYS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 
 
@@ -78,9 +83,16 @@ def _refused(options: Options, key: str, en: str, zh: str) -> OptionError:
 
 def _flags_refusal(options: Options) -> OptionError | None:
     try:
-        further_flags(options)
+        words = further_flags(options)
     except ValueError:
         return _refused(options, "engine_args", "flags with closed quotes", "引号成对的参数")
+    names = (word.partition("=")[0].replace("_", "-") for word in words)
+    if name := next((name for name in names if name in _OWN_FLAGS), ""):
+        en, zh = (
+            "other flags, as this one decides how this program reaches vLLM",
+            "其他参数（它决定本程序如何连接 vLLM）",
+        )
+        return OptionError("engine_args", name, {"en": en, "zh": zh})  # without its value, which may be a key
     return None
 
 

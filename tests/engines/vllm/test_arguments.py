@@ -192,6 +192,8 @@ REFUSED: list[tuple[Environment, dict[str, Any], str, str]] = [
     (GPUS, {**TWO_MACHINES, "nnodes": 3}, "nnodes", "a divisor of 4, the number of GPUs"),
     (CPU, {"pipeline_parallel_size": 2, "enforce_eager": True}, "enforce_eager", "False, as vLLM cannot compute"),
     (GPUS, {"engine_args": "--seed '3"}, "engine_args", "flags with closed quotes."),
+    (GPUS, {"engine_args": "--seed 3 --api_key=sk-1"}, "engine_args", "other flags, as this one decides how"),
+    (GPUS, {"engine_args": "--served-model-name a"}, "engine_args", "other flags, as this one decides how"),
     (
         dataclasses.replace(GPUS, gpus=(CARD, Gpu("busy", 100, 83))),
         {"tensor_parallel_size": 2},
@@ -209,11 +211,17 @@ def test_what_vllm_would_refuse_after_half_a_minute_is_refused_at_once(model: Pa
             assert key in texts(model, environment, **options)
 
 
+def test_a_key_among_further_flags_is_not_quoted(model: Path) -> None:
+    error = refusal(model, DEFAULTS | {"engine_args": "--api-key=sk-1"}, CPU)
+    assert error is not None and "'--api-key'" in str(error) and "sk-1" not in str(error)
+
+
 def test_what_may_work_is_not_refused(model: Path, subtests: pytest.Subtests) -> None:
     busy = dataclasses.replace(GPUS, gpus=(Gpu("busy", 100, 83),))
     allowed: list[tuple[Environment, dict[str, Any]]] = [
         (GPUS, {}),
         (GPUS, TWO_MACHINES),
+        (GPUS, {"engine_args": "--seed 3 --max-num-batched-tokens 512"}),
         (GPUS, {"tensor_parallel_size": 8, "distributed_executor_backend": "ray"}),
         (CPU, {"tensor_parallel_size": 2}),
         (CPU, {"pipeline_parallel_size": 2}),
