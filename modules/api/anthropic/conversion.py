@@ -32,6 +32,7 @@ SPELLED: Mapping[str, str] = {
 """Anthropic's names of a chat completion's fields."""
 
 _TEXT: Words = {"en": "a text", "zh": "文本"}
+_NAME_OF_TOOL: Words = {"en": "the name of one of the tools", "zh": "其中一个工具的名称"}
 _OBJECT: Words = {"en": "a JSON object", "zh": " JSON 对象"}
 _SOURCE: Words = {
     "en": 'an object such as {"type": "base64", "media_type": "image/png", "data": "..."}',
@@ -240,6 +241,8 @@ class _Reader:
         choice = body.tool_choice
         if choice is None:
             return {"tools": functions}
+        if choice.type == "tool" and choice.name not in [one["function"]["name"] for one in functions]:
+            raise OptionError("tool_choice.name", choice.name, _NAME_OF_TOOL)
         parallel = {"parallel_tool_calls": False} if choice.disable_parallel_tool_use else {}
         return {"tools": functions, "tool_choice": _tool_choice(choice.type, choice.name), **parallel}
 

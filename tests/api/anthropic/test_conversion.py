@@ -184,6 +184,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"input_schema": {}}]}, "tools[0].name"),
     ({"tools": [{**ADD, "description": 5}]}, "tools[0].description"),
     ({"tool_choice": {"type": "some"}}, "tool_choice"),
+    ({"tools": [ADD], "tool_choice": {"type": "tool", "name": "subtract"}}, "tool_choice.name"),
     ({"thinking": {"type": "maybe"}}, "thinking"),
     ({"thinking": True}, "thinking"),
     ({"output_config": {"effort": "huge"}}, "output_config"),
