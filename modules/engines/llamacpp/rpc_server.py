@@ -5,6 +5,7 @@ Its arguments are the address as host:port, the number of threads and "cpu" or "
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ _FAILED = 1
 
 def main(address: str, threads: str, device: str) -> int:
     """Serve until the process is ended. Return the exit status of a failure."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler waits for native code, which never returns
     library.initialize()
     try:
         rpc_backend.load(RPC_LIBRARY)

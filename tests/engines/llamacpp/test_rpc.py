@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -53,7 +54,9 @@ def test_two_nodes_compute_the_same_text_and_the_death_of_one_is_named(
 
 
 def _check_llamacpp_hf(loader: Loader, model: Path, node: Node, expected: str) -> None:
-    """The node that is left serves the next client, of the other loader."""
+    """The node that is left serves the next client, of the other loader, and ends with Ctrl-C meanwhile."""
     with closing(WorkerProcess(nodes=NodeWatch([node.address]))) as worker:
         load(worker, model, loader, **OPTIONS, rpc=node.address, n_gpu_layers=-1)
         assert answer(worker, PROMPT, max_new_tokens=40).text == expected
+        node.process.send_signal(signal.SIGINT)
+        assert node.process.wait(2) == -signal.SIGINT
