@@ -10,7 +10,7 @@ from modules.core.errors import ModelProblem, NothingPicked, OptionError, WebUIE
 from modules.planning.recommendation import compatible_loaders, explain_choice, reason
 from modules.runtime.load_plan import LoadPlan
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Page, Updates, Values
+from modules.ui.handlers import STALE_MENU, Page, Updates, Values
 from modules.ui.model import model_html
 from modules.ui.model.load_form import LoadForm
 from modules.ui.model.model_card import ModelCard
@@ -39,6 +39,7 @@ class Explanation:
                 trigger_mode="always_last",
                 concurrency_id="explain",  # one at a time, or the answer to an earlier form could arrive last
                 concurrency_limit=1,
+                **STALE_MENU,  # a text box that is filled in reports it, maybe before the menu of loaders has changed
             )
 
     async def explain(self, values: Values) -> Updates:

@@ -133,8 +133,9 @@ class OptionsCard:
         return {self.fitted_n_ctx: fitted} | shown
 
     def baseline_of(self, model: str, settings: Mapping[str, Setting]) -> dict[str, object]:
-        """Return the value of `baseline` for these settings."""
-        return {"model": model, "values": {key: setting.value for key, setting in settings.items()}}
+        """Return the value of `baseline` for these settings, without those of files, which browsers do not get."""
+        values = {key: setting.value for key, setting in settings.items() if key in self.widgets}
+        return {"model": model, "values": values}
 
     def unchanged(self) -> Updates:
         """Leave all options as they are."""

@@ -16,9 +16,11 @@ import pytest
 
 from modules.app import App
 from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Page
+from modules.ui.model.tab import ModelTab
 from tests.conftest import worker_pids
 from tests.support.downloading import until
-from tests.support.page_parts import model_tab
+from tests.support.page_parts import followers, model_tab, page_parts
 from tests.ui.test_ui import last
 
 gr = gradio()
@@ -360,3 +362,27 @@ def test_multi_user_mode_refuses_requests_that_bypass_the_page(make_tab: Callabl
     assert all("only its owner" in updates[tab.status] for updates in refusals)
     assert tab.app.models.status.state == "empty"
     assert not tab.app.model_settings.path.exists() and tab.app.settings.current.autoload_model is False
+
+
+def test_a_form_that_is_filled_in_may_still_show_another_models_loader(make_app: MakeApp) -> None:
+    """A text box reports the value that it is given, maybe before the menu of loaders, and Gradio would refuse that."""
+    with page_parts() as blocks:
+        loader = ModelTab(Page(make_app(), "en"), followers()).options.loader
+    changes = [
+        function
+        for function in blocks.fns.values()
+        if loader in function.inputs and function.fn and any(event == "change" for _, event in function.targets)
+    ]
+    assert changes
+    assert not any(function.preprocess for function in changes)
+
+
+def test_options_that_only_files_set_do_not_reach_the_browser(make_tab: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "models" / "a.server.yaml").write_text("url: http://h\nkey_env: SECRET_NAME\nca: authority.pem\n")
+    shown = make_tab("--engine-args", "--seed 3", "--vllm-program", "/opt/vllm").show("a.server.yaml")
+    assert not {"SECRET_NAME", "authority.pem", "--seed 3", "/opt/vllm"} & set(map(str, _leaves(shown)))
+
+
+def _leaves(value: object) -> list[object]:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
+    return [value] if parts is None else [leaf for part in parts for leaf in _leaves(part)]
