@@ -60,6 +60,13 @@ def prepare_text(model: LoadedModel, text: EvaluationText, request: EvaluationRe
 def check_ability(model: LoadedModel) -> None:
     """Raise Unsupported for a loader that cannot score tokens, CannotGenerate … for a model of another task."""
     model.require(GENERATE)
+    if ABILITY not in model.abilities and model.loader.elsewhere:
+        raise Unsupported(
+            {
+                "en": f"{model.engine_name} cannot score the tokens of a text; servers of vLLM and SGLang can.",
+                "zh": f"{model.engine_name} 无法给出文本各词符的概率；服务器中只有 vLLM 和 SGLang 可以。",
+            }
+        )
     if ABILITY not in model.abilities:
         able = ", ".join(
             loader.name for loader in LOADERS.values() if ABILITY in loader.abilities and not loader.elsewhere

@@ -86,8 +86,9 @@ N_CTX = Option(
     0,
     {"en": "Context length", "zh": "上下文长度"},
     {
-        "en": "Context length in tokens; 0 = the model's maximum. Memory is reserved at load: lower it if you run out.",
-        "zh": "上下文长度（词符数）；0 表示模型的上限。加载时即占用内存，不足时请调低。",
+        "en": "Context length in tokens; 0 = the model's maximum. Local models reserve memory for it: lower it if you "
+        "run out.",
+        "zh": "上下文长度（词符数）；0 表示模型的上限。本机的模型加载时即占用内存，不足时请调低。",
     },
     minimum=0,
     maximum=LONGEST_CONTEXT,

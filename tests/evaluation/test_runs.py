@@ -248,9 +248,11 @@ def test_a_loader_that_cannot_score_tokens_names_those_that_can(app: App, monkey
     load(app)
     model = app.models.current
     without = {name: getattr(model.loader, name) for name in ("name", "abilities")}
-    monkeypatch.setattr(model, "loader", type("Row", (), {**without, "abilities": frozenset()})())
-    error = only(run(app, request())).error
-    assert isinstance(error, Unsupported) and "llama.cpp" in error.say("en")
+    for elsewhere, able in ((False, "llama.cpp"), (True, "servers of vLLM")):
+        row = type("Row", (), {**without, "abilities": frozenset(), "elsewhere": elsewhere})
+        monkeypatch.setattr(model, "loader", row())
+        error = only(run(app, request())).error
+        assert isinstance(error, Unsupported) and able in error.say("en")
 
 
 def test_models_that_do_not_fit_together_are_unloaded_only_with_consent(app: App) -> None:

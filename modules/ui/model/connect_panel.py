@@ -21,6 +21,13 @@ from modules.ui.widgets.option_form import Component
 gr = gradio()
 
 _NO_NAME: Words = {"en": "a name for the list of models", "zh": "模型列表中显示的名称"}
+_LABELS = {
+    "server_url": "connect_address",
+    "key": "connect_key",
+    "server_model": "connect_model",
+    "name": "connect_name",
+}
+"""Texts of the labels of the fields, by the options that errors name."""
 _UNSAFE = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]+')
 
 
@@ -102,7 +109,7 @@ class ConnectPanel:
             self.save_file,
             {self.address, self.key, self.model, self.name},
             [self.saved, self.key, self.name_saved],
-            failed=lambda error: {self.saved: page.alert(error), self.name_saved: ""},
+            failed=lambda error: {self.saved: self._alert(error), self.name_saved: ""},
             owner_only=True,
         )
         load = page.on(
@@ -168,7 +175,13 @@ class ConnectPanel:
 
     def failed(self, error: WebUIError) -> Updates:
         """Show why there is no connection."""
-        return self._without_result() | {self.result: self._page.alert(error)}
+        return self._without_result() | {self.result: self._alert(error)}
+
+    def _alert(self, error: WebUIError) -> str:
+        """Render an error, which names a field as its label does."""
+        if isinstance(error, OptionError) and error.option in _LABELS:
+            error = OptionError(self._page.tr(_LABELS[error.option]), error.value, error.expected)
+        return self._page.alert(error)
 
     def _without_result(self) -> Updates:
         return {self.found: gr.update(visible=False), self.saved: ""}

@@ -78,7 +78,7 @@ def test_every_failure_has_a_sentence(make_panel: MakePanel, server: FakeServer)
     assert "Invalid API key." in examine(panel, server.url, "sk-wrong")[panel.result]
     assert "Cannot connect" in examine(panel, "127.0.0.1:1")[panel.result]
     for address in ("", None, "ftp://h", "http://u:p@h", "a b"):
-        assert "server_url" in examine(panel, address)[panel.result]
+        assert "Server address: " in examine(panel, address)[panel.result]
     server.add("/v1/models", Reply(parts=[b"<html>"], headers={"Content-Type": "text/html"}))
     assert "was not understood" in examine(panel, server.url)[panel.result]
     server.add("/v1/models", Reply(json={"data": []}))
@@ -116,7 +116,8 @@ def test_what_is_wrong_is_not_saved(make_panel: MakePanel, tmp_path: Path) -> No
         updates = save(panel, "http://h", **changed)
         assert updates[panel.name_saved] == ""
         assert "alert" in updates[panel.saved]
-    assert "alert" in save(panel, "nowhere:x")[panel.saved]
+    assert "Name in the list of models: " in save(panel, "http://h", name="../a")[panel.saved]
+    assert "Server address: " in save(panel, "nowhere:x")[panel.saved]
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["taken.server.yaml"]
 
 
