@@ -57,6 +57,8 @@ def test_scores_that_are_missing_are_an_error_and_no_certainty(subtests: pytest.
         {"choices": [{"prompt_logprobs": [None, {"6": {"logprob": -1}}, None]}]},
         {"choices": [{"prompt_logprobs": [None, {"6": {"logprob": -1}}, {"8": {"logprob": -1}}]}]},
         {"choices": [{"prompt_logprobs": [None, {"6": {"logprob": None}}, {"7": {"logprob": -1}}]}]},
+        {"choices": [{"prompt_logprobs": [None, {"6": {"logprob": float("nan")}}, {"7": {"logprob": -1}}]}]},
+        {"choices": [{"prompt_logprobs": [None, {"6": {"logprob": -(10**400)}}, {"7": {"logprob": -1}}]}]},
     ]
     for answer in broken:
         with subtests.test(answer=str(answer)), pytest.raises(GenerationFailed):
