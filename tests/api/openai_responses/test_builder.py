@@ -27,7 +27,7 @@ def test_a_stream_begins_with_the_response_even_if_there_is_none() -> None:
     assert [event["sequence_number"] for event in (created, error, failed)] == [0, 1, 2]
     assert (created["response"]["status"], failed["response"]["status"]) == ("in_progress", "failed")
     assert created["response"]["id"] == failed["response"]["id"]
-    assert (error["code"], error["message"]) == ("no_model_loaded", str(NoModelLoaded()))
+    assert (error["code"], error["message"]) == ("no_model_loaded", NoModelLoaded().say_elsewhere("en"))
 
 
 def test_the_code_of_a_failed_response_is_one_of_openais(subtests: pytest.Subtests) -> None:
