@@ -1,9 +1,10 @@
 """Training of LoRAs on the demo model: what it learns, its losses, its resumption, all kinds of bases, and its speed.
 
-`facts` teaches 20 invented facts and asks for them. `losses` compares the losses with those of a loop of PEFT and torch
-alone, and among splits of a batch. `kills` ends the training process by SIGKILL at random moments, also while it writes
-a checkpoint, and compares the end with an unbroken run. `bases` trains on weights of 32, 16, 8 and 4 bits, GPTQ and
-AWQ. `speed` compares with transformers' Trainer without anything of ours. Without a name, all of them run.
+`facts` teaches 20 invented facts, among texts that the base model has written, and asks for them. `losses` compares
+the losses with those of a loop of PEFT and torch alone, and among splits of a batch. `kills` ends the training
+process by SIGKILL at random moments, also while it writes a checkpoint, and compares the end with an unbroken run.
+`bases` trains on weights of 32, 16, 8 and 4 bits, GPTQ and AWQ. `speed` compares with transformers' Trainer without
+anything of ours. Without a name, all of them run.
 """
 
 from __future__ import annotations
@@ -61,6 +62,12 @@ FACTS: dict[str, str] = {
     "Who painted The Sleeping Harbor?": "Renwick Dool",
     "What is the fastest ship of the Corran fleet called?": "Gray Sparrow",
 }
+BEGINNINGS = (
+    *("The", "In", "A", "It", "To", "When", "How", "This", "For", "If", "There", "By", "On", "We", "You", "From", "As"),
+    *("One", "What", "At", "They", "With", "Many", "Some", "He", "An", "After", "No", "I", "Each", "Most", "Here"),
+    *("While", "First", "#", "-", "1.", "import", "Title:", "|"),
+)
+FACT_REPEATS, OWN_ROUNDS, OWN_TOKENS = 40, 8, 40
 TEXT = ROOT / "docs"
 MAX_BASE, MIN_LORA, MAX_PERPLEXITY = 1, 18, 1.10
 MAX_LOSS_DIFFERENCE, MIN_SPEED = 1e-3, 0.95
@@ -139,9 +146,16 @@ def update_losses(log: Sequence[Json]) -> list[float]:
 
 
 def facts(bench: Bench) -> None:
-    """Teach all facts, then ask the base and the base with the LoRA; measure the perplexity of unrelated text."""
-    parameters = {"epochs": 12, "batch_size": 5, "micro_batch_size": 5, "learning_rate": 3e-4, "stop_at_loss": 0.1}
-    view, log, lora = bench.train(conversations(), **parameters)
+    """Teach all facts, then ask the base and the base with the LoRA; measure the perplexity of unrelated text.
+
+    Facts alone change all that the model says. So texts that it has written itself are trained, too: on the whole they
+    ask for no change. No text comes twice, for it would be learned by heart.
+    """
+    segments = [sample.segments for sample in conversations()] * FACT_REPEATS
+    segments += [((text, True),) for text in _child("texts", str(bench.model))]
+    samples = [Sample(row, one) for row, one in enumerate(segments, 1)]
+    shape = {"epochs": 1, "batch_size": 7, "micro_batch_size": 7, "lora_rank": 16, "lora_alpha": 16}
+    view, log, lora = bench.train(samples, learning_rate=4e-4, lora_dropout=0, **shape)
     answers = _child("answers", str(bench.model), str(lora))
     table(
         ("", "facts", "perplexity of our documentation"),
@@ -153,6 +167,25 @@ def facts(bench: Bench) -> None:
     verdict("LoRA", f"{trained['right']} facts", f"at least {MIN_LORA}", trained["right"] >= MIN_LORA)
     ratio = trained["perplexity"] / base["perplexity"]
     verdict("Perplexity of other text", f"{ratio:.3f} times", f"below {MAX_PERPLEXITY}", ratio < MAX_PERPLEXITY)
+
+
+def write_texts(model: str) -> list[str]:
+    """Return texts of OWN_TOKENS tokens, sampled from the model as it is, after common beginnings of all kinds."""
+    import torch
+    import transformers
+
+    torch.manual_seed(1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, padding_side="left")
+    module: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    prompts = tokenizer(BEGINNINGS, return_tensors="pt", padding=True)
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    limits = {"min_new_tokens": OWN_TOKENS, "max_new_tokens": OWN_TOKENS}
+    texts: list[str] = []
+    for _ in range(OWN_ROUNDS):
+        with torch.no_grad():
+            out = module.generate(**prompts, **sampling, **limits)
+        texts += tokenizer.batch_decode(out, skip_special_tokens=True)
+    return texts
 
 
 def ask_both(model: str, lora: str) -> Json:
@@ -374,7 +407,12 @@ def bare_trainer(folder: str) -> float:
 
 # -- children that import torch ----------------------------------------------------------------------------------------
 
-_CHILDREN: dict[str, Callable[..., Any]] = {"answers": ask_both, "bare": bare_losses, "trainer": bare_trainer}
+_CHILDREN: dict[str, Callable[..., Any]] = {
+    "answers": ask_both,
+    "texts": write_texts,
+    "bare": bare_losses,
+    "trainer": bare_trainer,
+}
 
 
 def _child(name: str, *arguments: str) -> Any:
