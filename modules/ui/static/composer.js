@@ -197,16 +197,21 @@ function finish(answer) {
   show();
 }
 
-/** Load a model and send what is written once it is ready. */
+/** Load a model and send what is written once it is ready. A small one may be ready before it is seen loading. */
 function loadAndSend(name) {
   const pill = document.querySelector("#tx-pill");
+  const readyText = () => pill.querySelector(".tx-ready")?.textContent;
+  const before = readyText();
   let loading = false;
   alertText("");
   const watcher = new MutationObserver(() => {
-    loading ||= Boolean(pill.querySelector(".tx-loading"));
-    if (!loading || pill.querySelector(".tx-loading")) return;
+    if (pill.querySelector(".tx-loading")) {
+      loading = true;
+      return;
+    }
+    if (!loading && readyText() === before) return;
     watcher.disconnect();
-    if (pill.querySelector(".tx-ready")) sendMessage();
+    if (readyText() !== undefined) sendMessage();
   });
   watcher.observe(pill, { subtree: true, childList: true, attributes: true });
   document.dispatchEvent(new CustomEvent("tx-model", { detail: { action: "load", name } }));

@@ -73,7 +73,8 @@ def needs(loader: str, gpus: tuple[int, ...] = (), **form: object) -> tuple[Esti
 def test_packed_weights_stay_packed_and_the_rest_is_in_16_bits(loader: str) -> None:
     total = sum(estimate.weights for estimate in needs(loader, (24 * GIB,)))
     assert total == 4 * GIB + GIB // 2
-    assert all(estimate.total < 12 * GIB for estimate in needs(loader, (24 * GIB,)))
+    if "gpu_memory_utilization" not in LOADERS[loader].options:  # vLLM takes a share of the GPU, whatever the model
+        assert all(estimate.total < 12 * GIB for estimate in needs(loader, (24 * GIB,)))
 
 
 def test_on_a_cpu_the_output_is_in_32_bits() -> None:
