@@ -56,4 +56,4 @@ def run(flags: Flags, language: str) -> None:
     overlay = overlay_of(find_loader("llama.cpp"))
     threads = int(flags.load.get("threads", 0)) or cpu_memory.physical_cores()
     command = [sys.executable, "-m", _MODULE, address, str(threads), "cpu" if flags.load.get("cpu") else "gpu"]
-    os.execve(sys.executable, command, child_environment(overlay.folder if overlay else None, binds_threads=True))
+    os.execve(sys.executable, command, child_environment(overlay.folder if overlay else None, {}))

@@ -16,7 +16,7 @@ from pathlib import Path
 from modules.core.events import Json
 from modules.core.paths import ROOT
 from modules.core.training_errors import TrainerDied
-from modules.runtime.worker_process import TAIL_LINES, child_environment
+from modules.runtime.worker_process import SHORT_WAITING, TAIL_LINES, child_environment
 from modules.system import child_process
 
 PROGRAM = "modules.trainer"
@@ -32,7 +32,7 @@ class TrainingProcess:
 
     def __init__(self, folder: Path, overlay: Path | None, program: str = PROGRAM, *arguments: str) -> None:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        environment = child_environment(overlay, binds_threads=False) | {
+        environment = child_environment(overlay, SHORT_WAITING) | {
             "HF_HUB_OFFLINE": "1",
             "PYTHONWARNINGS": "ignore",  # of no use to a user, who gets the last lines if the process dies
         }

@@ -91,4 +91,4 @@ def test_a_worker_is_ended_when_no_event_comes_and_its_death_names_the_node(quic
 
 
 def test_an_abort_of_ggml_keeps_its_sentence_among_the_last_lines() -> None:
-    assert child_environment(None, binds_threads=False)["GGML_NO_BACKTRACE"] == "1"
+    assert child_environment(None, {})["GGML_NO_BACKTRACE"] == "1"

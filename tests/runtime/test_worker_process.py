@@ -18,7 +18,7 @@ import pytest
 from modules.core.events import Event, Failed, Result, Text
 from modules.core.paths import ROOT
 from modules.core.worker_errors import Unloaded, WorkerDied
-from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
+from modules.runtime.worker_process import DECIDED_BY_USER, SHORT_WAITING, WorkerProcess, child_environment
 from tests.conftest import ECHO, load
 from tests.support.package_index import is_running
 
@@ -154,6 +154,9 @@ def test_openmp_variables_of_the_user_are_kept_unchanged(monkeypatch: pytest.Mon
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")
     assert openmp_variables() == openmp_variables(binds_threads=True) == {"GOMP_SPINCOUNT": "77"}
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    assert {name for name in child_environment(None, SHORT_WAITING) if name in DECIDED_BY_USER} == {"OMP_PROC_BIND"}
 
 
 def test_a_closed_worker_ends_by_itself(echo: WorkerProcess) -> None:

@@ -13,7 +13,7 @@ from modules.core.paths import ROOT
 from modules.core.rpc_errors import NodeError
 from modules.loaders.availability import overlay_of
 from modules.loaders.registry import find_loader
-from modules.runtime.worker_process import child_environment
+from modules.runtime.worker_process import PASSIVE_WAITING, child_environment
 from modules.system import rpc_node
 from tests.support.fake_node import closed_port
 
@@ -39,7 +39,7 @@ def wait_until_free(node: Node, seconds: float = 20) -> None:
 @contextlib.contextmanager
 def real_nodes(count: int) -> Iterator[list[Node]]:
     overlay = overlay_of(find_loader("llama.cpp"))
-    environment = child_environment(overlay.folder if overlay else None, binds_threads=False)
+    environment = child_environment(overlay.folder if overlay else None, PASSIVE_WAITING)
     nodes = []
     for _ in range(count):
         address = closed_port()
