@@ -194,11 +194,11 @@ def try_engines(router: Path, resumes: bool) -> None:
         os.kill(sides[0].pids()[0], signal.SIGKILL)
         tally = json.loads(running.communicate()[0])
         complete, faults = tally["complete"], tally["faults"]
-        told = [fault for fault in faults if fault.startswith("error:")]
+        reported = [fault for fault in faults if fault.startswith("error:")]
         name = f"an engine killed, {'with' if resumes else 'without'} resume_stream"
         wanted = "all complete" if resumes else "half complete, the others end with an error"
-        passed = complete == STREAMS if resumes else complete >= STREAMS // 2 - 2 and len(told) == len(faults)
-        verdict(name, f"{complete} of {STREAMS} complete, {len(told)} errors", wanted, passed)
+        passed = complete == STREAMS if resumes else complete >= STREAMS // 2 - 2 and len(reported) == len(faults)
+        verdict(name, f"{complete} of {STREAMS} complete, {len(reported)} errors", wanted, passed)
         for fault in sorted(set(faults))[:3]:
             print(f"  {faults.count(fault)} × {fault}")
         after = clients(ours.port, AFTERWARDS, ours.model, "", TOKENS)["complete"]

@@ -39,7 +39,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Watch:
-    """What was seen of a side while the streams ran: seconds of its health checks, and its highest memory in bytes."""
+    """Observations of a side while the streams ran: seconds of its health checks, and its highest memory in bytes."""
 
     health: list[float] = field(default_factory=list)
     peak: int = 0

@@ -17,7 +17,7 @@ EVENT_LINE = b"data: "
 
 @dataclass
 class Tally:
-    """What became of all streams. Times are seconds; `tokens` are those that arrived."""
+    """The outcomes of all streams. Times are seconds; `tokens` are those that arrived."""
 
     complete: int = 0
     tokens: int = 0

@@ -136,12 +136,7 @@ class App:
         self.defaults = Defaults(self.settings)
         self.mirrors = Mirrors(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
         self.loras = LoraManager(LoraCatalog(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
-        self.downloads = DownloadManager(
-            {"model": self.catalog.folder, "lora": self.loras.catalog.folder},
-            self.mirrors.open_clients,
-            TransferOptions(connections=self.settings.current.download_connections),
-            self.settings.current.downloads_at_once,
-        )
+        self.downloads = self._make_downloads()
         self.preparation = Preparation(self.overlays, self.models, self.catalog.folder, prepared_overlay())
         self.creator = LlamacppHfCreator(self.catalog, self.model_settings, self.models, self.downloads, self.mirrors)
         self.command_line = self._read_command_line()
@@ -164,6 +159,14 @@ class App:
         self.turns = Turns()
         self._make_evaluations(flags)
         self._make_training(flags)
+
+    def _make_downloads(self) -> DownloadManager:
+        return DownloadManager(
+            {"model": self.catalog.folder, "lora": self.loras.catalog.folder},
+            self.mirrors.open_clients,
+            TransferOptions(connections=self.settings.current.download_connections),
+            self.settings.current.downloads_at_once,
+        )
 
     def _make_evaluations(self, flags: Flags) -> None:
         """Make the owners of evaluations, of prices of options, and of the texts that they read."""

@@ -97,7 +97,7 @@ class LoadedModel:
 
     @property
     def abilities(self) -> frozenset[str]:
-        """What it can do, as in `Loader.abilities`: by its loader, or as its server says."""
+        """The abilities it has, as in `Loader.abilities`: those of its loader, or of its server."""
         return self.loader.abilities if self.info.abilities is None else frozenset(self.info.abilities)
 
     @property
@@ -107,7 +107,7 @@ class LoadedModel:
 
     @property
     def engine_name(self) -> str:
-        """What generates: its loader, and the kind of its server if it has one."""
+        """The name of the engine that generates: its loader, and the kind of its server if it has one."""
         server = SERVER_NAMES.get(self.info.server, self.info.server)
         return f"{self.loader.name} ({server})" if server and server != self.loader.name else self.loader.name
 

@@ -85,7 +85,7 @@ class Entry:
 
     @property
     def task(self) -> str:
-        """What it does, as in `ModelRecord.task`; of a model on a server, what that says."""
+        """Its task, as in `ModelRecord.task`; for a model on a server, the one that the server names."""
         return self.model.info.task if self.model is not None else self.plan.record.task
 
     @property

@@ -9,20 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from modules.core.events import Json
-from modules.engines.engine_protocol import Operations
 from modules.engines.served import parameters
 from modules.engines.served.logprobs import of_chat
 from modules.engines.served.openai_events import ChatReader, error_text, event_of
-from modules.engines.served.prompts import estimate, without_bos
+from modules.engines.served.prompts import without_bos
 from modules.engines.served.server_kind import (
-    Ask,
     GenerateRequest,
     Piece,
     Read,
     ServedPrompt,
-    ServerFacts,
     known_counts,
 )
+from modules.engines.served.uncounted import UncountedServer
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 GENERATE, CHAT = "/api/generate", "/api/chat"
@@ -31,21 +29,11 @@ _SENT_AS_THEY_ARE = ("top_k", "top_p", "min_p", "typical_p", "frequency_penalty"
 _MESSAGE_FIELDS = ("role", "content", "tool_calls")
 
 
-class Ollama:
-    """An Ollama server: see `ServerKind`. It does not count tokens, so that "count" is an estimate."""
+class Ollama(UncountedServer):
+    """An Ollama server: see `ServerKind`."""
 
     samplers = SERVER_SAMPLERS["ollama"]
-    abilities = frozenset({"parallel"})
     health = "/api/version"
-    gives_ids = False
-
-    def __init__(self, ask: Ask, facts: ServerFacts) -> None:
-        self.facts = facts
-        self.questions: Operations = {"count": estimate}
-        self.operations: Operations = {}
-
-    def tokenize(self, text: str) -> list[int]:
-        raise parameters.missing("counting tokens", "统计词符数")
 
     def request(
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from modules.core.events import Json
-from modules.engines.engine_protocol import Operations
 from modules.engines.served import parameters
 from modules.engines.served.openai_events import (
     CHAT,
@@ -16,8 +15,8 @@ from modules.engines.served.openai_events import (
     messages_of,
     stream_fields,
 )
-from modules.engines.served.prompts import estimate
-from modules.engines.served.server_kind import Ask, GenerateRequest, ServedPrompt, ServerFacts
+from modules.engines.served.server_kind import GenerateRequest, ServedPrompt
+from modules.engines.served.uncounted import UncountedServer
 from modules.loaders.server_samplers import SERVER_SAMPLERS
 
 MOST_CANDIDATES = 20
@@ -26,21 +25,11 @@ MOST_STOPS = 4
 _NEUTRAL = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
-class OpenAi:
-    """A server with OpenAI's API: see `ServerKind`. It does not count tokens, so that "count" is an estimate."""
+class OpenAi(UncountedServer):
+    """A server with OpenAI's API: see `ServerKind`."""
 
     samplers = SERVER_SAMPLERS["openai"]
-    abilities = frozenset({"parallel"})
     health = "/v1/models"
-    gives_ids = False
-
-    def __init__(self, ask: Ask, facts: ServerFacts) -> None:
-        self.facts = facts
-        self.questions: Operations = {"count": estimate}
-        self.operations: Operations = {}
-
-    def tokenize(self, text: str) -> list[int]:
-        raise parameters.missing("counting tokens", "统计词符数")
 
     def request(
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
@@ -64,13 +53,9 @@ class OpenAi:
     def sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
         """Return the parameters that are set: a model may refuse some of them, whatever their values are."""
         body: dict[str, Any] = {key: params[key] for key, neutral in _NEUTRAL.items() if params[key] != neutral}
-        body["temperature"] = parameters.temperature(params, self.samplers)
-        if params["seed"] >= 0:
-            body["seed"] = params["seed"]
+        body |= parameters.openai_sampling(params, self.samplers)
         if params["stop"]:
-            body["stop"] = list(params["stop"])[:MOST_STOPS]
-        if biases := parameters.biases(params):
-            body["logit_bias"] = biases
+            body["stop"] = body["stop"][:MOST_STOPS]
         schema = parameters.schema_of(params)
         if schema is not None:
             named = {"name": "answer", "schema": schema, "strict": True}

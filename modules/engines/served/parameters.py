@@ -55,9 +55,16 @@ def temperature(params: Mapping[str, Json], samplers: frozenset[str]) -> float:
     return 0.0 if greedy else float(params["temperature"])
 
 
-def wants_candidates(params: Mapping[str, Json]) -> bool:
-    """Tell whether the answer must have log-probabilities."""
-    return params["top_logprobs"] is not None
+def openai_sampling(params: Mapping[str, Json], samplers: frozenset[str]) -> dict[str, Json]:
+    """Return temperature, seed, stop strings and biases in the fields that OpenAI has for them, if they are set."""
+    body: dict[str, Json] = {"temperature": temperature(params, samplers)}
+    if params["seed"] >= 0:
+        body["seed"] = params["seed"]
+    if params["stop"]:
+        body["stop"] = list(params["stop"])
+    if added := biases(params):
+        body["logit_bias"] = added
+    return body
 
 
 def schema_of(params: Mapping[str, Json]) -> Json:

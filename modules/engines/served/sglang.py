@@ -79,16 +79,10 @@ class Sglang:
     def _sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
         """Return all parameters that SGLang has: for those left out it takes the model's generation_config.json."""
         body: dict[str, Any] = {key: params[key] for key in _SENT_AS_THEY_ARE}
-        body["temperature"] = parameters.temperature(params, self.samplers)
+        body |= parameters.openai_sampling(params, self.samplers)
         body["top_k"] = params["top_k"] or -1
         body["top_p"] = max(params["top_p"], parameters.LOWEST_TOP_P)
         body["ignore_eos"] = params["ban_eos_token"]
-        if params["seed"] >= 0:
-            body["seed"] = params["seed"]
-        if params["stop"]:
-            body["stop"] = list(params["stop"])
-        if biases := parameters.biases(params):
-            body["logit_bias"] = biases
         form = params.get("answer_grammar")
         if form and form[0] == "json":
             body["json_schema"] = json.dumps(parameters.without_marks(form[1]))

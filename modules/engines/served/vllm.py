@@ -90,15 +90,9 @@ class Vllm:
     def _sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
         """Return all parameters that vLLM has: for those left out it takes the model's generation_config.json."""
         body: dict[str, Any] = {key: params[key] for key in _SENT_AS_THEY_ARE}
-        body["temperature"] = parameters.temperature(params, self.samplers)
+        body |= parameters.openai_sampling(params, self.samplers)
         body["top_p"] = max(params["top_p"], parameters.LOWEST_TOP_P)
         body["ignore_eos"] = params["ban_eos_token"]
-        if params["seed"] >= 0:
-            body["seed"] = params["seed"]
-        if params["stop"]:
-            body["stop"] = list(params["stop"])
-        if biases := parameters.biases(params):
-            body["logit_bias"] = biases
         if form := params.get("answer_grammar"):
             body["structured_outputs"] = _form(form)
         elif params["grammar_string"]:

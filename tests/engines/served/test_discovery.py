@@ -108,8 +108,8 @@ def test_vllm_tells_its_context_its_loras_and_by_rendering_its_template() -> Non
     assert facts.takes_text and facts.takes_ids and facts.counts and not facts.needs_length and not facts.messages
     assert "<|im_start|>user\\n" in facts.chat_template
     assert found({**VLLM, "/version": {"version": "0.9.2"}}).needs_length
-    told = {"chat_template": CHATML, "bos_token": {"content": "<s>"}, "eos_token": "</s>"}
-    facts = found({**VLLM, "/tokenizer_info": told})
+    tokenizer = {"chat_template": CHATML, "bos_token": {"content": "<s>"}, "eos_token": "</s>"}
+    facts = found({**VLLM, "/tokenizer_info": tokenizer})
     assert (facts.chat_template, facts.special_tokens) == (CHATML, {"bos_token": "<s>", "eos_token": "</s>"})
 
 
