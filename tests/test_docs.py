@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from modules.core.paths import ROOT
+from modules.loaders.registry import LOADERS
 from scripts import docs_tables
 from tests.support.docs_matrices import TABLES
 
@@ -23,6 +26,14 @@ def test_every_table_is_in_exactly_one_document() -> None:
     assert sorted(names) == sorted(
         [*docs_tables.tables(), *(f"{table.title}, by the tests that ran" for table in TABLES)]
     )
+
+
+def test_a_table_that_test_results_fill_has_a_row_for_each_loader(subtests: pytest.Subtests) -> None:
+    for table in TABLES:
+        rows = table.rows(DOCUMENTS[table.document])
+        with subtests.test(table.title):
+            assert [row[0] for row in rows] == list(LOADERS), 'run: ./test.sh -m "lora or works" --write-matrices'
+            assert all(any(cell.strip() for cell in row[1:]) for row in rows), "a loader of which nothing was tested"
 
 
 def test_links_and_pictures_point_to_existing_files() -> None:

@@ -26,8 +26,8 @@ class Table:
     """A table in `document`.
 
     `abilities` maps the arguments of a marker to column titles. `substitutes` maps further arguments to the ability in
-    whose column a text is shown if that ability itself is not demonstrated. `fixed` are columns not filled by tests:
-    cells by loader, by column title.
+    whose column a text is shown if that ability itself is not demonstrated. `otherwise` has texts by loader and ability
+    for what no test demonstrates. `fixed` are columns not filled by tests: cells by loader, by column title.
     """
 
     document: Path
@@ -35,18 +35,33 @@ class Table:
     title: str
     abilities: Mapping[str, str]
     substitutes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    otherwise: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     fixed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def begin(self) -> str:
         return f"<!-- table: {self.title}, by the tests that ran -->\n"
 
+    @property
+    def titles(self) -> list[str]:
+        return ["loader 加载器", *self.abilities.values(), *self.fixed]
+
+    def rows(self, text: str) -> list[list[str]]:
+        """Return the cells of the table in `text`, by row, without the titles."""
+        lines = text.partition(self.begin)[2].partition(END)[0].splitlines()
+        return [line.strip("| ").split(" | ") for line in lines[2:]]
+
+
+CALLS = "calls tested 已核对调用"
+ELSEWHERE = "on a server 在服务器上"
 
 LORAS = Table(
     ROOT / "docs" / "lora.md",
     "lora",
     "loras",
     {"one": "one LoRA 一个", "several": "several 多个", "weights": "weights 权重", "hot": "hot change 热切换"},
+    # The requests to a server are right, but no server computed with a LoRA.
+    substitutes={f"request {ability}": (ability, CALLS) for ability in ("one", "several", "weights", "hot")},
     # From the original's wiki, page "LoRA support", which calls two or more LoRAs with Transformers "unreliable".
     fixed={
         "original: one 原版：一个": dict.fromkeys(("Transformers", "ExLlamav2_HF", "ExLlamav2", "AutoGPTQ"), "✓"),
@@ -66,6 +81,11 @@ WORKS = Table(
         "samplers": "samplers 采样器",
     },
     substitutes={"stand-in": ("cpu", "on a stand-in 替身")},
+    otherwise={
+        # Its tests with a real vLLM are skipped where VLLM_CPU_PYTHON is not set: the table does not depend on that.
+        "vLLM": {"cpu": "[by hand](vllm.md) 手动实测"},
+        "Remote": {"cpu": ELSEWHERE, "gpu": ELSEWHERE},
+    },
 )
 TABLES = (LORAS, WORKS)
 
@@ -126,8 +146,7 @@ class Matrices:
             print("\n".join(difflib.unified_diff(old, new, table.document.name, "test results", n=0)))
 
     def _render(self, table: Table) -> str:
-        titles = ["loader 加载器", *table.abilities.values(), *table.fixed]
-        lines = [titles, ["---"] * len(titles)]
+        lines = [table.titles, ["---"] * len(table.titles)]
         for name in LOADERS:
             cells = [self._cell(table, name, ability) for ability in table.abilities]
             lines.append([name, *cells, *(column.get(name, "") for column in table.fixed.values())])
@@ -139,7 +158,7 @@ class Matrices:
         for substitute, (column, text) in table.substitutes.items():
             if column == ability and self._is_demonstrated(table, loader, substitute):
                 return text
-        return ""
+        return table.otherwise.get(loader, {}).get(ability, "")
 
     def _is_demonstrated(self, table: Table, loader: str, ability: str) -> bool:
         outcomes = self._outcomes.get((table.marker, loader, ability), [])

@@ -26,6 +26,7 @@ def adapter(name: str, weight: float = 1.0) -> dict[str, Json]:
     return {"name": name, "path": f"/loras/{name}", "weight": weight}
 
 
+@pytest.mark.lora("request one", "request hot", loader="vLLM")
 def test_vllm_applies_one_lora_as_the_model_of_its_requests() -> None:
     kind = kind_of("vllm", {"/v1/completions": probe}, (ServerLora("banana"), ServerLora("nothing")))
     apply = kind.operations["apply_loras"]

@@ -157,6 +157,8 @@ def params(values: dict[str, Json] | None = None, **more: Any) -> dict[str, Json
     return resolve(values or {}, **more)
 
 
+@pytest.mark.works("samplers", loader="Remote")
+@pytest.mark.works("samplers", loader="vLLM")
 def test_every_sampler_arrives_under_the_name_that_the_server_knows(subtests: pytest.Subtests) -> None:
     asked = params(VALUES, stops=["STOP"], logit_bias={"13": 2.5})
     for name, (path, body) in EXPECTED.items():
@@ -371,6 +373,7 @@ def test_pieces_of_a_llama_server_are_texts_or_bytes() -> None:
             kind.questions["pieces"]("a")
 
 
+@pytest.mark.lora("request one", "request several", "request weights", "request hot", loader="Remote")
 def test_loras_of_a_llama_server_are_sent_with_every_request() -> None:
     def completion(body: Json) -> Json:
         changed = sum(one["scale"] for one in body["lora"])
@@ -383,3 +386,8 @@ def test_loras_of_a_llama_server_are_sent_with_every_request() -> None:
     effects = kind.operations["apply_loras"]([{"name": "banana", "path": "/x/banana", "weight": 0.5}])
     assert effects == [0.5]
     assert kind.request(ServedPrompt("Hi"), params()).body["lora"] == [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 0.5}]
+    both = [
+        {"name": name, "path": f"/x/{name}", "weight": weight} for name, weight in (("green", 0.25), ("banana", 0.5))
+    ]
+    assert len(kind.operations["apply_loras"](both)) == 2
+    assert [one["scale"] for one in kind.request(ServedPrompt("Hi"), params()).body["lora"]] == [0.25, 0.5]

@@ -44,6 +44,8 @@ def piece(text: str, reason: str | None = None) -> bytes:
     return data({"choices": [{"text": text, "finish_reason": reason}]})
 
 
+@pytest.mark.works("streaming", "concurrent", loader="Remote")
+@pytest.mark.works("streaming", "concurrent", loader="vLLM")
 def test_a_worker_hands_texts_to_a_server_and_says_whether_it_answers(worker: WorkerProcess) -> None:
     with FakeServer() as server:
         server.add("/v1/models", Reply(json=MODELS))

@@ -80,6 +80,7 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.works("gpu", loader="vLLM")
 def test_every_option_changes_the_command(model: Path, subtests: pytest.Subtests) -> None:
     usual = flags(model)
     assert VALUES.keys() == DEFAULTS.keys() - {"vllm_program"}
