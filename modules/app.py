@@ -118,7 +118,7 @@ class App:
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.memory = MemoryBudget()
         self._cores = CoreBinding()
-        self.models = ModelManager(self._cores, self.memory, _limits(flags))
+        self.models = ModelManager(self._cores, self.memory, _limits(flags), conceals_addresses=self.has_guests)
         self.instruction_templates = InstructionTemplates(
             Path(flags.text("template_dir") or ROOT / "instruction-templates")
         )
@@ -218,7 +218,7 @@ class App:
         name = flags.text("model")
         check_server_flags(flags)
         if not name:
-            return flagged_server(flags, catalog.folder)
+            return flagged_server(flags, catalog.folder, names_host=not self.has_guests)
         record = catalog.find(name, paths=True)
         inside = record.path.is_relative_to(catalog.folder)
         return record if inside else dataclasses.replace(record, name=str(record.path))
@@ -328,6 +328,11 @@ class App:
     def serves_others(self) -> bool:
         """Whether other machines can reach the server, directly or by a reverse proxy."""
         return not is_loopback(self.flags.address[0]) or bool(self.flags.text("public_host"))
+
+    @property
+    def has_guests(self) -> bool:
+        """Whether people use the program who are not its owner: with `--multi-user`, or a key for using models."""
+        return self.flags.on("multi_user") or not all(key.is_owner for key in self.credentials.keys)
 
     def refuse_guests(self) -> None:
         """Raise OwnerOnly with `--multi-user`: users of the UI may change neither the model nor settings."""

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modules.core import request_route
 from modules.core.errors import NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import (
     ENDS,
@@ -62,6 +63,9 @@ ALONE = ("load", "explain")
 """Operations of the worker itself."""
 AFFECTED = ("generate", "loglikelihoods")
 """Operations whose results the EXCLUSIVE ones change."""
+
+PASSED = "passed"
+"""The argument with the programs that a request has passed, for engines of servers: see `core.request_route`."""
 
 Request = tuple[int, str, dict[str, Json]]
 GENERATIONS = ("generate", "next")
@@ -277,10 +281,12 @@ class Worker:
         engine = self._loaded()
         if not takes_text(engine):
             engine.submit(call, args["prompt"], args["params"])
-        elif operation == "generate":
-            engine.submit_text(call, *as_text(**args))
         else:
-            engine.submit_question(call, operation, args)
+            with request_route.passing(args.pop(PASSED, ())):
+                if operation == "generate":
+                    engine.submit_text(call, *as_text(**args))
+                else:
+                    engine.submit_question(call, operation, args)
         self._running[call] = args.get("facts", {})
 
     def _cancel(self, call: int) -> None:

@@ -15,6 +15,7 @@ from modules.api import errors
 from modules.api.auth import AuthMiddleware
 from modules.api.host_guard import allowed_origins
 from modules.api.root_paths import FOREIGN_PATHS, ROOT_PATHS
+from modules.api.route_guard import RouteGuard
 from modules.api.routes import (
     anthropic,
     downloads,
@@ -83,8 +84,8 @@ def mount_api(server: FastAPI, app: App) -> Mount:
 
 
 def _guarded(api: ASGIApp, app: App) -> ASGIApp:
-    """Return `api` behind its keys, and open to the pages of `--cors-origins`."""
-    guarded = AuthMiddleware(api, app.credentials, app.guesses)
+    """Return `api` behind its keys, closed to requests that it has sent itself, and open to `--cors-origins`."""
+    guarded = RouteGuard(AuthMiddleware(api, app.credentials, app.guesses))
     origins = allowed_origins(app.flags, bool(app.credentials.keys))
     return _with_cors(guarded, origins) if origins else guarded
 

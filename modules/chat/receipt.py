@@ -51,7 +51,10 @@ def receipt(
         "model": model_identity(model.record),
         "loader": model.loader.name,
         "options": {
-            key: setting.value for key, setting in model.settings.items() if setting.value != OPTIONS[key].default
+            key: setting.value
+            for key, setting in model.settings.items()
+            # Others name machines, secrets and programs: a conversation may be sent to anybody.
+            if setting.value != OPTIONS[key].default and OPTIONS[key].set_by == "anyone"
         },
         "loras": [{"name": lora.name, "weight": lora.weight} for lora in model.loras],
         "template": {

@@ -50,8 +50,9 @@ WebUIError
 ├── ServerError           a server that generates for us fails: see `core/server_errors.py`
 │   ├── ServerUnreachable · ServerNotTrusted · ServerRedirects · ServerNotUnderstood · ServerChanged
 │   ├── ServerRefused     by the status of its response
-│   │   └── ServerDenied · ServerLacks · ServerBusy · ServerFailed
+│   │   └── ServerDenied · ServerLacks · ServerBusy · ServerFailed · ServerIsOurs
 │   └── ServerLost · ServerBrokeOff · ServerSilent   the connection ended before the answer was complete
+├── RequestLoops          a request that comes back to the program whose model's server it was sent to: see there
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── TrainingError         a training run that cannot start, failed or cannot go on: see `core/training_errors.py`
 ├── DatasetNotFound · FormatNotFound · DatasetError   unusable training data: see `training/dataset/errors.py`

@@ -124,6 +124,32 @@ class ServerFailed(ServerRefused):
     }
 
 
+class ServerIsOurs(ServerRefused):
+    """A server that is this program, or one whose own model is on a server that leads back to it."""
+
+    status = 508
+    template = {
+        "en": "{server} leads back to this program: its model would have to run on itself. Use the address of another "
+        "server, or load a model there that runs on that machine.",
+        "zh": "{server} 又指回本程序，而模型不能运行在自己之上。请改用其他服务器的地址，"
+        "或在那台机器上加载由它自己运行的模型。",
+    }
+
+
+@dataclass(eq=False)
+class RequestLoops(WebUIError):
+    """A request that has passed this program before, or as many programs as are allowed."""
+
+    status = 508
+    template = {
+        "en": "The request has come back to this program, or has passed {most} programs: the model's server leads back "
+        "here. Load a model that runs on this machine, or on another server.",
+        "zh": "请求又回到了本程序，或已经过 {most} 个程序：模型的服务器又指回这里。"
+        "请加载在本机或其他服务器上运行的模型。",
+    }
+    most: int
+
+
 @dataclass(eq=False)
 class ServerChanged(ServerError):
     """A server that runs another model than the one whose template and context are used."""

@@ -60,11 +60,11 @@ def reason(record: ModelRecord, loader: Loader) -> Words | None:
     return {language: words[language] + warning[language] for language in LANGUAGES}
 
 
-def explain_choice(record: ModelRecord, loader: Loader) -> Words | None:
-    """Return `reason` after the model's format and quantization, or after the address of its server."""
+def explain_choice(record: ModelRecord, loader: Loader, is_owner: bool = True) -> Words | None:
+    """Return `reason` after the model's format and quantization, or for the owner after the address of its server."""
     words = reason(record, loader)
-    if words is None:
-        return None
+    if words is None or (record.server is not None and not is_owner):
+        return words
     if record.server is not None:
         return {language: f"{record.server.url}: {words[language]}" for language in LANGUAGES}
     kind = record.format if record.format in ("safetensors", "pytorch") else record.format.upper()

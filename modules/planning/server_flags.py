@@ -19,6 +19,8 @@ _FILE_KEYS = {
     "key_env": SERVER_KEY_ENV.key,
     "ca": SERVER_CA.key,
 }
+_NAME_FOR_GUESTS = "server"
+"""The name of a model if only its address was given, which guests must not see."""
 _TWO_MODELS: Words = {
     "en": "--server-url and --model name two models. Give one of them.",
     "zh": "--server-url 与 --model 指定了两个模型，请只保留一个。",
@@ -44,14 +46,16 @@ def check_server_flags(flags: Flags) -> None:
             raise CommandLineError({language: text.format(flag=flag) for language, text in _WITHOUT_SERVER.items()})
 
 
-def flagged_server(flags: Flags, folder: Path) -> ModelRecord | None:
+def flagged_server(flags: Flags, folder: Path, names_host: bool = True) -> ModelRecord | None:
     """Return the model of `--server-url`, None without it. Its key may be in the file of keys in `folder`.
 
-    Raises OptionError for an address that is none.
+    Its name says where it is unless `names_host` is off. Raises OptionError for an address that is none.
     """
     if SERVER_URL.key not in flags.load:
         return None
     server = ServerFile.parse({key: flags.load[option] for key, option in _FILE_KEYS.items() if option in flags.load})
     host = urlsplit(server.url).netloc
     name = f"{server.model}@{host}" if server.model else host
+    if not names_host:
+        name = server.model or _NAME_FOR_GUESTS
     return server_record(name, folder / f"{name.replace('/', '_')}{SUFFIX}", server)

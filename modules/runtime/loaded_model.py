@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
+from modules.core import request_route
 from modules.core.embedding_errors import KINDS, CannotEmbed, CannotGenerate, CannotRank, WrongTask
 from modules.core.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt
@@ -169,7 +170,13 @@ class LoadedModel:
     def ask(self, operation: str, **args: Json) -> Json:
         """Return the engine's answer to a quick operation, such as "encode"."""
         self._check(operation)
-        return self._worker.call(operation, **args)
+        return self._worker.call(operation, **args, **self._route)
+
+    @property
+    def _route(self) -> dict[str, Json]:
+        """The programs that the request has passed which is served in this context, for the model's server."""
+        programs = request_route.passed() if self.info.server else ()
+        return {"passed": list(programs)} if programs else {}
 
     def _check(self, operation: str) -> None:
         if operation == "next":
@@ -184,7 +191,7 @@ class LoadedModel:
             if isinstance(event, ENDS) and not end.done():
                 end.set_result(event)
 
-        call = self._worker.start(operation, self._into_loop(settle), **args)
+        call = self._worker.start(operation, self._into_loop(settle), **args, **self._route)
         try:
             event = await end
         finally:
@@ -206,7 +213,7 @@ class LoadedModel:
         Raises CannotGenerate for an embedding model.
         """
         self.require(GENERATE)
-        return self._worker.events("generate", **_arguments(prompt, params))
+        return self._worker.events("generate", **_arguments(prompt, params), **self._route)
 
     def start(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
         """Start a generation and return a function that stops it. `deliver` gets the events, in the worker's thread.
@@ -214,7 +221,8 @@ class LoadedModel:
         Raises CannotGenerate for an embedding model.
         """
         self.require(GENERATE)
-        call = self._worker.start("generate", self._totals.counting(deliver), **_arguments(prompt, params))
+        arguments = _arguments(prompt, params)
+        call = self._worker.start("generate", self._totals.counting(deliver), **arguments, **self._route)
         return partial(self._worker.cancel, call)
 
     def start_in_loop(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
@@ -252,7 +260,7 @@ class LoadedModel:
         effects: Sequence[float] = []
         if adapters or self.loras:
             requests = [{"name": one.name, "path": str(one.path), "weight": one.weight} for one in adapters]
-            effects = self.ask("apply_loras", adapters=requests)
+            effects = self._worker.call("apply_loras", adapters=requests)
         self.loras = tuple(
             AppliedLora(adapter.name, adapter.weight, effect) for adapter, effect in zip(adapters, effects, strict=True)
         )

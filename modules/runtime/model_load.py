@@ -11,6 +11,7 @@ from modules.core.errors import WebUIError
 from modules.core.events import Info, Progress, Result
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied
 from modules.loaders.availability import damaged, overlay_of, rpc_unavailable
+from modules.runtime.address_concealer import concealer_of
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import LoadedModel
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 class ModelLoad:
     """One load. `died` is called if the worker ends by itself, during the load or later.
 
-    `idle` and `totals` are for the `LoadedModel`.
+    `idle` and `totals` are for the `LoadedModel`. With `conceals`, errors name no addresses, later either.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class ModelLoad:
         died: Callable[[WorkerDied], None],
         idle: Callable[[], None],
         totals: GenerationTotals,
+        conceals: bool = False,
     ) -> None:
+        self._conceal = concealer_of(plan) if conceals else None
         self._plan, self._cores, self._died, self._idle, self._totals = plan, cores, died, idle, totals
         self._worker: WorkerProcess | None = None
         self._is_cancelled = False
@@ -54,7 +57,10 @@ class ModelLoad:
     def run(self, report: Callable[[Progress], None]) -> LoadedModel:
         """Load the model. Raises why it failed; no half-loaded model is left then."""
         plan = self._plan
-        _require_nodes(plan)
+        try:
+            _require_nodes(plan)
+        except WebUIError as error:
+            raise error if self._conceal is None else self._conceal(error) from None
         worker = self._start_worker()
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(worker.kill)
@@ -82,7 +88,8 @@ class ModelLoad:
         binds_threads = plan.loader.binds_threads and self._cores.available()
         try:
             watch = NodeWatch(plan.nodes) if plan.nodes else None
-            return WorkerProcess(overlay.folder if overlay else None, self._died, binds_threads, watch)
+            folder = overlay.folder if overlay else None
+            return WorkerProcess(folder, self._died, binds_threads, watch, self._conceal)
         except OSError as error:  # no memory, or too many processes
             raise LoadFailed(plan.loader.name, plan.record.name, str(error)) from error
 

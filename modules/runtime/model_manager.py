@@ -40,6 +40,7 @@ class ModelManager:
     Models are in memory at once as far as `room` and `limits` allow; without `room`, one is. A later `load` or `unload`
     cancels a load by hand that is under way. `cores` must be shared with whatever else starts workers that compute.
     `crashed` are models that took their worker down, and have not been loaded since. `changes` are those of residents.
+    With `conceals_addresses`, errors about models do not say on which other machines they are.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class ModelManager:
         room: MemoryRoom | None = None,
         limits: ResidencyLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        conceals_addresses: bool = False,
     ) -> None:
         self.totals = GenerationTotals()
         self._cores, self._clock = cores or CoreBinding(), clock
-        self._limits = limits or ResidencyLimits()
+        self._limits, self._conceals = limits or ResidencyLimits(), conceals_addresses
         self._explainer = Explainer()
         self._numbers = itertools.count(1)
         self._latest_number = 0
@@ -289,7 +291,8 @@ class ModelManager:
             self._table.show_loading(task, plan)
         self._eviction.clear_room(task, plan, partial(self._raise_if_pointless, task))
         began = time.monotonic()
-        task.load = ModelLoad(plan, self._cores, self._on_death, partial(self._on_idle, task.name), self.totals)
+        on_idle = partial(self._on_idle, task.name)
+        task.load = ModelLoad(plan, self._cores, self._on_death, on_idle, self.totals, self._conceals)
         with self._state:
             if task.is_cancelled:
                 raise LoadCancelled(task.name)

@@ -17,13 +17,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from modules.core import server_errors  # noqa: F401 (so that those of workers are known when they arrive)
+from modules.core import request_route, server_errors  # noqa: F401 (so that those of workers are known when they arrive)
 from modules.core.errors import Words
 from modules.core.events import ENDS, Event, Failed, Json, Result, ServerState, from_line
 from modules.core.paths import ROOT
 from modules.core.worker_errors import Unloaded, WorkerDied, WorkerStuck
 from modules.options.option import shortened
 from modules.runtime import node_watch
+from modules.runtime.address_concealer import AddressConcealer
 from modules.runtime.node_watch import NodeWatch
 from modules.system import child_process
 
@@ -80,8 +81,8 @@ class WorkerProcess:
     The child prefers the packages in the directory `overlay` to those of the main environment. `ended` is called once
     if the child ends by itself. `binds_threads` means that its compute threads will be bound to cores; the threads of
     any other worker sleep while they wait for each other. `nodes` are other machines that it computes on: the child is
-    killed when they are silent. `is_server_reachable` is false while the server on which the model runs does not
-    answer.
+    killed when they are silent. `conceal` changes the errors before anybody gets them. `is_server_reachable` is false
+    while the server on which the model runs does not answer.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class WorkerProcess:
         ended: Callable[[WorkerDied], None] | None = None,
         binds_threads: bool = False,
         nodes: NodeWatch | None = None,
+        conceal: AddressConcealer | None = None,
     ) -> None:
         self._numbers = itertools.count(1)
         self._calls: dict[int, tuple[str, Deliver]] = {}
@@ -97,7 +99,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended = ended
-        self._nodes = nodes
+        self._nodes, self._conceal = nodes, conceal
         self._closing = False
         self._at_end: list[Callable[[], None]] = []
         self.death: WorkerDied | Unloaded | None = None
@@ -243,6 +245,8 @@ class WorkerProcess:
                 if isinstance(event, ServerState):
                     self.is_server_reachable = event.is_reachable
                     continue
+                if self._conceal is not None and isinstance(event, Failed):
+                    event = Failed(self._conceal(event.error))
                 running = self._calls.get(call)
                 if running is not None:
                     received.append((running[1], event))
@@ -260,6 +264,7 @@ class WorkerProcess:
         operations = set(self._operations())
         activity = next((name for name in _ACTIVITIES if name in operations), "")
         died = self._death_of(exit_code, _ACTIVITIES[activity])  # asks nodes, which may take a while
+        died = died if self._conceal is None else self._conceal(died)
         with self._lock:
             orphans = list(self._calls.values())
             self._calls.clear()
@@ -296,7 +301,7 @@ def child_environment(overlay: Path | None, waiting: Mapping[str, str]) -> dict[
     if any(name in os.environ for name in DECIDED_BY_USER):
         waiting = {}
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    changes = {"PYTHONUNBUFFERED": "1"}
+    changes = {"PYTHONUNBUFFERED": "1", request_route.VARIABLE: request_route.program()}
     if overlay is not None:
         paths.insert(0, str(overlay))
         programs = (str(overlay / "bin"), os.environ.get("PATH", os.defpath))  # PyTorch looks for ninja in PATH only

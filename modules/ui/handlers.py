@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from modules.app import App
 from modules.conversations.exporters.export import ExportedFile
 from modules.core.errors import InternalError, WebUIError
 from modules.core.product import LOG_FILE
+from modules.runtime.status import Status
 from modules.ui.gradio_import import gradio
 from modules.ui.locales import Tr, supported, translator
 from modules.ui.widgets import messages
@@ -55,6 +57,12 @@ class Page:
         self.tr: Tr = translator(language)
         self.owner = not app.flags.on("multi_user")
         """Whether whoever uses the page may change the model and what is saved."""
+
+    @property
+    def status(self) -> Status:
+        """The state of the model in use; of one on a server, guests get its name instead of the address."""
+        status = self.app.models.status
+        return status if self.owner or not status.address else dataclasses.replace(status, address=status.name)
 
     def on(
         self,

@@ -99,18 +99,18 @@ def add_route(server: FastAPI, app: App) -> None:
 
     @server.get("/models/list", include_in_schema=False)
     def models(lang: str = "") -> dict[str, Json]:
-        language = supported(lang)
+        language, is_owner = supported(lang), not app.flags.on("multi_user")
         return {
-            "models": [_facts(record, language) for record in app.selectable_models()],
+            "models": [_facts(record, language, is_owner) for record in app.selectable_models()],
             "status": _status(app, language),
-            "owner": not app.flags.on("multi_user"),
+            "owner": is_owner,
         }
 
 
-def _facts(record: ModelRecord, language: str) -> dict[str, Json]:
+def _facts(record: ModelRecord, language: str, is_owner: bool) -> dict[str, Json]:
     return {
         "name": record.name,
-        "quantization": kind_of(record),
+        "quantization": kind_of(record, is_owner),
         "size": decimal_size(record.size) if record.size else "",
         "problem": record.problem.say(language).partition("\n")[0] if record.problem else "",
     }

@@ -40,7 +40,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
         with gr.Column(elem_id="tx-page"):
             with gr.Row(elem_id="tx-header"):
                 gr.HTML(_title(page), elem_id="tx-header-start")
-                pill = gr.HTML(model_html.pill(app.models.status, page.tr), elem_id="tx-pill")
+                pill = gr.HTML(model_html.pill(page.status, page.tr), elem_id="tx-pill")
                 gr.HTML(_parameters_button(page), elem_id="tx-header-end")
             # The tab bar is hidden: static/shell.js selects the tabs.
             with gr.Tabs(elem_id="tx-tabs"):

@@ -80,3 +80,14 @@ def test_the_choice_is_explained_by_the_address(make_app: MakeApp) -> None:
     words = explain_choice(plan.record, plan.loader)
     assert words is not None
     assert words["en"].startswith("http://h:8080: this server generates")
+
+
+def test_guests_do_not_learn_the_address_from_the_name(make_app: MakeApp) -> None:
+    for flags, name in (
+        (("--multi-user",), "server"),
+        (("--multi-user", "--server-model", "m"), "m"),
+        (("--api-key", "a:use:secret"), "server"),
+        (("--api-key", "a:owner:secret"), "h:8080"),
+    ):
+        app = make_app("--server-url", "http://h:8080", *flags)
+        assert app.named_model is not None and app.named_model.name == name

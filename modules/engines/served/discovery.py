@@ -37,7 +37,7 @@ MESSAGES_TEMPLATE = """\
 """Gives the length of conversations that are sent as messages, and the marks of thoughts in their answers."""
 MOST_MODELS = 10_000
 _MOST_NAMED = 12
-_NOT_NOW = (401, 403, 429, 502, 503, 504)
+_NOT_NOW = (401, 403, 429, 502, 503, 504, 508)
 """Statuses of a server that lists its models, but not to us or not yet: a llama-server answers 503 while it loads."""
 
 _NO_CONTEXT = Note(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from modules.core.errors import WebUIError
 from modules.core.events import ENDS, Event, Failed, Json, Progress, Result, ServerState, Waiting
@@ -29,6 +30,7 @@ COARSE_STREAMS = 64
 """Above so many generations at once, the server is asked for an event every COARSE_INTERVAL tokens."""
 COARSE_INTERVAL = 4
 _THREADS = 8
+T = TypeVar("T")
 
 
 class ServedEngine:
@@ -128,7 +130,8 @@ class ServedEngine:
     async def _generate(self, call: int, prompt: Prompt, params: Mapping[str, Json]) -> Event:
         await self._take_turn(call)
         try:
-            served = await self._loop.run_in_executor(self._preparing, served_prompt, prompt, self._kind, params)
+            prepare = _in_context(partial(served_prompt, prompt, self._kind, params))
+            served = await self._loop.run_in_executor(self._preparing, prepare)
             done = await self._generation(call).run(served, params)
         finally:
             self._generations.pop(call, None)
@@ -138,9 +141,8 @@ class ServedEngine:
 
     def _generation(self, call: int) -> Generation:
         interval = COARSE_INTERVAL if self._running > COARSE_STREAMS else 1
-        aside = partial(self._loop.run_in_executor, self._answering)
         generation = Generation(
-            self._connection.client, self._kind, self._limits, partial(self._outbox.put, call), aside, interval
+            self._connection.client, self._kind, self._limits, partial(self._outbox.put, call), self._aside, interval
         )
         self._generations[call] = generation
         return generation
@@ -176,7 +178,7 @@ class ServedEngine:
             self._outbox.put(call, Waiting(position))
 
     async def _answer(self, answer: Callable[[], Json]) -> Event:
-        value = await self._loop.run_in_executor(self._answering, answer)
+        value = await self._aside(answer)
         return Result(await self._in_parts(value) if isinstance(value, Generator) else value)
 
     async def _in_parts(self, parts: Generator[None, None, Json]) -> Json:
@@ -191,9 +193,13 @@ class ServedEngine:
                 value.append(stop.value)
                 return end
 
-        while await self._loop.run_in_executor(self._answering, advance) is not end:
+        while await self._aside(advance) is not end:
             pass
         return value[0]
+
+    def _aside(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Run a function that asks the server in another thread."""
+        return self._loop.run_in_executor(self._answering, _in_context(work))
 
     def _measure(self, prompt: Json, params: Mapping[str, Json]) -> int:
         return measured(Prompt.from_json(prompt), self._kind)
@@ -206,3 +212,8 @@ class ServedEngine:
                 self._generations[call].resume_reading()
 
         self._loop.call_soon_threadsafe(read_on)
+
+
+def _in_context(work: Callable[[], T]) -> Callable[[], T]:
+    """Return `work` for another thread, which is to know the programs that the request has passed."""
+    return partial(contextvars.copy_context().run, work)

@@ -17,6 +17,7 @@ from modules.core.server_errors import (
     ServerBusy,
     ServerDenied,
     ServerFailed,
+    ServerIsOurs,
     ServerLacks,
     ServerRefused,
 )
@@ -47,6 +48,7 @@ _KINDS: Mapping[int, type[ServerRefused]] = {
     404: ServerLacks,
     405: ServerLacks,
     429: ServerBusy,
+    508: ServerIsOurs,
 }
 _NO_WORDS = "(no message)"
 

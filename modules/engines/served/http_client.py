@@ -16,6 +16,7 @@ from typing import cast
 
 import httptools
 
+from modules.core import request_route
 from modules.core.errors import OptionError, WebUIError, Words
 from modules.core.events import Json
 from modules.core.server_errors import (
@@ -368,6 +369,7 @@ def _request(target: Target, path: str, body: Json) -> bytes:
         f"Host: {target.authority}",
         "Accept: application/json, text/event-stream, application/x-ndjson",
         "Accept-Encoding: identity",
+        f"{request_route.HEADER}: {request_route.header_value()}",
         "Connection: close",
     ]
     if target.key:

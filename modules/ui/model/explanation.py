@@ -54,6 +54,8 @@ class Explanation:
             marked = options.mark_error(error, self._trained_context(values))
             return {options.notes: "", self._memory: gr.skip()} | marked | options.install.offer(None)
         wanted = (plan.loader, plan.record.format)
+        if not page.owner and (plan.loader.elsewhere or plan.nodes):
+            explained.pop("calls", None)  # they name other machines
         notes = model_html.reasons(*self._reasons(plan), page.tr)
         notes += options.install.notes(*wanted, model_html.explanation(explained, page.language, page.tr))
         memory = model_html.memory(await asyncio.to_thread(self._app.memory.fit, plan), page.tr)
@@ -76,5 +78,5 @@ class Explanation:
         language = self._page.language
         others = [loader for loader in compatible_loaders(plan.record) if loader is not plan.loader]
         reasons = {loader.name: reason(plan.record, loader) for loader in others}
-        chosen = explain_choice(plan.record, plan.loader)
+        chosen = explain_choice(plan.record, plan.loader, self._page.owner)
         return chosen[language] if chosen else "", {name: text[language] for name, text in reasons.items() if text}

@@ -32,7 +32,7 @@ class ListActions:
         """Show the model of a row, with its settings, unless the form with that `baseline` already is that model's."""
         text = name if isinstance(name, str) else ""
         picked = self._pick(self._with_model({self._options.baseline: baseline}, text))
-        status = self._app.models.status
+        status = self._page.status
         # The failed load of another model is no longer of interest.
         shown = "" if status.error else model_html.load_status(status, self._page.tr, self._page.language)
         return picked | {self._card.status: shown}

@@ -127,7 +127,7 @@ class Loading:
 
     def _progress(self) -> Updates:
         """Return the updates that change while a model is loaded."""
-        status, page = self._models.status, self._page
+        status, page = self._page.status, self._page
         return {
             self._card.status: model_html.load_status(status, page.tr, page.language),
             self._card.used: model_html.used(status),

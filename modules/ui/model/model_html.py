@@ -37,7 +37,7 @@ def pill(status: Status, tr: Tr) -> str:
     rest, unreachable = (rest, "") if status.is_reachable else (tr("resident_unreachable"), " tx-unreachable")
     name = f"{shrinkable_name(status.name)}<b>·</b>" if status.name else ""
     loader = f' data-loader="{slug(status.server or status.loader)}"' if status.state == "ready" else ""
-    title = f"{status.name} · {status.address}" if status.address else status.name
+    title = f"{status.name} · {status.address}" if status.address not in ("", status.name) else status.name
     return (
         f'<button type="button" class="tx-pill tx-{status.state}{unreachable}" aria-haspopup="dialog" '
         f'title="{escape(title, quote=True)}"{loader}>'
@@ -82,8 +82,8 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
     return info(tr("status_empty"))
 
 
-def facts(record: ModelRecord, tr: Tr) -> str:
-    """Render what a model's files say about it, as chips."""
+def facts(record: ModelRecord, tr: Tr, is_owner: bool = True) -> str:
+    """Render what a model's files say about it, as chips; where it is, to the owner alone."""
     missing_template = "no_default_template" if record.named_templates else "no_chat_template"
     has_template = bool(record.chat_template or record.server)  # servers have their own
     chips = [
@@ -97,7 +97,7 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         tr(f"state_{record.state}") if record.state else "",
         tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
         tr(f"task_{record.task}") if record.task else "",
-        *((record.server.url, record.server.model) if record.server else ()),
+        *((record.server.url if is_owner else "", record.server.model) if record.server else ()),
         "" if has_template or record.problem or record.task else tr(missing_template),
     ]
     shown = "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip)
@@ -154,6 +154,7 @@ def explanation(explained: Mapping[str, Json], language: str, tr: Tr) -> str:
         f"<li><code>{escape(note['option'])}</code> {escape(note['text'][language])}</li>" for note in notes
     )
     shown = f'<p class="tx-notes-title">{escape(tr("notes"))}</p><ul>{items}</ul>' if items else ""
-    calls = escape(json.dumps(explained.get("calls", {}), indent=2, ensure_ascii=False))
-    folded = f"<details><summary>{escape(tr('calls'))}</summary><pre>{calls}</pre></details>"
-    return f'<div class="tx-notes">{shown}{folded}</div>'
+    if "calls" in explained:
+        calls = escape(json.dumps(explained["calls"], indent=2, ensure_ascii=False))
+        shown += f"<details><summary>{escape(tr('calls'))}</summary><pre>{calls}</pre></details>"
+    return f'<div class="tx-notes">{shown}</div>' if shown else ""

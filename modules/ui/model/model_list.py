@@ -98,7 +98,7 @@ class ModelList:
         return {
             "name": record.name,
             "size": decimal_size(record.size) if record.size else "",
-            "quantization": kind_of(record),
+            "quantization": kind_of(record, self._page.owner),
             "problem": tr(f"state_{record.state}") if record.problem else "",
             "note": tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
             "verdict": kind,
@@ -112,9 +112,11 @@ class ModelList:
         return text.format(name=entry.names[0], count=others)
 
 
-def kind_of(record: ModelRecord) -> str:
-    """Return how a model is quantized, or else its format; of one on a server, where that is."""
-    return urlsplit(record.server.url).netloc if record.server else record.quantization or record.format
+def kind_of(record: ModelRecord, is_owner: bool) -> str:
+    """Return how a model is quantized, or else its format; of one on a server, where that is, to the owner alone."""
+    if record.server and is_owner:
+        return urlsplit(record.server.url).netloc
+    return record.quantization or record.format
 
 
 def fit_by_size(size: int, room: int) -> str:

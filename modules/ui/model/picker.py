@@ -60,7 +60,7 @@ class ModelPicker:
 
     def _shown(self, name: str) -> Updates:
         record = self._app.record(name)
-        facts = model_html.facts(record, self._page.tr)
+        facts = model_html.facts(record, self._page.tr, self._page.owner)
         if record.problem is not None:
             return self._without_form(facts + self._page.alert(record.problem))
         saved, problems = self._app.planner.validated_settings(record)

@@ -74,10 +74,11 @@ def add_routes(server: FastAPI, app: App) -> None:
 def body_of(app: App, language: str) -> dict[str, Json]:
     """Return what the page shows of all residents, the page's own first, and whether the user may change them."""
     found = sorted(app.models.residents(), key=lambda one: not one.is_chosen)
-    return {"residents": [facts(one, language) for one in found], "owner": not app.flags.on("multi_user")}
+    is_owner = not app.flags.on("multi_user")
+    return {"residents": [facts(one, language, is_owner) for one in found], "owner": is_owner}
 
 
-def facts(resident: Resident, language: str) -> dict[str, Json]:
+def facts(resident: Resident, language: str, is_owner: bool = True) -> dict[str, Json]:
     """Return a resident as the script shows it; `state` is "answering" while it generates, and "unreachable" while
     its server does not answer; `text` says it."""
     tr = translator(language)
@@ -87,7 +88,7 @@ def facts(resident: Resident, language: str) -> dict[str, Json]:
     notes = [
         text,
         resident.loader,
-        _holder(resident),
+        _holder(resident, is_owner),
         tr("resident_on_demand") if resident.on_demand else "",
         _sleep(resident.sleeps_in, language),
     ]
@@ -101,10 +102,10 @@ def facts(resident: Resident, language: str) -> dict[str, Json]:
     }
 
 
-def _holder(resident: Resident) -> str:
-    """Return where a model is: at the address of its server, or in so many bytes of main memory."""
+def _holder(resident: Resident, is_owner: bool) -> str:
+    """Return where a model is: at the address of its server, for the owner, or in so many bytes of main memory."""
     if resident.record.server is not None:
-        return urlsplit(resident.record.server.url).netloc
+        return urlsplit(resident.record.server.url).netloc if is_owner else ""
     return decimal_size(resident.memory) if resident.memory else ""
 
 

@@ -9,6 +9,7 @@ import pytest
 from modules.core.errors import Unsupported
 from modules.core.events import ENDS, Done, Event, Failed, Result, Text
 from modules.core.prompt import Prompt
+from modules.core.request_route import HEADER, program
 from modules.core.server_errors import ServerLost
 from modules.loaders.generation_settings import resolve
 from modules.runtime.worker_process import WorkerProcess
@@ -16,6 +17,7 @@ from tests.support.echo_plans import wait_until
 from tests.support.fake_server import CUT, STALL, FakeServer, Reply, data, stream
 
 PATH = "/v1/completions"
+ROUTE, OTHER_PROGRAM = HEADER.lower(), "0123456789abcdef"
 MODELS = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 1000}]}
 
 
@@ -35,9 +37,9 @@ class Call:
         return event
 
 
-def generate(worker: WorkerProcess, text: str = "x") -> Call:
+def generate(worker: WorkerProcess, text: str = "x", **args: object) -> Call:
     params = resolve({"max_new_tokens": 100, "presence_penalty": 0.1})
-    return Call(worker, "generate", prompt=Prompt(text).to_json(), params=params)
+    return Call(worker, "generate", prompt=Prompt(text).to_json(), params=params, **args)
 
 
 def piece(text: str, reason: str | None = None) -> bytes:
@@ -64,8 +66,12 @@ def test_a_worker_hands_texts_to_a_server_and_says_whether_it_answers(worker: Wo
         assert lost.next_event() == Text("two")
         failed = lost.end()
         assert isinstance(failed, Failed) and isinstance(failed.error, ServerLost)
-        assert isinstance(generate(worker).end(), Done)
-        assert Call(worker, "count", text="a b c").end() == Result(3)  # while another one is under way
+        assert isinstance(generate(worker, passed=[OTHER_PROGRAM]).end(), Done)
+        assert server.requests[-1].headers[ROUTE] == f"{OTHER_PROGRAM},{program()}"
+        # while another one is under way
+        assert Call(worker, "count", text="a b c", passed=[OTHER_PROGRAM]).end() == Result(3)
+        assert server.requests[-1].headers[ROUTE] == f"{OTHER_PROGRAM},{program()}"
+        assert {request.headers[ROUTE] for request in server.requests[:-2]} == {program()}
         with pytest.raises(Unsupported, match="next"):
             worker.call("next", prompt=Prompt("x").to_json(), params={})
         worker.cancel(stalled.number)
