@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TIMEOUT_SECONDS = 300.0  # long, because ggml's threads are very slow while other programs use the cores
 POLL_SECONDS = 0.005
+_NOTHING_SAVED = ("--prompt-cache-gb", "0")  # a prompt of the last run would not be evaluated again
 
 
 class Program:
@@ -37,7 +38,7 @@ class Program:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
-        command = [sys.executable, script, "--listen-port", str(self.port), *flags]
+        command = [sys.executable, script, "--listen-port", str(self.port), *_NOTHING_SAVED, *flags]
         self.began = time.perf_counter()
         environment = os.environ | (variables or {})
         self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self._output, stderr=self._output)

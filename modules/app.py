@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -35,11 +36,12 @@ from modules.config.settings import read as read_settings
 from modules.config.trusted_code import TrustedCode
 from modules.conversations.errors import ConversationNotSaved
 from modules.conversations.store import ConversationStore
-from modules.core.errors import BinNotEmptied, CommandLineError, OpenToNetwork, OwnerOnly, Words
+from modules.core.errors import BinNotEmptied, CommandLineError, OpenToNetwork, OwnerOnly, WebUIError, Words
 from modules.core.paths import ROOT
 from modules.core.product import FLAGS_FILE
 from modules.downloads.context import TransferOptions
 from modules.downloads.manager import DownloadManager
+from modules.engines.prompt_cache.folder import PromptFolder
 from modules.evaluation.price_loads import PriceLoads
 from modules.evaluation.price_store import PriceResults
 from modules.evaluation.prices import Prices
@@ -118,7 +120,14 @@ class App:
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.memory = MemoryBudget()
         self._cores = CoreBinding()
-        self.models = ModelManager(self._cores, self.memory, _limits(flags), conceals_addresses=self.has_guests)
+        self.prompt_files = _prompt_folder(flags, cache)
+        self.models = ModelManager(
+            self._cores,
+            self.memory,
+            _limits(flags),
+            conceals_addresses=self.has_guests,
+            prompts=self.prompt_files,
+        )
         self.instruction_templates = InstructionTemplates(
             Path(flags.text("template_dir") or ROOT / "instruction-templates")
         )
@@ -155,7 +164,9 @@ class App:
         self.starters = StarterDownloads(
             self.downloads, self.catalog, self.models, self.planner, self.loading, self.memory
         )
-        self.deletion = ModelDeletion(self.catalog, self.model_settings, self.models, self.downloads, self.record)
+        self.deletion = ModelDeletion(
+            self.catalog, self.model_settings, self.models, self.downloads, self.record, self.prompt_files
+        )
         self.turns = Turns()
         self._make_evaluations(flags)
         self._make_training(flags)
@@ -324,6 +335,16 @@ class App:
         if flags.address[1] != self.flags.address[1]:
             listening_socket(*flags.address).close()
 
+    def forget_prompts(self) -> None:
+        """Delete all saved prompts, and what idle models hold in their KV caches. Raises BinNotEmptied."""
+        if self.prompt_files is None:
+            return
+        for model in self.models.loaded():
+            if model.loader.keeps_prompts:
+                with contextlib.suppress(WebUIError):  # it is gone, or has no cache
+                    model.ask("forget")
+        self.prompt_files.clear()
+
     @property
     def serves_others(self) -> bool:
         """Whether other machines can reach the server, directly or by a reverse proxy."""
@@ -349,6 +370,15 @@ class App:
 def _limits(flags: Flags) -> ResidencyLimits:
     minutes = int(flags.server["idle_timeout"])
     return ResidencyLimits(models=int(flags.server["models_max"]), idle_seconds=60.0 * minutes if minutes else None)
+
+
+def _prompt_folder(flags: Flags, cache: Path | None) -> PromptFolder | None:
+    """Return the folder of saved prompts, beside the file `cache`. With `--multi-user` nothing is saved there.
+
+    What guests without a login write is in memory alone.
+    """
+    gigabytes = 0.0 if flags.on("multi_user") else float(flags.server["prompt_cache_gb"])
+    return PromptFolder(cache.parent / "prompts", int(gigabytes * 10**9)) if cache is not None else None
 
 
 def _token() -> AccessToken | None:

@@ -44,9 +44,10 @@ from modules.core.prompt import Prompt
 from modules.core.worker_errors import LoadFailed
 from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
-from modules.engines.engine_protocol import BatchingEngine, TextEngine, takes_text
+from modules.engines.engine_protocol import BatchingEngine, TextEngine, saves_prompts, takes_text
 from modules.engines.error_edge import as_error
 from modules.engines.failure_causes import cause
+from modules.engines.prompt_cache.saving import FINISH_SECONDS, next_request, save_at_end
 from modules.engines.request_prompt import as_text, measured, tokenized
 from modules.engines.serial_adapter import SerialAdapter
 from modules.options.option import Value
@@ -69,12 +70,14 @@ PASSED = "passed"
 
 Request = tuple[int, str, dict[str, Json]]
 GENERATIONS = ("generate", "next")
+FINISH = "finish"
+"""The request that the parent makes by closing the pipe: save prompts, and end."""
 
 
 def main() -> None:
     requests, channel = child_process.take_stdin(), child_process.take_stdout()
-    child_process.end_with_parent(requests.fileno())
     worker = Worker(channel)
+    child_process.end_with_parent(requests.fileno(), worker.finish)
     threading.Thread(target=_read, args=(requests, worker), daemon=True).start()
     worker.run()
 
@@ -87,7 +90,7 @@ def _read(pipe: BinaryIO, worker: Worker) -> None:
     except BaseException:  # a worker that hears nothing any more must not stay
         traceback.print_exc()
         os._exit(1)
-    child_process.end()  # the parent closed the pipe or died; native code in the main thread cannot be asked to stop
+    worker.finish()  # the parent closed the pipe or died
 
 
 Engine = BatchingEngine | SerialAdapter | TextEngine
@@ -109,7 +112,7 @@ class Worker:
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
         self._large: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._tokenizing: set[int] = set()  # generations that are not in the inbox yet
-        self._queueing = threading.Lock()
+        self._queueing, self._finishing = threading.Lock(), threading.Lock()
         threading.Thread(target=self._run_large, daemon=True).start()
 
     def receive(self, call: int, operation: str, args: dict[str, Json], large: bool = False) -> None:
@@ -134,6 +137,19 @@ class Worker:
         else:
             serve, large = partial(self._queue, call, operation, args), False
         self._large.put(serve) if large else serve()
+
+    def finish(self) -> None:
+        """Have the main thread save prompts and end the process, which ends in any case. Any thread may call.
+
+        Native code in the main thread cannot be asked to stop.
+        """
+        with self._finishing:
+            engine = self._engine
+            if engine is not None and saves_prompts(engine):
+                self._inbox.put((NO_CALL, FINISH, {}))
+                engine.interrupt(True)
+                time.sleep(FINISH_SECONDS)
+            child_process.end()
 
     def _run_large(self) -> None:
         while True:
@@ -211,12 +227,19 @@ class Worker:
     def _take_requests(self) -> None:
         """Serve all requests that have arrived; wait for one if there is nothing to do."""
         if self._idle:
-            self._serve(*self._inbox.get())
+            self._serve(*next_request(self._inbox, self._engine))
         if self._engine is not None:
             self._engine.resume()  # before looking: requests from now on interrupt again
         while not self._inbox.empty():
             self._flush()  # the next step may take long
             self._serve(*self._inbox.get())
+
+    def _save_and_end(self) -> None:
+        """Save prompts, also those of generations under way, as far as there is time, and end the process."""
+        for call in list(self._running):
+            self._cancel(call)
+        save_at_end(self._engine)
+        child_process.end()
 
     def _line(self, call: int, event: Event) -> bytes:
         if isinstance(event, ENDS):
@@ -258,6 +281,8 @@ class Worker:
             self._send(call, Failed(_load_failed(args, error) if operation == "load" else as_error(error)))
 
     def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
+        if operation == FINISH:
+            self._save_and_end()
         waits = bool(self._deferred) or (operation in EXCLUSIVE and not self._idle)
         if waits and operation in (*AFFECTED, *EXCLUSIVE):
             self._deferred.append((call, operation, args))

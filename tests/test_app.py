@@ -122,6 +122,13 @@ def test_a_real_model_is_loaded_killed_loaded_again_and_unloaded(make_app: MakeA
         _ = app.models.current
 
 
+def test_prompts_are_saved_unless_others_use_the_server(make_app: MakeApp, tmp_path: Path) -> None:
+    cases = {(): 2_000_000_000, ("--prompt-cache-gb", "0.5"): 500_000_000, ("--prompt-cache-gb=0",): 0}
+    for arguments, expected in (cases | {("--multi-user", "--prompt-cache-gb=5"): 0}).items():
+        files = App(make_app(*arguments).flags, tmp_path / "cache" / "catalog.json").prompt_files
+        assert files is not None and (files.path, files.max_bytes) == (tmp_path / "cache" / "prompts", expected)
+
+
 def test_bins_are_emptied_at_start_those_of_logins_too(make_app: MakeApp) -> None:
     app = make_app()
     conversations, notebooks = app.conversations_of("me"), app.notebooks_of("me")

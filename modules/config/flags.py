@@ -184,6 +184,20 @@ _SERVER = (
         maximum=525_600,
     ),
     Option(
+        "prompt_cache_gb",
+        "prompt-cache-gb",
+        2.0,
+        {"en": "Saved prompts (GB)", "zh": "保存的提示词（GB）"},
+        {
+            "en": "Space on the disk, in GB, for evaluated prompts, so that a conversation continues at once after its "
+            "model was unloaded or the server restarted. 0 saves none, as does --multi-user.",
+            "zh": "用于保存已计算提示词的磁盘空间（GB），这样模型卸载或服务器重启后可立即继续对话。"
+            "0 表示不保存；使用 --multi-user 时也不保存。",
+        },
+        minimum=0,
+        maximum=10_000,
+    ),
+    Option(
         "strict_model",
         "strict-model",
         False,

@@ -141,6 +141,30 @@ class TextEngine(Protocol):
         """Let steps wait again: the requests that interrupted are about to be served."""
 
 
+class PromptSaver(Protocol):
+    """The further methods of an engine that saves prompts to files.
+
+    Such an engine has the operation "keep_prompts" (folder, max_bytes), after which it uses the files in that folder
+    and `keeps_prompts`. The folder is an absolute path.
+    """
+
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether there is a folder for prompts. Read by any thread."""
+
+    def save_prompts(self, seconds: float, at_end: bool) -> Iterator[None]:
+        """Save what has been evaluated and is in no file, in steps of some milliseconds.
+
+        Closing the iterator gives up what is not complete; it must be closed before anything else is asked of the
+        engine. `seconds` are left for all; `at_end` it is the last chance.
+        """
+
+
+def saves_prompts(engine: object) -> TypeIs[PromptSaver]:
+    """Tell whether an engine saves prompts to files now."""
+    return getattr(engine, "keeps_prompts", False)
+
+
 def takes_text(engine: object) -> TypeIs[TextEngine]:
     """Tell whether an engine is a `TextEngine`."""
     return hasattr(engine, "submit_text")

@@ -93,7 +93,7 @@ class LoraSet:
     ) -> _OpenAdapter:
         path = Path(request["path"])
         with _translate_errors(request["name"]):
-            version = _file_version(path)
+            version = file_version(path)
             adapter = reusable.get(version) or opened.get(version)
             if adapter is None:
                 adapter = opened[version] = _OpenAdapter(request["name"], version, self._backend.open(path))
@@ -128,7 +128,7 @@ class LoraSet:
             self._backend.close(adapter.handle)
 
 
-def _file_version(path: Path) -> tuple[object, ...]:
+def file_version(path: Path) -> tuple[object, ...]:
     """Return a key that changes with the adapter's files: a path whose file was rewritten is another adapter."""
     names = ("adapter_config.json", "adapter_model.safetensors")
     stats = [file.stat() for file in ([path / name for name in names] if path.is_dir() else [path])]

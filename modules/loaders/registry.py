@@ -80,6 +80,7 @@ class Loader:
         extras: Further packages for some of the formats.
         kernels: Compiled module that only NVIDIA GPUs run; built at the first load if it is not installed.
         binds_threads: Whether the engine has the operation `binds_threads`, which binds compute threads to cores.
+        keeps_prompts: Whether its engines save prompts to files: the operation `keep_prompts`.
         reasons: By format, a sentence on what the loader is good for; shown where a loader is chosen.
         gptq_bits: Bits per weight of the GPTQ models that it can load; empty if it loads all.
         reason_unusual_bits: Replaces the reason for GPTQ models of other than 4 bits.
@@ -104,6 +105,7 @@ class Loader:
     extras: tuple[Extra, ...] = ()
     kernels: str = ""
     binds_threads: bool = False
+    keeps_prompts: bool = False
     memory: str = ""
     gpus: str = "torch"
     reasons: Mapping[str, Words] = field(default_factory=dict, hash=False)
@@ -250,6 +252,7 @@ _TABLE = (
         lora_engine="peft",
         packages=("torch", "transformers", "accelerate"),
         install="pip install -r requirements.txt",
+        keeps_prompts=True,
         reasons={
             **dict.fromkeys(("safetensors", "pytorch"), _REASON_PLAIN),
             "gptq": _REASON_GPTQMODEL,
@@ -331,6 +334,7 @@ _TABLE = (
         reasons={"gguf": _REASON_LLAMACPP},
         overlay=_LLAMACPP_PACKAGES,
         binds_threads=True,
+        keeps_prompts=True,
     ),
     Loader(
         "llamacpp_HF",

@@ -16,6 +16,7 @@ from modules.core.errors import SettingsError, Words
 from modules.downloads.manager import DownloadManager
 from modules.downloads.record import ACTIVE_STATES
 from modules.downloads.view import JobView
+from modules.engines.prompt_cache.folder import PromptFolder
 from modules.runtime.model_manager import ModelManager
 
 _LOADED: Words = {"en": "It is loaded. Unload it first.", "zh": "它正在使用中，请先卸载。"}
@@ -28,7 +29,7 @@ _DOWNLOADING: Words = {
 class ModelDeletion:
     """Moves models and their settings to the bin in the folder of models, and back.
 
-    `find` returns the model of a name, as `App.record` does.
+    `find` returns the model of a name, as `App.record` does. Its saved `prompts` are deleted for good.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class ModelDeletion:
         models: ModelManager,
         downloads: DownloadManager,
         find: Callable[[str], ModelRecord],
+        prompts: PromptFolder | None = None,
     ) -> None:
         self._catalog, self._settings, self._models, self._downloads = catalog, settings, models, downloads
-        self._find = find
+        self._find, self._prompts = find, prompts
         self._bin = ModelBin(catalog.folder)
 
     def delete(self, name: str) -> BinEntry:
@@ -52,10 +54,14 @@ class ModelDeletion:
         self._refuse_downloading(deletion)
         settings = {model.name: dict(self._settings.remove(model.name)) for model in deletion.models}
         try:
-            return self._bin.delete(deletion, {model: entry for model, entry in settings.items() if entry})
+            entry = self._bin.delete(deletion, {model: saved for model, saved in settings.items() if saved})
         except NotDeletable:
             self._put_back(settings)
             raise
+        if self._prompts is not None:
+            for model in deletion.models:
+                self._prompts.delete_model(model.path)
+        return entry
 
     def restore(self, entry_id: str) -> BinEntry:
         """Move an entry of the bin back. Settings saved since then are kept. Raises NotInBin or NotRestorable."""

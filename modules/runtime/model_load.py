@@ -7,9 +7,10 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from modules.core.errors import WebUIError
+from modules.core.errors import Unsupported, WebUIError
 from modules.core.events import Info, Progress, Result
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied
+from modules.engines.prompt_cache.folder import PromptFolder
 from modules.loaders.availability import damaged, overlay_of, rpc_unavailable
 from modules.runtime.address_concealer import concealer_of
 from modules.runtime.core_binding import CoreBinding
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 class ModelLoad:
     """One load. `died` is called if the worker ends by itself, during the load or later.
 
-    `idle` and `totals` are for the `LoadedModel`. With `conceals`, errors name no addresses, later either.
+    `idle` and `totals` are for the `LoadedModel`. With `conceals`, errors name no addresses, later either. Prompts are
+    saved in the folder `prompts`, if there is one.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class ModelLoad:
         idle: Callable[[], None],
         totals: GenerationTotals,
         conceals: bool = False,
+        prompts: PromptFolder | None = None,
     ) -> None:
-        self._conceal = concealer_of(plan) if conceals else None
+        self._conceal, self._prompts = concealer_of(plan) if conceals else None, prompts
         self._plan, self._cores, self._died, self._idle, self._totals = plan, cores, died, idle, totals
         self._worker: WorkerProcess | None = None
         self._is_cancelled = False
@@ -98,6 +101,8 @@ class ModelLoad:
         info = self._await_load(worker, report)
         if plan.loader.binds_threads:
             self._cores.bind(worker)
+        if plan.loader.keeps_prompts and self._prompts is not None and self._prompts.max_bytes:
+            _keep_prompts(worker, self._prompts)
         model = LoadedModel(plan, worker, info, self._idle, self._totals)
         if plan.adapters:
             _apply_first_loras(model, plan.adapters)
@@ -121,6 +126,12 @@ def _require_nodes(plan: LoadPlan) -> None:
         if reason := rpc_unavailable(plan.loader):
             raise reason
         rpc_node.usable(rpc_node.ask_all(plan.nodes))
+
+
+def _keep_prompts(worker: WorkerProcess, prompts: PromptFolder) -> None:
+    """Let the engine save prompts, unless it cannot for this kind of model."""
+    with contextlib.suppress(Unsupported):
+        worker.call("keep_prompts", folder=str(prompts.path), max_bytes=prompts.max_bytes)
 
 
 def _apply_first_loras(model: LoadedModel, adapters: Sequence[LoraAdapter]) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from modules.core.errors import NoModelLoaded, WebUIError
 from modules.core.events import Json, Progress
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied, WorkerStuck
+from modules.engines.prompt_cache.folder import PromptFolder
 from modules.loaders.availability import unavailable
 from modules.runtime.alarm import Alarm
 from modules.runtime.core_binding import CoreBinding
@@ -40,7 +41,7 @@ class ModelManager:
     Models are in memory at once as far as `room` and `limits` allow; without `room`, one is. A later `load` or `unload`
     cancels a load by hand that is under way. `cores` must be shared with whatever else starts workers that compute.
     `crashed` are models that took their worker down, and have not been loaded since. `changes` are those of residents.
-    With `conceals_addresses`, errors about models do not say on which other machines they are.
+    With `conceals_addresses`, errors do not say on which other machines models are. `prompts` is for saved prompts.
     """
 
     def __init__(
@@ -50,20 +51,17 @@ class ModelManager:
         limits: ResidencyLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         conceals_addresses: bool = False,
+        prompts: PromptFolder | None = None,
     ) -> None:
-        self.totals = GenerationTotals()
-        self._cores, self._clock = cores or CoreBinding(), clock
-        self._limits, self._conceals = limits or ResidencyLimits(), conceals_addresses
-        self._explainer = Explainer()
-        self._numbers = itertools.count(1)
-        self._latest_number = 0
-        self._latest = LoadTask()  # the newest load by hand, or unload; older ones give up
+        self.totals, self._clock, self._for_loads = GenerationTotals(), clock, (conceals_addresses, prompts)
+        self._cores, self._limits = cores or CoreBinding(), limits or ResidencyLimits()
+        self._explainer, self._numbers = Explainer(), itertools.count(1)
+        self._latest_number, self._latest = 0, LoadTask()  # the newest load by hand, or unload; older ones give up
         self._state = threading.Condition()  # guards the fields below, never held during anything slow
         self._table = ResidentTable(room, self._limits, clock)
         self.crashed, self.changes = self._table.crashed, self._table.changes
-        self._queue = LoadQueue()
         self._eviction = Eviction(self._state, self._table, room, self._limits, clock)
-        self._waiting = WaitingRequests()
+        self._queue, self._waiting = LoadQueue(), WaitingRequests()
         self._failures = RecentFailures(self._limits.failure_seconds, clock)
         self._alarm = Alarm(clock, self.expire)
 
@@ -292,7 +290,7 @@ class ModelManager:
         self._eviction.clear_room(task, plan, partial(self._raise_if_pointless, task))
         began = time.monotonic()
         on_idle = partial(self._on_idle, task.name)
-        task.load = ModelLoad(plan, self._cores, self._on_death, on_idle, self.totals, self._conceals)
+        task.load = ModelLoad(plan, self._cores, self._on_death, on_idle, self.totals, *self._for_loads)
         with self._state:
             if task.is_cancelled:
                 raise LoadCancelled(task.name)

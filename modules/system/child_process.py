@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -58,24 +58,25 @@ def supervised_server(command: Sequence[str], seconds: float, folder: Path) -> l
     return supervised([supervisor.SERVER, str(seconds), str(folder), *command])
 
 
-def end_with_parent(pipe: int) -> None:
+def end_with_parent(pipe: int, closed: Callable[[], None] | None = None) -> None:
     """Let this process end when its parent does: `pipe` is a descriptor that reports a hang-up then.
 
     On Linux the kernel kills it, even while native code holds the GIL. Everywhere else, and if the parent has ended
-    before the kernel was asked, a thread that does nothing else sees that the pipe is closed.
+    before the kernel was asked, or has only closed the pipe, a thread that does nothing else sees that. It calls
+    `closed`, which must end this process, or ends it at once.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     if hasattr(select, "poll"):
-        threading.Thread(target=_end_at_hang_up, args=(pipe,), name="parent", daemon=True).start()
+        threading.Thread(target=_end_at_hang_up, args=(pipe, closed or end), name="parent", daemon=True).start()
 
 
-def _end_at_hang_up(pipe: int) -> None:
+def _end_at_hang_up(pipe: int, closed: Callable[[], None]) -> None:
     poll = select.poll()
     poll.register(pipe, 0)  # hang-ups and errors are always reported; requests that wait in the pipe are not asked for
     poll.poll()
-    end()
+    closed()
 
 
 def take_stdin() -> BinaryIO:

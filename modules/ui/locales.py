@@ -232,6 +232,15 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ss_bin_personas": ("用户文件（{count}）", "Files of personas ({count})"),
     "ss_bin_grammars": ("语法文件（{count}）", "Grammars ({count})"),
     "ss_bin_templates": ("指令模板（{count}）", "Instruction templates ({count})"),
+    "ss_saved": ("保存的提示词", "Saved prompts"),
+    "ss_saved_info": (
+        "模型已计算过的对话内容（词符编号和 KV 缓存），重新加载模型后可立即继续对话。删除对话不会删除它们；"
+        "清空时，内存中的 KV 缓存也一并清空。",
+        "Conversations as models have evaluated them (token ids and KV cache), to continue at once after the next "
+        "load. Deleting a conversation does not delete them. Empty clears the KV caches in memory, too.",
+    ),
+    "ss_prompts": ("提示词（{count}）", "Prompts ({count})"),
+    "ss_prompt": ("{model}：{tokens} 个词符（{size}）", "{model}: {tokens} tokens ({size})"),
     "ss_empty": ("清空", "Empty"),
     "ss_empty_sure": ("永久删除 {count} 项", "Delete {count} for good"),
     "ss_bin_emptied": ("已清空。", "Emptied."),

@@ -72,7 +72,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.models = folder / "models"
         self.log = folder / "server.log"
-        arguments = ["--listen-port", str(self.port), "--model-dir", str(self.models)]
+        arguments = ["--listen-port", str(self.port), "--model-dir", str(self.models), "--prompt-cache-gb", "0"]
         arguments += ["--logs-dir", str(folder / "logs"), "--character-dir", str(folder / "characters")]
         arguments += ["--persona-dir", str(folder / "users"), "--template-dir", str(folder / "templates"), *flags]
         self.process: subprocess.Popen[bytes] | ForkedProcess

@@ -13,6 +13,9 @@ from modules.catalog.errors import NotDeletable
 from modules.catalog.record import ModelRecord
 from modules.core.errors import ModelNotFound
 from modules.downloads.record import DownloadSpec
+from modules.engines.prompt_cache.folder import PromptFolder, model_key
+from modules.planning.model_deletion import ModelDeletion
+from tests.engines.prompt_cache import prompts as saved
 from tests.support import echo_plans
 from tests.support.checkpoint_files import put
 from tests.support.downloading import until
@@ -44,6 +47,18 @@ def hub() -> Iterator[HubServer]:
 
 def save(app: App, name: str, n_ctx: int) -> None:
     app.model_settings.save(name, "llama.cpp", {"n_ctx": n_ctx}, ["n_ctx"])
+
+
+def test_saved_prompts_of_a_model_are_deleted_with_it(app: App, models: Path, tmp_path: Path) -> None:
+    prompts = PromptFolder(tmp_path / "prompts", 0)
+    for name in ("a.gguf", "b.gguf"):
+        saved.save(
+            saved.open_store(prompts.path, key=dataclasses.replace(saved.KEY, model=model_key(models / name))),
+            saved.prompt(300),
+        )
+    deletion = ModelDeletion(app.catalog, app.model_settings, app.models, app.downloads, app.record, prompts)
+    deletion.delete("a.gguf")
+    assert [file.path.name[:16] for file in prompts.files()] == [model_key(models / "b.gguf")]
 
 
 def test_settings_are_deleted_and_restored_with_their_model(app: App) -> None:

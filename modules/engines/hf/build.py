@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import transformers
 
 from modules.core.events import Json, Note, Progress
 from modules.engines.engine_protocol import Report
@@ -28,8 +29,10 @@ from modules.engines.hf.model_folder import folder_for_transformers, in_folder
 from modules.engines.hf.notes import disk_note, notes
 from modules.engines.hf.offload_folder import temporary_offload_folder
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
+from modules.engines.hf.saved_prompts import PromptFiles
 from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
+from modules.engines.prompt_cache.keeper import PromptKeeper
 from modules.options.option import Value
 from modules.system import malloc
 
@@ -48,6 +51,7 @@ def _build_engine(
 ) -> Engine:
     calls = in_folder(arguments(path, options, environment), folder_for_transformers(path))
     _, args = model_call(calls)
+    facts = {name: value for name, value in args.items() if name not in ("max_memory", "offload_folder")}
     if "offload_folder" in args:
         args["offload_folder"] = str(temporary_offload_folder(args["offload_folder"]))
     if uses_gptqmodel_on_cpu(config, options, environment):
@@ -59,7 +63,17 @@ def _build_engine(
     vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
     all_notes = (*notes(path, options, environment), *_offload_notes(model.devices))
     context = config.context_length(options)
-    return with_loras(Engine(model, vocabulary, context, all_notes), model, context)
+    engine = with_loras(Engine(model, vocabulary, context, all_notes), model, context)
+    return _with_prompts(engine, path, [facts, torch.__version__, transformers.__version__, model.devices])
+
+
+def _with_prompts(engine: Engine, path: Path, facts: Json) -> Engine:
+    """Add the operation "keep_prompts", if the engine can save prompts; `facts` are those of `PromptKeeper`."""
+    if engine.can_save_prompts:
+        prompts = PromptKeeper(path, facts, lambda store: engine.use_files(PromptFiles(store) if store else None))
+        apply = prompts.following(engine.operations["apply_loras"])
+        engine.operations = {**engine.operations, "keep_prompts": prompts.keep, "apply_loras": apply}
+    return engine
 
 
 def with_loras(engine: Engine, model: Model, context: int) -> Engine:

@@ -19,7 +19,7 @@ from modules.core.events import Event, Failed, Info, Json, Note, Waiting
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines.engine_protocol import Operations
 from modules.engines.hf.batch import Batch, TokenSequence
-from modules.engines.hf.evaluator import Evaluator, Interrupted
+from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixFiles
 from modules.engines.hf.generation import Generation
 from modules.engines.hf.loglikelihoods import add_logits
 from modules.engines.hf.sampling.pipeline import NoTokenLeft
@@ -118,6 +118,21 @@ class Engine:
                 queue.remove(generation)
                 self._store_prefixes(generation)
         self._end_decoding([generation for generation in self._decoding if generation.call == call])
+
+    def use_files(self, files: PrefixFiles | None) -> None:
+        """Take prefixes of prompts from these files, too, and save them there."""
+        self._prefixes.files = files
+
+    @property
+    def can_save_prompts(self) -> bool:
+        return self._prefixes.can_save and not self.model.is_encoder_decoder
+
+    @property
+    def keeps_prompts(self) -> bool:
+        return self._prefixes.files is not None
+
+    def save_prompts(self, seconds: float, at_end: bool) -> Iterator[None]:
+        return self._prefixes.save(seconds, at_end)
 
     @property
     def idle(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +18,28 @@ class Interrupted(Exception):
     """A forward pass was aborted for a more urgent request. The cache may hold any part of the tokens evaluated."""
 
 
+class PrefixFiles(Protocol):
+    """Prefixes in files. A cache in them is one of `kv_cache`, of growable layers."""
+
+    def read(self, tokens: Sequence[int], held: int) -> tuple[Any, int] | None:
+        """Return a cache with more of `tokens` than `held`, and how many; None if no file has as many."""
+
+    def save(self, prefixes: Sequence[tuple[list[int], Any]], seconds: float, at_end: bool) -> Iterator[None]:
+        """Save those of the tokens with their caches that are worth it, in small steps, the first ones first.
+
+        No cache may be changed between two steps. See `PromptSaver.save_prompts`.
+        """
+
+
 class PrefixStore(ABC):
     """The caches of ended answers, for requests whose prompt begins with the same tokens.
 
-    What a cache is depends on the model; the engine only passes it around.
+    What a cache is depends on the model; the engine only passes it around. A store that `can_save` takes prefixes from
+    `files`, too, once it has them.
     """
+
+    can_save = False
+    files: PrefixFiles | None = None
 
     @abstractmethod
     def take(self, tokens: list[int]) -> tuple[Any, int]:
@@ -35,6 +52,10 @@ class PrefixStore(ABC):
     @abstractmethod
     def clear(self) -> None:
         """Drop all stored prefixes. No cache may be in use."""
+
+    def save(self, seconds: float, at_end: bool) -> Iterator[None]:
+        """Do as `PromptSaver.save_prompts`."""
+        return iter(())
 
     def free_memory(self) -> bool:
         """Release the memory of stored prefixes for an answer in progress. False if there is none to release."""

@@ -6,7 +6,7 @@ spare room to grow into, and rows of different lengths end at the same position:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,8 @@ def has_recurrent_state(cache: Any) -> bool:
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
-def _cache_of(layers: Sequence[GrowableLayer]) -> Any:
+def cache_of(layers: Sequence[GrowableLayer]) -> Any:
+    """Return a cache of these layers."""
     cache = DynamicCache()
     cache.layers = list(layers)
     return cache
@@ -123,7 +124,7 @@ def merge_rows(caches: Sequence[Any], lengths: Sequence[int]) -> tuple[Any, list
         layer = GrowableLayer(keys, values)
         layer.keys, layer.values = keys[:, :, :longest], values[:, :, :longest]
         layers.append(layer)
-    return _cache_of(layers), starts
+    return cache_of(layers), starts
 
 
 def _pad_left(rows: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
@@ -144,7 +145,7 @@ def extract_row(cache: Any, row: int, start: int, copy: bool) -> Any:
         part = states[row : row + 1, :, start:]
         return part.clone() if copy else part
 
-    return _cache_of([GrowableLayer(extract(layer.keys), extract(layer.values)) for layer in cache.layers])
+    return cache_of([GrowableLayer(extract(layer.keys), extract(layer.values)) for layer in cache.layers])
 
 
 @dataclass(eq=False)
@@ -162,6 +163,8 @@ class CachedPrefix:
 class PrefixCache(PrefixStore):
     """The caches of ended answers, least recently used first; beyond `max_bytes` and MAX_PREFIXES those are dropped."""
 
+    can_save = True
+
     def __init__(self, new_cache: Callable[[], Any], max_bytes: int) -> None:
         self._new_cache, self._max_bytes = new_cache, max_bytes
         self._prefixes: list[CachedPrefix] = []
@@ -169,6 +172,8 @@ class PrefixCache(PrefixStore):
     def take(self, tokens: list[int]) -> tuple[Any, int]:
         best = max(self._prefixes, key=lambda prefix: common_prefix_length(prefix.tokens, tokens), default=None)
         shared = min(common_prefix_length(best.tokens, tokens), len(tokens) - 1) if best else 0
+        if self.files is not None and (found := self.files.read(tokens, shared)) is not None:
+            return found
         if best is None or not shared:
             return self._new_cache(), 0
         surplus = len(best.tokens) - shared
@@ -184,6 +189,12 @@ class PrefixCache(PrefixStore):
         self._prefixes.append(CachedPrefix(tokens, cache))
         while len(self._prefixes) > 1 and self._is_over_limits():
             del self._prefixes[0]
+
+    def save(self, seconds: float, at_end: bool) -> Iterator[None]:
+        if self.files is None:
+            return iter(())
+        prefixes = [(one.tokens, one.cache) for one in reversed(self._prefixes) if is_growable(one.cache)]
+        return self.files.save(prefixes, seconds, at_end)
 
     def clear(self) -> None:
         self._prefixes.clear()
@@ -208,7 +219,7 @@ def _copy_prefix(prefix: CachedPrefix, length: int) -> Any:
         ]
     except torch.OutOfMemoryError:
         return None
-    return _cache_of([GrowableLayer(*layer) for layer in layers])
+    return cache_of([GrowableLayer(*layer) for layer in layers])
 
 
 def _crop(cache: Any, surplus: int) -> bool:

@@ -175,6 +175,11 @@ class Model:
         native.llama_memory_clear(self.memory, True)
         self._shift_pending = False
 
+    @property
+    def is_shift_pending(self) -> bool:
+        """Whether cells have positions that their keys do not have yet: a state saved now would be wrong."""
+        return self._shift_pending
+
     def state_size(self, sequence: int) -> int:
         """Return the bytes that `save_state` would take."""
         return int(native.llama_state_seq_get_size(self.context, sequence))

@@ -26,11 +26,14 @@ from modules.engines.llamacpp.loglikelihoods import WindowEvaluator
 from modules.engines.llamacpp.lora import LlamaAdapters
 from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, no_library_note, notes, unusable_projector_note
 from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
+from modules.engines.llamacpp.saved_prompts import save_prompts, state_facts
 from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Request, Scheduler
 from modules.engines.llamacpp.threadpool import ComputeThreads
 from modules.engines.llamacpp.tokenizer import Tokenizer
 from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
+from modules.engines.prompt_cache.keeper import PromptKeeper
+from modules.engines.prompt_cache.store import PromptStore
 from modules.engines.text_stream import CHARACTER_TOKENS, TextStream, begun_character
 from modules.options.option import Value
 from modules.system import cpu_memory
@@ -61,11 +64,13 @@ class LlamaCpp:
         self._warm_up()
         self._vision, vision_notes = _open_vision(path, self.model, calls)
         self._tokenizer = Tokenizer(self._vocabulary)
+        prompts = PromptKeeper(path, state_facts(calls, self.model), self._use_store)
         self.questions: Operations = self._tokenizer.questions
         self.operations: Operations = {
             "cache": self._cache.describe,
             "forget": self.forget,
-            "apply_loras": LoraSet(LlamaAdapters(self.model, self._cache.clear)).apply,
+            "apply_loras": prompts.following(LoraSet(LlamaAdapters(self.model, self._cache.clear)).apply),
+            "keep_prompts": prompts.keep,
             "loglikelihoods": self._windows.loglikelihoods,
             "bind_threads": ComputeThreads(self.model.context, calls).bind,
         }
@@ -152,6 +157,18 @@ class LlamaCpp:
     def _end(self, request: Request) -> None:
         self._scheduler.remove(request)
         request.sampler.free()
+
+    # -- saved prompts --------------------------------------------------------------------------------------------
+
+    def _use_store(self, store: PromptStore | None) -> None:
+        self._cache.store = store
+
+    @property
+    def keeps_prompts(self) -> bool:
+        return self._cache.store is not None
+
+    def save_prompts(self, seconds: float, at_end: bool) -> Iterator[None]:
+        return save_prompts(self._cache, self.model, seconds, at_end)
 
     # -- a step ---------------------------------------------------------------------------------------------------
 

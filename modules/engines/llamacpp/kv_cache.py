@@ -3,7 +3,7 @@
 Every running request has a slot, which is one sequence of the context; all slots share the context's cells. A slot
 keeps its cells after the answer. The next request continues where most of its tokens have been evaluated already: in
 the same slot; in a copy of another slot's prefix (which costs nothing, the cells get a second owner); in a prefix that
-was saved to main memory; or, with streaming_llm, behind a gap that is closed by shifting positions.
+was saved to main memory, or to a file; or, with streaming_llm, behind a gap that is closed by shifting positions.
 
 Cells of idle slots slow the running ones down, because attention goes over all cells. Idle slots are therefore saved to
 main memory, but not while new requests keep coming, which may want to continue them. Saving copies a thousand tokens
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from modules.core.events import Json
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import has_images, positions, whole_chunks
+from modules.engines.prompt_cache.prompt_file import DamagedFile
+from modules.engines.prompt_cache.store import PromptStore
 from modules.engines.token_ids import common_prefix_length
 
 MIN_COPIED_TOKENS = 32
@@ -77,14 +79,15 @@ class KVCache:
     """The slots of one model. To be used by the thread that decodes.
 
     `attention_sink_size` counts the tokens at the beginning that streaming_llm never drops, None without streaming_llm.
-    Saved prefixes take at most `max_saved_bytes` of main memory.
+    Saved prefixes take at most `max_saved_bytes` of main memory. Those in files are in `store`, if there is one.
     """
 
     def __init__(self, model: Model, slots: int, attention_sink_size: int | None, max_saved_bytes: int) -> None:
         self._model = model
         self.slots = [Slot(number) for number in range(slots)]
         self._attention_sink_size = attention_sink_size if model.can_shift else None
-        self._max_saved_bytes = max_saved_bytes
+        self.max_saved_bytes = max_saved_bytes
+        self.store: PromptStore | None = None
         self._saved: list[SavedPrefix] = []  # the oldest first
         self._surplus: dict[int, int] = {}  # see `image_cells.positions`
         self._use_counter = itertools.count(1)
@@ -135,9 +138,27 @@ class KVCache:
 
         At least one slot must be idle.
         """
+        reuse = self.find_reuse(tokens)
+        stored = self._read_stored(tokens, reuse.length)
         if not any(slot.busy for slot in self.slots):
-            self._save_others(self.find_reuse(tokens))
-        return self.acquire(self.find_reuse(tokens))
+            self._save_others(stored or reuse)
+        return self.acquire(stored or self.find_reuse(tokens))
+
+    def _read_stored(self, tokens: array[int], held: int) -> Reuse | None:
+        """Read the prefix in a file with which more of `tokens` need not be evaluated than `held`, if there is one."""
+        if self.store is None:
+            return None
+        prompt = self.store.find(tokens, held, self._model.can_truncate)
+        if prompt is None or len(prompt.tokens) > self._model.n_ctx:
+            return None
+        state = np.empty(prompt.header.size, np.uint8)
+        try:
+            with self.store.reading(prompt) as reader:
+                reader.read_into(state.data)
+        except DamagedFile:
+            return None
+        length = min(common_prefix_length(prompt.tokens, tokens), len(tokens) - 1)
+        return Reuse(length, SavedPrefix(prompt.tokens[:], state), length)
 
     def take_empty(self) -> Slot | None:
         """Return an empty slot, now busy; None if all are.
@@ -184,7 +205,7 @@ class KVCache:
             slot = source
             length = self.truncate(slot, length)
         else:
-            if isinstance(source, SavedPrefix) and _is_continuation(source, length):
+            if isinstance(source, SavedPrefix) and source in self._saved and _is_continuation(source, length):
                 self._saved.remove(source)  # first of all, to make room for the slot that is saved next
             slot = self._prepare_target(source)
             length = self._copy(source, slot, length)
@@ -292,6 +313,11 @@ class KVCache:
             del slot.cells[:]
             slot.shared = 0
 
+    def contents(self) -> list[Slot | SavedPrefix]:
+        """Return the slots that hold tokens and the saved prefixes, those used last first."""
+        slots = sorted((slot for slot in self.slots if slot.cells), key=lambda slot: slot.last_use, reverse=True)
+        return [*slots, *reversed(self._saved)]
+
     def save_idle_slots(self) -> None:
         """Save at most one idle slot; to be called once per step. It does nothing just after a request began."""
         self._steps_since_acquire += 1
@@ -314,14 +340,14 @@ class KVCache:
         size = len(slot.cells)
         if any(common_prefix_length(saved.cells, slot.cells) == size for saved in self._saved):
             return True
-        if size < MIN_SAVED_TOKENS or self._model.state_size(slot.number) > self._max_saved_bytes:
+        if size < MIN_SAVED_TOKENS or self._model.state_size(slot.number) > self.max_saved_bytes:
             return False
         new = SavedPrefix(slot.cells[:], self._model.save_state(slot.number))
         if not new.state.size:
             return False
         self._saved = [old for old in self._saved if common_prefix_length(old.cells, new.cells) < len(old.cells)]
         self._saved.append(new)
-        while sum(saved.state.size for saved in self._saved) > self._max_saved_bytes:
+        while sum(saved.state.size for saved in self._saved) > self.max_saved_bytes:
             del self._saved[0]
         return True
 

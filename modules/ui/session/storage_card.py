@@ -18,6 +18,7 @@ from modules.system.bin_folder import BIN, empty_bin, names_in_bin
 from modules.system.folder_size import FolderSize, measure
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates
+from modules.ui.locales import Tr
 from modules.ui.session.card import button, card, fold, heading, sent_text, tagged
 from modules.ui.widgets.messages import alert, decimal_size, info
 from modules.ui.widgets.option_form import Component
@@ -98,6 +99,19 @@ def bins(app: App) -> list[Bin]:
     ]
 
 
+def saved_prompts(app: App, tr: Tr) -> Bin:
+    """Return the saved prompts of all models as a bin, which also empties the KV caches of idle models."""
+    folder = app.prompt_files
+
+    def entries() -> list[str]:
+        return [
+            tr("ss_prompt").format(model=header.model, tokens=f"{header.tokens:,}", size=decimal_size(file.size))
+            for file, header in (folder.headers() if folder is not None else ())
+        ]
+
+    return Bin("ss_prompts", entries, app.forget_prompts)
+
+
 def _kept_by_name(app: App) -> list[tuple[str, Path]]:
     """Return the folders whose bins contain files, or folders of them, as they were."""
     return [
@@ -129,7 +143,7 @@ class StorageCard:
     async def empty(self, event: gr.EventData) -> AsyncIterator[Updates]:  # type: ignore[name-defined]
         """Delete for good what is in a bin."""
         name = sent_text(event, "bin")
-        chosen = [one for one in bins(self._app) if one.key == name]
+        chosen = [one for one in [*bins(self._app), saved_prompts(self._app, self._tr)] if one.key == name]
         try:
             for one in chosen:
                 await asyncio.to_thread(one.empty)
@@ -154,11 +168,16 @@ class StorageCard:
         shown = [stored for stored in stored_folders(self._app) if _shown(stored, sizes)]
         rows = "".join(self._row(number, stored, sizes.get(stored.folder)) for number, stored in enumerate(shown))
         found = "".join(map(self._bin, bins(self._app))) or tagged("p", tr("bin_empty"), "tx-s-quiet")
+        prompts = self._bin(saved_prompts(self._app, tr))
+        prompts = (
+            prompts and f"<h3>{escape(tr('ss_saved'))}</h3>{tagged('p', tr('ss_saved_info'), 'tx-s-quiet')}{prompts}"
+        )
         return (
             heading(tr("ss_storage"), self._disk())
             + f'<ul class="tx-s-places">{rows}</ul>'
             + f'<div class="tx-s-buttons">{button(tr("ss_measure"), "measure", id="tx-s-measure")}</div>'
             + f"<h3>{escape(tr('ss_bins'))}</h3><p class='tx-s-quiet'>{escape(tr('ss_bins_info'))}</p>{note}{found}"
+            + prompts
         )
 
     def _disk(self) -> str:

@@ -22,7 +22,7 @@ def states(tokens: int) -> torch.Tensor:
 
 def new_cache() -> Any:
     """Return an empty cache of two growable layers."""
-    return kv_cache._cache_of([GrowableLayer(), GrowableLayer()])
+    return kv_cache.cache_of([GrowableLayer(), GrowableLayer()])
 
 
 def filled_cache(tokens: int) -> Any:

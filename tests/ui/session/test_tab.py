@@ -13,12 +13,14 @@ import pytest
 from modules.app import App
 from modules.config.flags_file import FlagsFile
 from modules.config.presets import Presets
+from modules.engines.prompt_cache.folder import PromptFolder
 from modules.options.generation import PARAMETERS
 from modules.setup.installed import Package
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
 from modules.ui.session.tab import SessionTab
 from modules.ui.widgets.option_form import OptionForm
+from tests.engines.prompt_cache import prompts as saved
 from tests.support.page_parts import AsCalled, page_parts
 
 gr = gradio()
@@ -102,6 +104,17 @@ def test_a_bin_is_listed_and_emptied(make_tab: Callable[..., Any], tmp_path: Pat
     assert "Emptied." in html and tab.app.conversations.deleted() == [] and "Presets (1)" in html
     html = last(tab.storage.empty(pressed(bin="ss_bin_presets")))[tab.storage.part]
     assert "The bin is empty." in html and not list((tmp_path / "presets" / ".trash").iterdir())
+
+
+def test_saved_prompts_are_listed_and_emptied(make_tab: Callable[..., Any], tmp_path: Path) -> None:
+    tab = make_tab()
+    assert "Saved prompts" not in last(tab.storage.show())[tab.storage.part]
+    tab.app.prompt_files = PromptFolder(tmp_path / "prompts", 0)
+    saved.save(saved.open_store(tmp_path / "prompts"), saved.prompt(1300))
+    html = last(tab.storage.show())[tab.storage.part]
+    assert "Prompts (1)" in html and "tiny.gguf: 1,300 tokens (26.2 KB)" in html
+    html = last(tab.storage.empty(pressed(bin="ss_prompts")))[tab.storage.part]
+    assert "Emptied." in html and "Saved prompts" not in html and not list((tmp_path / "prompts").iterdir())
 
 
 def test_an_unknown_bin_empties_nothing(make_tab: Callable[..., Any]) -> None:
