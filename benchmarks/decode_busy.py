@@ -6,7 +6,7 @@ and thread count. The ratios within each round are what counts.
 
 `--also GOMP_SPINCOUNT=3000` measures one more instance of our program with that variable, in the same rounds; any
 variable of DECIDED_BY_USER in modules/runtime/worker_process.py leaves its threads unbound. `--pair` measures two
-programs that answer at the same time: both bound, one bound and one unbound, and two llama-servers.
+models that answer at the same time, and each of them alone: in our program, and in two llama-servers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +31,8 @@ MIN_RATIOS = {0.0: 0.98, 0.4: 0.9, 1.0: 0.7}
 ROUNDS, TOKENS, CONTEXT = 5, 128, 8192
 PERIOD_SECONDS = 0.05
 """Period of the other program: 40 % means 20 ms of work and then 30 ms of sleep."""
-UNBOUND = {"OMP_WAIT_POLICY": "passive"}
-"""The environment of a second worker while another one is bound to the cores."""
+MIN_PAIR_RATIO = 1.0
+"""Required speed of each of two models that answer at the same time, relative to two llama-servers."""
 PROMPT = "Once upon a time, in a small village by the sea, there lived"  # SmolLM2 continues it for hundreds of tokens
 
 
@@ -50,7 +51,7 @@ def main() -> None:
         help="share of the time that the other program works, 0 to 1",
     )
     parser.add_argument("--also", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--pair", action="store_true", help="measure two programs at the same time instead")
+    parser.add_argument("--pair", action="store_true", help="measure two models at the same time instead")
     parser.add_argument("--programs", type=Path, default=PROGRAMS, help="folder with llama-server")
     args = parser.parse_args()
     server = args.programs / "llama-server"
@@ -71,12 +72,10 @@ def main() -> None:
             return stack.enter_context(LlamaServer(server, plan, 4, CONTEXT)).port
 
         if args.pair:
-            pairs = {
-                "ours, both bound": (ours({}), ours({})),
-                "ours, the second unbound": (ours({}), ours(UNBOUND)),
-                "llama-server": (theirs(), theirs()),
-            }
-            report_pairs(pairs, args.rounds, args.tokens)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            report_pairs(
+                {"ours": two_models(stack, args.model, folder), "llama-server": ((theirs(), {}), (theirs(), {}))}, args
+            )
         else:
             sides = {"ours": ours({}), "llama-server": theirs()}
             sides |= {name: ours(variables) for name, variables in zip(args.also, extra_variables, strict=True)}
@@ -114,9 +113,9 @@ def busy(share: float) -> Iterator[None]:
 # -- measuring ----------------------------------------------------------------------------------------------------
 
 
-def rate(port: int, tokens: int) -> float:
+def rate(port: int, tokens: int, **fields: str) -> float:
     """Return the tokens per second of one answer, which must have full length."""
-    answer = ask(port, "/v1/completions", {"prompt": PROMPT, "max_tokens": tokens + 1, "temperature": 0})
+    answer = ask(port, "/v1/completions", {"prompt": PROMPT, "max_tokens": tokens + 1, "temperature": 0, **fields})
     if (answer.tokens, answer.finish_reason) != (tokens + 1, "length"):
         sys.exit(f"The model ended its answer after {answer.tokens} tokens: use a prompt with a longer answer.")
     return answer.rate
@@ -144,29 +143,57 @@ def report(sides: Mapping[str, int], shares: Sequence[float], rounds: int, token
         verdict(name, f"{measured_ratio:.2f}", f"{floor:.2f} at least", measured_ratio >= floor)
 
 
-def report_pairs(pairs: Mapping[str, tuple[int, int]], rounds: int, tokens: int) -> None:
-    rates: dict[str, list[list[float]]] = {side: [] for side in pairs}
-    for ports in pairs.values():
-        together(ports, tokens)
-    for number in range(rounds):
-        for side in sorted(pairs, reverse=number % 2 == 1):
-            rates[side].append(together(pairs[side], tokens))
+# -- two models -------------------------------------------------------------------------------------------------------
+
+Side = tuple[int, Mapping[str, str]]
+"""The port of a server, and the fields of a request that choose its model."""
+
+
+def two_models(stack: contextlib.ExitStack, model: Path, folder: Path) -> tuple[Side, Side]:
+    """Load a file in our program twice, under two names in `folder`."""
+    names = ("first.gguf", "second.gguf")
+    for name in names:
+        (folder / name).symlink_to(model.resolve())
+    program = stack.enter_context(Program("--api", "--nowebui", "--model-dir", str(folder)))
+    program.wait_for("/healthz")
+    for name in names:
+        ask(program.port, "/v1/completions", {"prompt": PROMPT, "max_tokens": 1, "model": name})
+    return ((program.port, {"model": names[0]}), (program.port, {"model": names[1]}))
+
+
+def report_pairs(pairs: Mapping[str, Sequence[Side]], args: argparse.Namespace) -> None:
+    together_rates: dict[str, list[list[float]]] = {side: [] for side in pairs}
+    alone_rates: dict[str, list[list[float]]] = {side: [] for side in pairs}
+    for sides in pairs.values():
+        together(sides, args.tokens)  # warm up
+    for number in range(args.rounds):
+        for name in sorted(pairs, reverse=number % 2 == 1):
+            together_rates[name].append(together(pairs[name], args.tokens))
+            alone_rates[name].append([rate(port, args.tokens, **fields) for port, fields in pairs[name]])
     rows = []
-    for side, measured in rates.items():
-        first, second = (statistics.median(pair[index] for pair in measured) for index in (0, 1))
-        rows.append((side, first, second, statistics.median(map(sum, measured))))
-    table(["two at the same time", "first, tokens/s", "second", "both"], rows)
+    for name in pairs:
+        for what, rates in (("at the same time", together_rates), ("alone", alone_rates)):
+            rows.append((name, what, *(statistics.median(pair[index] for pair in rates[name]) for index in (0, 1))))
+    table(["side", "answers", "first, tokens/s", "second"], rows)
+    for index, name in enumerate(("First", "Second")):
+        both = zip(together_rates["ours"], together_rates["llama-server"], strict=True)
+        ratio = statistics.median(ours[index] / theirs[index] for ours, theirs in both)
+        verdict(f"{name} of two", f"{ratio:.2f}", f"{MIN_PAIR_RATIO:.2f} at least", ratio >= MIN_PAIR_RATIO)
 
 
-def together(ports: Sequence[int], tokens: int) -> list[float]:
-    """Return the tokens per second of answers that are requested at the same moment, one per port."""
+def together(sides: Sequence[Side], tokens: int) -> list[float]:
+    """Return the tokens per second of answers that are requested at the same moment, one per side."""
     rates: dict[int, float] = {}
-    clients = [threading.Thread(target=lambda port=port: rates.update({port: rate(port, tokens)})) for port in ports]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
-    return [rates[port] for port in ports]
+
+    def client(number: int, port: int, fields: Mapping[str, str]) -> None:
+        rates[number] = rate(port, tokens, **fields)
+
+    clients = [threading.Thread(target=client, args=(number, *side)) for number, side in enumerate(sides)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+    return [rates[number] for number in range(len(sides))]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from modules.chat.errors import ImageLeftOut, ImagesUnsupported
 from modules.chat.message import Message
@@ -43,7 +44,7 @@ class PromptForm:
 
     `render` gets the messages, and whether the last one is to be continued. `template` is the one around the reply,
     which says how it marks its thoughts. `stop` are strings that end the reply. `start_with` is a beginning of the
-    reply that comes after what is rendered.
+    reply that comes after what is rendered. `next_turn` returns the text between a reply and the next question.
 
     A model with `Info.messages` gets messages instead: those of `before` first, and last the beginning `begun` of the
     reply. `needs_text` is a form that it cannot have.
@@ -53,6 +54,7 @@ class PromptForm:
     template: ModelTemplate
     stop: tuple[str, ...] = ()
     start_with: str = ""
+    next_turn: Callable[[], str] = lambda: ""
     before: tuple[Message, ...] = ()
     begun: str = ""
     needs_text: bool = False
@@ -133,7 +135,7 @@ def chat_prompt(
         prompt = _as_messages(prompt, form, kept, starts, continue_last)
     starts = tuple(start + dropped for start in starts)
     markers, inside = reasoning_markers(templates, form.template, text)
-    prompt = dataclasses.replace(prompt, visible=_texts(markers), images=images)
+    prompt = dataclasses.replace(prompt, visible=_texts(markers), images=images, next_turn=form.next_turn())
     if not continue_last:
         return ChatPrompt(prompt, starts, markers, inside, template=form.template)
     if not ends_in_thought(messages[-1]):
@@ -194,7 +196,8 @@ def instruct_form(
     # A model stops by itself in the format that it was trained on, but perhaps not in another one.
     own = template.origin == "model" and not template.is_ours
     stop = () if own else template_stops(templates, template)
-    return PromptForm(render, template, stop, _space_before(render, start_with) + start_with, begun=start_with)
+    begin = _space_before(render, start_with) + start_with
+    return PromptForm(render, template, stop, begin, partial(templates.next_turn, template), begun=start_with)
 
 
 def _space_before(render: Callable[[Sequence[Message], bool], str], start_with: str) -> str:

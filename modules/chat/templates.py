@@ -17,6 +17,7 @@ from modules.chat.features import RenderAll, TemplateFeatures, probe, with_known
 from modules.chat.image_parts import marked_in, probe_images
 from modules.chat.mending import mend
 from modules.chat.message import Message
+from modules.chat.next_turn import probe_next_turn
 from modules.chat.renderer import LimitExceeded, Renderer, Rendering
 from modules.chat.template_notes import ALPACA_NOTE, adaptations, origin_note
 from modules.chat.template_variables import TemplateVariable, probe_variables
@@ -248,6 +249,10 @@ class ChatTemplates:
                 probed.more[name] = probe(render, features, source)
             found: T = probed.more[name]
             return found
+
+    def next_turn(self, template: ModelTemplate) -> str:
+        """Return what the template puts between an answer and the next question. Raises what `features` raises."""
+        return self.probed(template.for_tools(None), template, "next turn", probe_next_turn)
 
     def notes(self, template: ModelTemplate) -> tuple[Note, ...]:
         """Return what a user should know of the model's template: that it is missing, unusable, or takes less."""

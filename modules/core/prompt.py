@@ -31,6 +31,7 @@ class Prompt:
     with at most so many tokens, or the last one if none is that short: then the next prompts, which are a little
     longer, have the same beginning. `stop` are strings that end the answer beside those of the generation parameters,
     and `visible` are texts whose special tokens appear in the answer; the tokenizer of the prompt does not get them.
+    `next_turn` is the text that will follow the answer if the conversation goes on, up to the next question.
     The text has a mark of `core.image_marks` for each of the `images`; a shorter text may leave some out.
 
     A model with `Info.messages` gets the `messages` of a conversation instead of the text, which then only serves to
@@ -45,6 +46,7 @@ class Prompt:
     stop: tuple[str, ...] = ()
     target: int = 0
     visible: tuple[str, ...] = ()
+    next_turn: str = ""
     tokens: tuple[int, ...] = ()
     images: tuple[Image, ...] = ()
     messages: tuple[Mapping[str, Json], ...] = ()

@@ -55,8 +55,8 @@ class BatchingEngine(Protocol):
         """Queue a generation that continues the tokens of `prompt`; its events come from `step`.
 
         `params` has a seed, and perhaps a limit of `repetition.max_cached_tokens`, or texts that are `visible`: special
-        tokens in them appear in the answer. If it has a `next_token.candidate_count`, the generation ends with the
-        `next_token.result` for its first token.
+        tokens in them appear in the answer. `next_turn` is a text that will follow the answer if there is another turn.
+        If it has a `next_token.candidate_count`, the generation ends with the `next_token.result` for its first token.
         Raises a WebUIError if the engine cannot accept it.
         """
 

@@ -1,10 +1,11 @@
-"""Let one worker at a time bind its compute threads to the cores of this machine.
+"""Share the cores of this machine among the workers that compute at the moment.
 
 The threads of an OpenMP team wait for each other several hundred times per token, in a busy loop. If another program
 needs a core, the scheduler may run two of them on one core: then one spends the time slice that the thread it waits for
-needs. Bound threads never share a core. Two teams bound to the same cores would, so a second worker stays unbound as
-long as the first one lives. When that ends, because its model is unloaded or goes to sleep, the worker that has waited
-longest is bound in its stead. Its threads have been started to sleep while they wait for each other, and do so still.
+needs. Bound threads never share a core, but two teams bound to the same cores would. So a worker has all cores as long
+as it alone computes; while several do, each of them has a part of the cores, and as many threads as it has cores. Cores
+change hands whenever a worker begins or ends to compute: the engine applies that between two of its steps, which takes
+some microseconds (`benchmarks/decode_busy.py --pair`).
 
 Environment variables (OMP_PROC_BIND, OMP_PLACES) would be simpler, but with them libgomp binds the thread that loads it
 to the first core at once. Whatever that thread starts inherits this: threads that load weights, compilers, and the
@@ -14,89 +15,85 @@ the load, in an operation of its own (`binds_threads` in modules/loaders/registr
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from modules.core.errors import WebUIError
+from modules.core.events import Event
 from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
 from modules.system import cpu_memory
 
-log = logging.getLogger(__name__)
+Cores = list[list[int]]
+"""The logical CPUs of each core."""
 
 
 class CoreBinding:
-    """The cores that this process may use, and the worker whose compute threads are bound to them.
+    """The cores that this process may use, and the workers whose compute threads are bound to them.
 
-    A worker that has ended for whatever reason no longer holds them. `_waiting` are those that were not bound because
-    another one was. Any thread may call.
+    `_shares` has the cores that each of them was last given. Any thread may call.
     """
 
     def __init__(
-        self,
-        environment: Mapping[str, str] = os.environ,
-        cores: Callable[[], list[list[int]]] = cpu_memory.cpus_by_core,
+        self, environment: Mapping[str, str] = os.environ, cores: Callable[[], Cores] = cpu_memory.cpus_by_core
     ) -> None:
         self._environment = environment
         self._cores = cores
         self._lock = threading.Lock()
-        self._holder: WorkerProcess | None = None
-        self._waiting: list[WorkerProcess] = []
+        self._shares: dict[WorkerProcess, Cores] = {}
 
     def bind(self, worker: WorkerProcess) -> bool:
-        """Bind the compute threads of `worker` to all cores, which it then holds until it ends.
+        """Bind the compute threads of `worker` to cores until it ends: to all of them, unless other workers compute.
 
-        Returns False if they stay unbound: another living worker holds the cores, the user has set an environment
-        variable, there is only one core, the system does not list them, or the engine declines. In the first case they
-        are bound when that worker has ended. Raises the error of the worker if the operation fails.
+        Returns False if they stay unbound: the user has set an environment variable, there is only one core, the system
+        does not list them, or the engine declines. Raises the error of the worker if the operation fails.
         """
-        cores = self._claim(worker)
-        bound = False
-        try:
-            if cores:
-                bound = bool(worker.call("bind_threads", cores=cores))
-        finally:
-            if not bound:
-                self._release(worker)
-        if bound:
-            worker.call_at_end(self._bind_waiting)
-        return bound
-
-    def available(self) -> bool:
-        """Whether a worker started now can be bound. If not, its threads must not wait in a busy loop."""
+        cores = self._bindable()
+        if not cores or not worker.call("bind_threads", cores=cores):
+            return False
         with self._lock:
-            return bool(self._free())
+            self._shares[worker] = cores
+        worker.call_at_end(partial(self._forget, worker))
+        worker.watch(self._share)
+        return True
 
-    def _bind_waiting(self) -> None:
-        """Bind the first worker that waits and does not decline; the others wait for its end."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        for worker in waiting:
-            try:
-                self.bind(worker)
-            except WebUIError as error:  # it has ended, or cannot do it
-                log.debug("threads stay unbound: %s", error)
+    @property
+    def is_possible(self) -> bool:
+        """Whether a worker can be bound. If not, its threads must not wait in a busy loop."""
+        return bool(self._bindable())
 
-    def _is_held(self) -> bool:
-        return self._holder is not None and self._holder.running
-
-    def _free(self) -> list[list[int]]:
+    def _bindable(self) -> Cores:
         cores = self._cores()
-        if self._is_held() or len(cores) < 2 or any(name in self._environment for name in DECIDED_BY_USER):
-            return []
-        return cores
+        decided = any(name in self._environment for name in DECIDED_BY_USER)
+        return [] if decided or len(cores) < 2 else cores
 
-    def _claim(self, worker: WorkerProcess) -> list[list[int]]:
+    def _forget(self, worker: WorkerProcess) -> None:
         with self._lock:
-            cores = self._free()
-            if cores:
-                self._holder = worker
-            elif self._is_held():
-                self._waiting = [*(one for one in self._waiting if one.running), worker]
-        return cores
+            self._shares.pop(worker, None)
+        self._share()
 
-    def _release(self, worker: WorkerProcess) -> None:
+    def _share(self) -> None:
+        """Tell every worker that computes which cores it has, if these have changed.
+
+        Others keep what they have: they get their cores before the call with which they begin to compute.
+        """
         with self._lock:
-            if self._holder is worker:
-                self._holder = None
+            computing = [worker for worker in self._shares if worker.is_computing]
+            if not computing:
+                return
+            shares = divided(self._cores(), len(computing))
+            for worker, share in zip(computing, shares, strict=True):
+                if self._shares[worker] != share:
+                    self._shares[worker] = share
+                    worker.start("bind_threads", _ignore, cores=share, shared=len(computing) > 1)
+
+
+def divided(cores: Sequence[list[int]], count: int) -> list[Cores]:
+    """Return the cores of each of `count` workers: neighbors, and if there are fewer cores than workers, one."""
+    if count > len(cores):
+        return [[cores[number % len(cores)]] for number in range(count)]
+    return [list(cores[number * len(cores) // count : (number + 1) * len(cores) // count]) for number in range(count)]
+
+
+def _ignore(event: Event) -> None:
+    """Receive the end of an operation whose result is not needed: a worker that fails is reported elsewhere."""

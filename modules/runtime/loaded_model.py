@@ -275,4 +275,5 @@ def _arguments(prompt: Prompt, params: Mapping[str, Json]) -> dict[str, Json]:
     """Return the arguments of "generate": what the prompt says of its answer is added to the parameters."""
     stop = {"stop": [*params["stop"], *prompt.stop]} if prompt.stop else {}
     visible = {"visible": prompt.visible} if prompt.visible else {}
-    return {"prompt": prompt.to_json(), "params": {**params, **stop, **visible}}
+    next_turn = {"next_turn": prompt.next_turn} if prompt.next_turn else {}
+    return {"prompt": prompt.to_json(), "params": {**params, **stop, **visible, **next_turn}}

@@ -88,7 +88,7 @@ class ModelLoad:
     def _start_worker(self) -> WorkerProcess:
         plan = self._plan
         overlay = overlay_of(plan.loader, plan.record.format, plan.options)
-        binds_threads = plan.loader.binds_threads and self._cores.available()
+        binds_threads = plan.loader.binds_threads and self._cores.is_possible
         try:
             watch = NodeWatch(plan.nodes) if plan.nodes else None
             folder = overlay.folder if overlay else None

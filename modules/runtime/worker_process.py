@@ -61,6 +61,9 @@ SHORT_WAITING = {"GOMP_SPINCOUNT": "3000"}
 On two cores it trains 1.10 times as fast as with PASSIVE_WAITING (`benchmarks/training.py speed`).
 """
 
+COMPUTING = frozenset({"generate", "next", "loglikelihoods", "embed", "rank", "apply_loras"})
+"""Operations that occupy the compute threads of a loaded model."""
+
 log = logging.getLogger("worker")
 
 Deliver = Callable[[Event], None]
@@ -102,6 +105,8 @@ class WorkerProcess:
         self._nodes, self._conceal = nodes, conceal
         self._closing = False
         self._at_end: list[Callable[[], None]] = []
+        self._watchers: list[Callable[[], None]] = []
+        self._computing: set[int] = set()  # calls of COMPUTING operations
         self.death: WorkerDied | Unloaded | None = None
         self.is_server_reachable = True
         self._child = child_process.start(
@@ -139,6 +144,20 @@ class WorkerProcess:
                 return
         action()
 
+    def watch(self, action: Callable[[], None]) -> None:
+        """Have `action` called whenever the child is about to compute or has stopped, in the thread that notices."""
+        self._watchers.append(action)
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a call of COMPUTING is under way."""
+        return bool(self._computing)
+
+    def _notify(self, was_computing: bool) -> None:
+        if was_computing != self.is_computing:
+            for action in self._watchers:
+                action()
+
     def count_calls(self, operation: str) -> int:
         """Return how many calls of an operation are under way.
 
@@ -150,8 +169,9 @@ class WorkerProcess:
         """Start a call and return its number. `deliver` gets its events, the last of which is one of `ENDS`."""
         with self._lock:
             call = next(self._numbers)
-            death = self.death
+            death, was_computing = self.death, self.is_computing
             if death is None:
+                self._computing.update({call} if operation in COMPUTING else ())
                 if self._nodes is not None and not self._calls:
                     self._nodes.note(operation)
                 self._calls[call] = (operation, deliver)
@@ -161,16 +181,24 @@ class WorkerProcess:
         if death is not None:
             deliver(Failed(death))
         else:
+            self._notify(was_computing)
             self._write([call, operation, args])
         return call
 
     def cancel(self, call: int) -> None:
         """Drop a call here and in the child, unless it has ended."""
         with self._lock:
-            running = self._calls.pop(call, None)
-            self._grammars.pop(call, None)
+            was_computing = self.is_computing
+            running = self._forget(call)
         if running is not None:
             self._write([call, "cancel", {}])
+            self._notify(was_computing)
+
+    def _forget(self, call: int) -> tuple[str, Deliver] | None:
+        """Return the operation and the receiver of a call under way, which is no more. To be called with the lock."""
+        self._grammars.pop(call, None)
+        self._computing.discard(call)
+        return self._calls.pop(call, None)
 
     def events(self, operation: str, **args: Json) -> Generator[Event, None, None]:
         """Make a call and yield its events; closing the iterator cancels it. Raises the error of a Failed event."""
@@ -241,6 +269,7 @@ class WorkerProcess:
         """Return the events of calls under way with their receivers, and forget the calls that they end."""
         received = []
         with self._lock:
+            was_computing = self.is_computing
             for call, event in events:
                 if isinstance(event, ServerState):
                     self.is_server_reachable = event.is_reachable
@@ -253,8 +282,8 @@ class WorkerProcess:
                     if self._nodes is not None:
                         self._nodes.note(running[0])
                 if isinstance(event, ENDS):
-                    self._calls.pop(call, None)
-                    self._grammars.pop(call, None)
+                    self._forget(call)
+        self._notify(was_computing)
         return received
 
     def _report_death(self) -> None:
@@ -268,6 +297,7 @@ class WorkerProcess:
         with self._lock:
             orphans = list(self._calls.values())
             self._calls.clear()
+            self._computing.clear()
             self.death = Unloaded() if self._closing else died
         for _, deliver in orphans:
             deliver(Failed(self.death))

@@ -15,11 +15,11 @@ import pytest
 from modules.catalog.record import ModelRecord
 from modules.core.errors import Unsupported
 from modules.core.events import Json, Result
-from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus
+from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus, thread_counts
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
 from modules.loaders.registry import LOADERS
-from modules.runtime.core_binding import CoreBinding
+from modules.runtime.core_binding import CoreBinding, divided
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
 from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
@@ -64,50 +64,64 @@ def echo_plan() -> LoadPlan:
     return LoadPlan(record, ECHO, resolve(ECHO, model={}, saved={}, flags={}, form={}))
 
 
-# -- granting cores ----------------------------------------------------------------------------------------------------
+# -- sharing cores -----------------------------------------------------------------------------------------------------
 
 
-def test_only_the_first_of_three_workers_is_bound(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
-    workers = [start() for _ in range(3)]
-    assert binding.available()
-    assert [binding.bind(worker) for worker in workers] == [True, False, False]
-    assert not binding.available()
-    assert [bound_cores(worker) for worker in workers] == [TWO_CORES, [], []]
+def compute(worker: WorkerProcess) -> int:
+    """Start a call that occupies the compute threads of an echo worker until it is cancelled, and return its number."""
+    return worker.start("generate", lambda event: None, prompt="slow count 1000", params={})
 
 
-def test_the_cores_of_a_killed_worker_go_to_the_one_that_has_waited_longest(
+def test_a_worker_has_all_cores_while_it_alone_computes_and_a_part_beside_others(
     binding: CoreBinding, start: Callable[..., WorkerProcess]
 ) -> None:
     first, second, third = workers = [start() for _ in range(3)]
-    assert [binding.bind(worker) for worker in workers] == [True, False, False]
+    assert [binding.bind(worker) for worker in workers] == [True, True, True]
+    assert [bound_cores(worker) for worker in workers] == [TWO_CORES] * 3
+    compute(first)
+    call = compute(second)
+    assert [bound_cores(worker) for worker in workers] == [TWO_CORES[:1], TWO_CORES[1:], TWO_CORES]
+    second.cancel(call)
+    assert bound_cores(first) == TWO_CORES
+    compute(third)
+    assert [bound_cores(worker) for worker in workers] == [TWO_CORES[:1], TWO_CORES[1:], TWO_CORES[1:]]
+    first.cancel(first.start("encode", lambda event: None, text="a"))
+    assert bound_cores(first) == TWO_CORES[:1], "a quick question is no change"
+
+
+def test_the_cores_of_a_killed_or_closed_worker_go_to_those_that_still_compute(
+    binding: CoreBinding, start: Callable[..., WorkerProcess]
+) -> None:
+    first, second, third = workers = [start() for _ in range(3)]
+    for worker in workers:
+        binding.bind(worker)
+        compute(worker)
+    wait_until(lambda: bound_cores(third) == TWO_CORES[:1])
     os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: (bound_cores(second), bound_cores(third)) == (TWO_CORES[:1], TWO_CORES[1:]))
+    third.close()
     wait_until(lambda: bound_cores(second) == TWO_CORES)
-    assert bound_cores(third) == [] and not binding.available()
 
 
-def test_the_cores_of_a_closed_worker_go_past_one_that_declines(
+def test_every_core_belongs_to_one_worker_unless_there_are_more_workers_than_cores() -> None:
+    cores = [[0, 8], [1, 9], [2, 10], [3, 11], [4]]
+    assert divided(cores, 1) == [cores]
+    assert divided(cores, 2) == [cores[:2], cores[2:]]
+    assert divided(cores, 5) == [[core] for core in cores]
+    assert divided(cores, 7) == [[core] for core in (*cores, *cores[:2])]
+
+
+def test_an_engine_that_declines_or_fails_has_no_part_of_the_cores(
     binding: CoreBinding, start: Callable[..., WorkerProcess]
 ) -> None:
-    first, declining, third = workers = [start(), start(numa=True), start()]
-    assert [binding.bind(worker) for worker in workers] == [True, False, False]
-    first.close()
-    wait_until(lambda: bound_cores(third) == TWO_CORES)
-    assert bound_cores(declining) == []
-
-
-def test_an_engine_that_declines_leaves_the_cores_to_the_next_worker(
-    binding: CoreBinding, start: Callable[..., WorkerProcess]
-) -> None:
-    assert not binding.bind(start(numa=True))
-    assert binding.bind(start())
-
-
-def test_an_engine_that_fails_leaves_the_cores_to_the_next_worker(
-    binding: CoreBinding, start: Callable[..., WorkerProcess]
-) -> None:
+    declining, failing, other = start(numa=True), start("refuse_cores"), start()
+    assert not binding.bind(declining)
     with pytest.raises(Unsupported):
-        binding.bind(start("refuse_cores"))
-    assert binding.bind(start())
+        binding.bind(failing)
+    assert binding.bind(other)
+    for worker in (declining, failing, other):
+        compute(worker)
+    assert (bound_cores(declining), bound_cores(other)) == ([], TWO_CORES)
 
 
 def test_nothing_is_bound_if_the_user_sets_an_openmp_variable(start: Callable[..., WorkerProcess]) -> None:
@@ -141,20 +155,6 @@ def test_a_model_that_replaces_another_is_bound_and_explaining_binds_nothing(bin
         owner.unload()
 
 
-def test_threads_of_a_second_worker_sleep_while_waiting(
-    binding: CoreBinding, start: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert binding.bind(start())
-    owner = ModelManager(binding)
-    try:
-        second = owner.load(echo_plan())
-        assert second.ask("bound") == []
-        assert second.ask("where")["env"]["OMP_WAIT_POLICY"] == "passive"
-    finally:
-        owner.unload()
-
-
 def test_only_the_llama_cpp_loaders_bind_threads() -> None:
     assert [name for name, loader in LOADERS.items() if loader.binds_threads] == ["llama.cpp", "llamacpp_HF"]
 
@@ -166,12 +166,22 @@ def calls(threads: int, threads_batch: int, **others: Json) -> dict[str, Json]:
     return {"llama_init_from_model": {"n_threads": threads, "n_threads_batch": threads_batch}, **others}
 
 
+def cpus(calls: dict[str, Json], cores: list[list[int]], shared: bool = False) -> tuple[list[int], list[int]]:
+    return bound_cpus(calls, cores, thread_counts(calls, cores, shared))
+
+
 def test_every_core_gets_one_thread_before_any_core_gets_two() -> None:
-    assert bound_cpus(calls(2, 2), [[0], [1]]) == ([0, 1], [0, 1])
-    assert bound_cpus(calls(2, 2), [[1], [6]]) == ([1, 6], [1, 6])
-    assert bound_cpus(calls(2, 4), TWO_CORES) == ([0, 1], [0, 1, 2, 3])
-    assert bound_cpus(calls(3, 3), [[0, 1], [2, 3]]) == ([0, 2, 1], [0, 2, 1])
-    assert bound_cpus(calls(3, 5), [[0, 1], [2, 3], [4]]) == ([0, 2, 4], [0, 2, 4, 1, 3])
+    assert cpus(calls(2, 2), [[0], [1]]) == ([0, 1], [0, 1])
+    assert cpus(calls(2, 2), [[1], [6]]) == ([1, 6], [1, 6])
+    assert cpus(calls(2, 4), TWO_CORES) == ([0, 1], [0, 1, 2, 3])
+    assert cpus(calls(3, 3), [[0, 1], [2, 3]]) == ([0, 2, 1], [0, 2, 1])
+    assert cpus(calls(3, 5), [[0, 1], [2, 3], [4]]) == ([0, 2, 4], [0, 2, 4, 1, 3])
+
+
+def test_a_part_of_the_cores_gets_no_more_threads_than_it_has_room_for() -> None:
+    assert cpus(calls(2, 2), [[1]], shared=True) == ([1], [1])
+    assert cpus(calls(4, 8), [[2, 6], [3, 7]], shared=True) == ([2, 3], [2, 3, 6, 7])
+    assert cpus(calls(2, 3), TWO_CORES[:1], shared=True) == ([0], [0, 2])
 
 
 def test_threads_stay_unbound_if_they_are_too_few_or_too_many_for_the_cores() -> None:
@@ -184,7 +194,7 @@ def test_threads_stay_unbound_if_they_are_too_few_or_too_many_for_the_cores() ->
         (calls(2, 2), [[0], [MAX_CPUS]]),
     ]
     for arguments, cores in cases:
-        assert bound_cpus(arguments, cores) == ([], []), (arguments, cores)
+        assert cpus(arguments, cores) == ([], []), (arguments, cores)
 
 
 # -- a real worker -----------------------------------------------------------------------------------------------------
@@ -216,6 +226,13 @@ def test_each_compute_thread_is_bound_to_one_core_and_other_threads_to_none(name
         assert CoreBinding({}).bind(worker)
         generate(worker)
         cpus_by_thread = allowed_cpus(worker.pid)
+        second_core = cpu_memory.cpus_by_core()[1]
+        worker.call("bind_threads", cores=[second_core], shared=True)
+        generate(worker)
+        assert allowed_cpus(worker.pid)[worker.pid] == {second_core[0]}
+        worker.call("bind_threads", cores=cpu_memory.cpus_by_core())
+        generate(worker)
+        assert allowed_cpus(worker.pid) == cpus_by_thread
     finally:
         worker.close()
     bound = [cpus for cpus in cpus_by_thread.values() if cpus != os.sched_getaffinity(0)]

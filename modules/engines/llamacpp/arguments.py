@@ -172,15 +172,26 @@ def flash_attention(options: Options) -> bool:
 # -- threads and positions ---------------------------------------------------------------------------------------------
 
 
-def bound_cpus(calls: Mapping[str, Json], cores: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-    """Return the logical CPUs of the threads that decode and of those that prefill, one CPU per thread.
+def thread_counts(calls: Mapping[str, Json], cores: Sequence[Sequence[int]], shared: bool = False) -> tuple[int, int]:
+    """Return the numbers of threads that decode and that prefill: those of `calls`.
 
-    `cores` holds the logical CPUs of each core. Both lists are empty where binding would not help: the scheduler does
-    better if the threads leave a core free, or if there are more threads than CPUs; under `numa`, ggml binds the
-    threads itself. Nor can ggml's mask name a CPU whose number is MAX_CPUS or more.
+    Where models share the cores of the machine, `cores` are the part of this one. Then there is at most one thread that
+    decodes for each of them, and one that prefills for each logical CPU.
     """
     context = calls["llama_init_from_model"]
-    counts = (int(context["n_threads"]), int(context["n_threads_batch"]))
+    decoding, prefilling = int(context["n_threads"]), int(context["n_threads_batch"])
+    return (min(decoding, len(cores)), min(prefilling, sum(map(len, cores)))) if shared else (decoding, prefilling)
+
+
+def bound_cpus(
+    calls: Mapping[str, Json], cores: Sequence[Sequence[int]], counts: tuple[int, int]
+) -> tuple[list[int], list[int]]:
+    """Return the logical CPUs of the threads that decode and of those that prefill, one CPU per thread.
+
+    `cores` holds the logical CPUs of each core, `counts` are the numbers of threads. Both lists are empty where binding
+    would not help: the scheduler does better if the threads leave a core free, or if there are more threads than CPUs;
+    under `numa`, ggml binds the threads itself. Nor can ggml's mask name a CPU whose number is MAX_CPUS or more.
+    """
     order = [cpu for nth_cpus in zip_longest(*cores) for cpu in nth_cpus if cpu is not None]  # second hyperthreads last
     fits = max(order, default=0) < MAX_CPUS
     if not fits or "llama_numa_init" in calls or any(not len(cores) <= count <= len(order) for count in counts):

@@ -24,6 +24,7 @@ from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.loglikelihoods import WindowEvaluator
 from modules.engines.llamacpp.lora import LlamaAdapters
+from modules.engines.llamacpp.next_turn import NextTurn
 from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, no_library_note, notes, unusable_projector_note
 from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
 from modules.engines.llamacpp.saved_prompts import save_prompts, state_facts
@@ -60,6 +61,7 @@ class LlamaCpp:
         slots = calls["llama_init_from_model"]["n_seq_max"]
         self._cache = KVCache(self.model, slots, attention_sink_size, max_saved_bytes)
         self._scheduler = Scheduler(self.model, self._cache)
+        self._next_turn = NextTurn(self.model, self._cache, self._batch)
         self._windows = WindowEvaluator(self.model, self._cache, self._scheduler, self._batch)
         self._warm_up()
         self._vision, vision_notes = _open_vision(path, self.model, calls)
@@ -140,15 +142,17 @@ class LlamaCpp:
 
     @property
     def idle(self) -> bool:
-        return self._scheduler.idle
+        return self._scheduler.idle and not self._next_turn.pending
 
     def interrupt(self, urgent: bool) -> None:
-        """Interrupt what runs if it is a long prefill and a slot is free, or part of a window; in any case if `urgent`.
+        """Interrupt what runs if it is a long prefill and a slot is free, a next turn, or part of a window.
+
+        If `urgent`, in any case.
 
         Called from another thread when a request has arrived.
         """
         alone = self._windows.running or len(self._scheduler.running) == 1 < len(self._cache.slots)
-        if urgent or (alone and len(self._batch) > PREFILL_CHUNK_WHILE_DECODING):
+        if urgent or self._next_turn.running or (alone and len(self._batch) > PREFILL_CHUNK_WHILE_DECODING):
             self.model.interrupt()
 
     def resume(self) -> None:
@@ -174,6 +178,10 @@ class LlamaCpp:
 
     def step(self) -> Iterator[tuple[int, Event]]:
         """Admit requests, evaluate one batch, and sample a token for each request whose logits it computed."""
+        if self._scheduler.idle:
+            self._next_turn.evaluate()
+            return
+        self._next_turn.drop()
         self._scheduler.admit()
         self._cache.save_idle_slots()
         for request in self._scheduler.queue_changes():
@@ -285,6 +293,7 @@ class LlamaCpp:
         if rest is not None:
             yield request.call, rest
         self._end(request)
+        self._next_turn.expect(request)
         yield (
             request.call,
             Done(

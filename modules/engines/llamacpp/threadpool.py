@@ -3,18 +3,20 @@
 llama-cpp-python 0.3.36 has no bindings for them. Source: ggml.h, ggml-cpu.c and llama.h of the llama.cpp it contains.
 Compiled with OpenMP, a pool has no threads of its own: whenever a graph is computed, every thread of the OpenMP team
 takes the CPU mask of its number. A team that is restarted because another number of threads is needed is bound too.
+A single thread is no team, and takes no mask. Exchanging the pools and the number of threads takes some microseconds.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as native
 
 from modules.core.events import Json
-from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus
+from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus, thread_counts
 
 _FUNCTIONS = ("ggml_threadpool_params_init", "ggml_threadpool_new", "llama_attach_threadpool")
 """Where the CPU backend was compiled as a plug-in (GGML_BACKEND_DL), its functions are missing."""
@@ -39,23 +41,32 @@ class ComputeThreads:
     def __init__(self, context: object, calls: Mapping[str, Json]) -> None:
         self._context = context
         self._calls = calls
-        self._pools: list[object] = []  # llama.cpp does not free them
+        self._pools: dict[tuple[int, ...], object] = {}  # by the CPUs of their threads; llama.cpp does not free them
 
-    def bind(self, cores: list[list[int]]) -> list[list[int]]:
+    def bind(self, cores: list[list[int]], shared: bool = False) -> list[list[int]]:
         """Bind all threads from the next `llama_decode` on; `cores` lists the logical CPUs of every core.
 
-        Return the CPUs of the threads for decoding and of those for prefill; an empty list if they stay unbound. To be
-        called between two steps by the thread that decodes. From then on that thread is bound too, and so are threads
-        that it starts later.
+        If the cores of this machine are `shared`, these are a part of them, and there are no more threads than they
+        have room for. Return the CPUs of the threads for decoding and of those for prefill; an empty list if they stay
+        unbound. To be called between two steps by the thread that decodes. From then on that thread is bound too, and
+        so are threads that it starts later.
         """
-        decode_cpus, prefill_cpus = bound_cpus(self._calls, cores)
+        counts = thread_counts(self._calls, cores, shared)
+        decode_cpus, prefill_cpus = bound_cpus(self._calls, cores, counts)
         if not decode_cpus or not all(hasattr(native._lib, name) for name in _FUNCTIONS):
             return []
-        pool = _new_threadpool(decode_cpus)
-        self._pools = [pool, pool if prefill_cpus == decode_cpus else _new_threadpool(prefill_cpus)]
+        native.llama_set_n_threads(self._context, *counts)
         arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-        _function("llama_attach_threadpool", None, *arguments)(self._context, *self._pools)
+        pools = (self._pool(decode_cpus), self._pool(prefill_cpus))
+        _function("llama_attach_threadpool", None, *arguments)(self._context, *pools)
+        if 1 in counts:
+            os.sched_setaffinity(0, decode_cpus[:1])
         return [decode_cpus, prefill_cpus]
+
+    def _pool(self, cpus: list[int]) -> object:
+        pool = self._pools.get(tuple(cpus)) or _new_threadpool(cpus)
+        self._pools[tuple(cpus)] = pool
+        return pool
 
 
 def _new_threadpool(cpus: Sequence[int]) -> object:

@@ -1,0 +1,25 @@
+"""Find out what a template puts between an answer and the question that comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modules.chat.features import RenderAll, TemplateFeatures, with_parts
+from modules.chat.message import Message
+
+_ANSWER, _QUESTION = "probeanswerone", "probeusertwo"
+_MESSAGES: Sequence[Message] = [
+    {"role": "user", "content": "probeuserone"},
+    {"role": "assistant", "content": _ANSWER},
+    {"role": "user", "content": _QUESTION},
+]
+LONGEST = 200
+"""Characters. A longer text is more than the marks of two messages."""
+
+
+def probe_next_turn(render: RenderAll, features: TemplateFeatures, source: str) -> str:
+    """Return that text, such as "<|im_end|>\\n<|im_start|>user\\n"; "" if the template refuses such a conversation."""
+    (rendering,) = render([{"messages": with_parts(_MESSAGES, features.parts)}])
+    answered, _, rest = rendering.text.partition(_ANSWER)
+    between, asked, _ = rest.partition(_QUESTION)
+    return between if answered and asked and len(between) <= LONGEST else ""
