@@ -52,6 +52,7 @@ from modules.engines.request_prompt import as_text, measured, tokenized
 from modules.engines.serial_adapter import SerialAdapter
 from modules.options.option import Value
 from modules.system import child_process
+from modules.system.cancellation import Cancelled, CancelToken
 
 PAUSE_SECONDS = 0.05
 """Time between two writes of text. Twenty writes a second look as smooth as a hundred, but each one wakes the parent on
@@ -111,7 +112,7 @@ class Worker:
         self._evaluations: dict[int, Generator[None, None, Json]] = {}  # operations that run in parts, by their calls
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
         self._large: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._tokenizing: set[int] = set()  # generations that are not in the inbox yet
+        self._tokenizing: dict[int, CancelToken] = {}  # generations that are not in the inbox yet
         self._queueing, self._finishing = threading.Lock(), threading.Lock()
         threading.Thread(target=self._run_large, daemon=True).start()
 
@@ -125,13 +126,13 @@ class Worker:
         if operation == "next":
             args = {"top": next_token.DEFAULT_CANDIDATES} | args
         if takes_text(engine):
-            self._tokenizing.add(call)
+            self._tokenizing[call] = CancelToken()
             serve, large = partial(self._queue, call, operation, args), False
         elif engine is not None and operation in engine.questions:
             serve = partial(self._reply, call, operation, args, lambda: engine.questions[operation](**args))
         elif engine is not None and operation in GENERATIONS:
-            self._tokenizing.add(call)
-            serve = partial(self._tokenize, engine, call, args)
+            self._tokenizing[call] = token = CancelToken()
+            serve = partial(self._tokenize, engine, call, token, args)
         elif engine is not None and operation == "measure":
             serve = partial(self._reply, call, operation, args, lambda: measured(engine, **args))
         else:
@@ -155,20 +156,24 @@ class Worker:
         while True:
             self._large.get()()
 
-    def _tokenize(self, engine: BatchingEngine | SerialAdapter, call: int, args: dict[str, Json]) -> None:
-        if call not in self._tokenizing:  # cancelled while it waited for another large request
-            return
+    def _tokenize(
+        self, engine: BatchingEngine | SerialAdapter, call: int, token: CancelToken, args: dict[str, Json]
+    ) -> None:
         try:
-            self._queue(call, "generate", tokenized(engine, **args))
+            self._queue(call, "generate", token.run(partial(tokenized, engine, **args)))
+        except Cancelled:
+            return
         except Exception as error:  # part of the worker's error edge
-            self._tokenizing.discard(call)
+            self._tokenizing.pop(call, None)
             self._send(call, Failed(as_error(error)))
 
     def _queue(self, call: int, operation: str, args: dict[str, Json]) -> None:
         """Queue a request for the main thread, and interrupt a step that should not delay it."""
         with self._queueing:  # a cancellation comes after its generation, or prevents it
-            wanted = operation != "generate" or self._engine is None or call in self._tokenizing
-            self._tokenizing.discard(call)
+            token = self._tokenizing.pop(call, None)
+            wanted = operation != "generate" or self._engine is None or token is not None
+            if token is not None and operation == "cancel":
+                token.cancel()
             if wanted:
                 self._inbox.put((call, operation, args))
         if wanted and self._engine is not None:

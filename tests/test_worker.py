@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import threading
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -14,6 +16,7 @@ from modules.core.prompt import Prompt, Replacement
 from modules.core.worker_errors import UNNAMED, LoadFailed, TextTooLong, WorkerDied
 from modules.engines.loglikelihoods import Loglikelihoods
 from modules.runtime.worker_process import WorkerProcess
+from modules.system.cancellation import Cancelled, CancelToken
 from modules.worker import LARGE_REQUEST
 from tests.conftest import ECHO, load, load_arguments
 
@@ -151,6 +154,14 @@ def test_a_large_prompt_is_cancelled_while_it_is_tokenized_or_waits_for_another(
     assert "".join(event.text for event in events if isinstance(event, Text)) == "held word next "
     assert not any(isinstance(event, Waiting) for event in events), "the cancelled call runs"
     assert calls[cancelled].events.empty()
+
+
+def test_a_question_is_given_up_with_the_work_that_asks_it(echo: WorkerProcess) -> None:
+    token = CancelToken()
+    threading.Timer(0.1, token.cancel).start()
+    with pytest.raises(Cancelled):
+        token.run(partial(echo.call, "count", text=HELD))
+    result_of(echo, "release")
 
 
 def test_queued_calls_of_a_serial_engine_receive_their_position(echo: WorkerProcess) -> None:

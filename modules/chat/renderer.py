@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules.core.errors import Words
 from modules.core.events import Json
+from modules.system.cancellation import raise_if_cancelled
 from modules.system.limited_process import (
     OUT_OF_MEMORY,
     OUTPUT_TOO_LARGE,
@@ -26,6 +29,9 @@ MOST_PROCESSES = 4
 """Renderings at once. A client with a template that takes all the time it may have delays no other client then."""
 KEPT_PROCESSES = 2
 """Processes kept for the next requests."""
+STOPPED_SECONDS = 60.0
+"""How long a template that was stopped is refused without another try, which might only have met a busy machine."""
+_REMEMBERED_STOPS = 32
 
 _PROGRAM = Path(__file__).with_name("render_child.py")
 
@@ -63,24 +69,46 @@ class Rendering:
         return not self.error and all(word in self.text for word in words)
 
 
-class Renderer:
-    """The processes that render templates; any thread may call. They are started when needed, and end with ours."""
+@dataclass(frozen=True)
+class _Stop:
+    """When a template was stopped, at which limit, and at a request of how many bytes."""
 
-    def __init__(self) -> None:
+    at: float
+    limit: Words
+    size: int
+
+
+class Renderer:
+    """The processes that render templates; any thread may call. They are started when needed, and end with ours.
+
+    A template that exceeded a limit is refused for STOPPED_SECONDS of `clock`, for requests of that size and larger
+    ones: a conversation that is too long even for a harmless template does not keep others from shorter ones.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._room = threading.Semaphore(MOST_PROCESSES)
         self._lock = threading.Lock()
         self._idle: list[LimitedProcess] = []
+        self._stops: OrderedDict[str, _Stop] = OrderedDict()
 
     def render(
         self, template: str, common: Mapping[str, Json], variants: Sequence[Mapping[str, Json]]
     ) -> list[Rendering]:
         """Render `template` once for each of `variants`, which are added to the `common` variables.
 
-        Raises LimitExceeded if all of them together exceed a limit.
+        Raises LimitExceeded if all of them together exceed a limit, or did so a short time ago.
         """
+        raise_if_cancelled()
         request = json.dumps([template, common, variants], ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        self._refuse_stopped(template, len(request))
         with self._room:
-            answer = self._ask(request)
+            self._refuse_stopped(template, len(request))  # perhaps stopped while this one waited
+            try:
+                answer = self._ask(request)
+            except LimitExceeded as error:
+                self._remember_stop(template, len(request), error.limit)
+                raise
         results = json.loads(answer.decode("utf-8", "surrogatepass"))
         return [Rendering(value) if kind == "text" else Rendering("", value, line) for kind, value, line in results]
 
@@ -91,19 +119,37 @@ class Renderer:
         for process in idle:
             process.kill()
 
+    def _refuse_stopped(self, template: str, size: int) -> None:
+        with self._lock:
+            stop = self._stops.get(template)
+            if stop is not None and self._clock() - stop.at >= STOPPED_SECONDS:
+                del self._stops[template]
+            elif stop is not None and size >= stop.size:
+                raise LimitExceeded(stop.limit)
+
+    def _remember_stop(self, template: str, size: int, limit: Words) -> None:
+        with self._lock:
+            before = self._stops.pop(template, None)  # of another request that ran at the same time
+            self._stops[template] = _Stop(self._clock(), limit, min(size, before.size) if before else size)
+            while len(self._stops) > _REMEMBERED_STOPS:
+                self._stops.popitem(last=False)
+
     def _ask(self, request: bytes) -> bytes:
+        raise_if_cancelled()
         with self._lock:
             process = self._idle.pop() if self._idle else None
         if process is not None:
             try:
                 return self._answer(process, request)
             except ProcessEnded as ended:
+                raise_if_cancelled()
                 if ended.code in _LIMITS or ended.timed_out:
                     raise LimitExceeded(_limit_of(ended)) from None
                 # It may have been killed while it was idle.
         try:
             return self._answer(LimitedProcess(_PROGRAM, Limits(SECONDS, MEMORY_BYTES, OUTPUT_BYTES)), request)
         except ProcessEnded as ended:
+            raise_if_cancelled()  # which has ended the process
             raise LimitExceeded(_limit_of(ended)) from None
 
     def _answer(self, process: LimitedProcess, request: bytes) -> bytes:

@@ -26,6 +26,7 @@ from modules.core.pieces import REASONING, Piece
 from modules.core.product import LOG_FILE
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_source import ModelSource, wait_for_lease
+from modules.system.cancellation import Cancelled, CancelToken
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class Run:
         )
         self.ended = threading.Event()
         self._stopped = threading.Event()
+        self._preparing = CancelToken()
         self._stop_worker: Callable[[], None] = lambda: None
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._first_token = self._thought_since = 0.0
@@ -120,6 +122,7 @@ class Run:
     def stop(self) -> None:
         """Let the worker stop, which sends nothing more; what is written so far becomes the answer."""
         self._stopped.set()
+        self._preparing.cancel()
         self._stop_worker()
         state = self.state
         self._inbox.put(
@@ -136,6 +139,8 @@ class Run:
                 with lease as self._model:
                     refuse_pictures(self._model, self._request.attachments)
                     how_made = self._generate()
+            error = None
+        except Cancelled:  # nothing has been written yet
             error = None
         except WebUIError as known:
             error = known
@@ -195,9 +200,7 @@ class Run:
         space = room(self._model, self._params)
         dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         shown = path if continues else path[:-1]
-        prompt = self._prompts.reply(
-            self._model, conversation, shown, self._params, options, dropped, self._store.blobs.find
-        )
+        prompt = self._prepared(conversation, shown, options, dropped)
         self._parser = prompt.parser()
         self._read(options.start_with)
         done = self._answer(prompt)
@@ -213,6 +216,15 @@ class Run:
             self._save(partial(_remember_dropped, dropped=dropped, space=space))
         self._store.blobs.put(prompt.prompt.used_text(done.shortened).encode("utf-8", "surrogatepass"))
         return record
+
+    def _prepared(
+        self, conversation: Conversation, path: Sequence[ChatMessage], options: PromptOptions, dropped: str
+    ) -> ReplyPrompt:
+        """Return the prompt of the reply. Raises Cancelled if it is stopped meanwhile."""
+        return self._preparing.run(
+            self._prompts.reply,
+            self._model, conversation, path, self._params, options, dropped, self._store.blobs.find,
+        )  # fmt: skip
 
     def _receipt(self, prompt: ReplyPrompt, done: Done, mode: str) -> dict[str, Json]:
         kwargs = self._request.template_kwargs if mode != CHAT else None  # a script's template gets none
@@ -305,9 +317,7 @@ class Draft(Run):
         space = room(self._model, self._params)
         dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         path = conversation.path()
-        prompt = self._prompts.reply(
-            self._model, conversation, path, self._params, options, dropped, self._store.blobs.find
-        )
+        prompt = self._prepared(conversation, path, options, dropped)
         self._parser = prompt.parser()
         self._answer(prompt)
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,8 +45,6 @@ ALPACA_STOPS = ("\n\n### Instruction:", "### Instruction:", "\n\n### Response:",
 """What a model writes in this format when it goes on after its answer."""
 
 _REMEMBERED_TEMPLATES = 32
-_STOPPED_SECONDS = 60.0
-"""How long a template that was stopped is refused without another try, which might only have met a busy machine."""
 MOST_VARIANTS = 64
 """Renderings of one request of `render_all`: together they must keep within the limits of one."""
 _CONTINUED_TEXT_ENDS = "ContinuedTextEndsHere"
@@ -112,8 +109,6 @@ class _Probed:
     features: TemplateFeatures | None = None
     variables: tuple[TemplateVariable, ...] | None = None
     more: dict[str, Any] = field(default_factory=dict)
-    stopped: LimitExceeded | None = None
-    stopped_at: float = 0.0
 
 
 class ChatTemplates:
@@ -290,7 +285,7 @@ class ChatTemplates:
     def _probing(self, source: str, template: ModelTemplate) -> Iterator[tuple[_Probed, RenderAll]]:
         """Yield what is known of a template, and a function that renders it. Others who ask for it wait meanwhile.
 
-        Raises TemplateStopped, also if it was stopped a short time ago.
+        Raises TemplateStopped.
         """
         with self._lock:
             probed = self._probed.setdefault(source, _Probed())
@@ -298,12 +293,9 @@ class ChatTemplates:
             while len(self._probed) > _REMEMBERED_TEMPLATES:
                 self._probed.popitem(last=False)
         with probed.lock:
-            if probed.stopped is not None and time.monotonic() - probed.stopped_at < _STOPPED_SECONDS:
-                raise TemplateStopped(template.model, probed.stopped.limit)
             try:
                 yield probed, partial(self._renderer.render, source, _common(template))
             except LimitExceeded as error:
-                probed.stopped, probed.stopped_at = error, time.monotonic()
                 raise TemplateStopped(template.model, error.limit) from None
 
 

@@ -12,20 +12,28 @@ from modules.engines import next_token
 from modules.engines.engine_protocol import BatchingEngine, ImageReader
 from modules.engines.prompt_fitting import LONGEST_TOKEN, fit
 from modules.engines.repetition import with_seed
+from modules.system.cancellation import raise_if_cancelled
 
 
 def tokenized(
     engine: BatchingEngine, prompt: Json, params: Mapping[str, Json], top: int | None = None
 ) -> dict[str, Json]:
-    """Return the arguments of `submit`, and the facts that `Done` reports. Raises PromptTooLong or TextTooLong.
+    """Return the arguments of `submit`, and the facts that `Done` reports.
 
+    Raises PromptTooLong or TextTooLong, and Cancelled between the texts that it tokenizes, which may take seconds.
     With `top`, it ends with so many candidates for the next token: see `engines.next_token`.
     """
+    raise_if_cancelled()
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     info = engine.info
     if whole.images:
         params = {**params, "images": cast(ImageReader, engine).read_images(whole.images)}
-    fitted = fit(whole, lambda text: engine.tokenize(text, params), info.context_length, info.vocabulary_size)
+
+    def encode(text: str) -> list[int]:
+        raise_if_cancelled()
+        return engine.tokenize(text, params)
+
+    fitted = fit(whole, encode, info.context_length, info.vocabulary_size)
     if top is not None:
         params = next_token.ask_for(params, top)
     params = with_seed(params)

@@ -27,6 +27,7 @@ from modules.runtime import node_watch
 from modules.runtime.address_concealer import AddressConcealer
 from modules.runtime.node_watch import NodeWatch
 from modules.system import child_process
+from modules.system.cancellation import Cancelled, on_cancel
 
 TAIL_LINES = 12
 LINE_BYTES = 1000
@@ -202,24 +203,34 @@ class WorkerProcess:
 
     def events(self, operation: str, **args: Json) -> Generator[Event, None, None]:
         """Make a call and yield its events; closing the iterator cancels it. Raises the error of a Failed event."""
-        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        return self._events_in(queue.SimpleQueue(), operation, args)
+
+    def _events_in(
+        self, inbox: queue.SimpleQueue[Event | None], operation: str, args: Mapping[str, Json]
+    ) -> Generator[Event, None, None]:
+        """Do as `events`. None in the inbox means that the work that calls was cancelled."""
         call = self.start(operation, inbox.put, **args)
         try:
-            while True:
-                event = inbox.get()
+            while (event := inbox.get()) is not None:
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
                 if isinstance(event, ENDS):
                     return
+            raise Cancelled
         finally:
             self.cancel(call)
 
     def call(self, operation: str, **args: Json) -> Json:
-        """Make a call that is not a generation, and return its result. Raises the error of a Failed event."""
-        for event in self.events(operation, **args):
-            if isinstance(event, Result):
-                return event.value
+        """Make a call that is not a generation, and return its result. Raises the error of a Failed event.
+
+        Cancelling the work that calls ends it, too: see `system.cancellation`.
+        """
+        inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        with on_cancel(lambda: inbox.put(None)):
+            for event in self._events_in(inbox, operation, args):
+                if isinstance(event, Result):
+                    return event.value
         raise AssertionError("a call ended without a result")
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.system import child_process, limited_child
+from modules.system.cancellation import on_cancel
 from modules.system.limited_child import OUT_OF_MEMORY, OUTPUT_TOO_LARGE
 from modules.system.watchdog import Watchdog
 
@@ -57,9 +58,12 @@ class LimitedProcess:
             os.setpriority(os.PRIO_PROCESS, self._child.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
 
     def ask(self, request: bytes) -> bytes:
-        """Return the answer to a request; both are one line. Raises ProcessEnded, after which the process is gone."""
+        """Return the answer to a request; both are one line. Raises ProcessEnded, after which the process is gone.
+
+        Cancelling the work that asks ends the process, too.
+        """
         assert self._child.stdin is not None and self._child.stdout is not None
-        with _WATCHDOG.watch(self._child.kill, self._limits.seconds) as watched:
+        with on_cancel(self._child.kill), _WATCHDOG.watch(self._child.kill, self._limits.seconds) as watched:
             try:
                 self._child.stdin.write(request)
                 self._child.stdin.flush()

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from modules.api.completion_responses import TextOffsets
 from modules.core.events import Logprob, Text, TokenLogprobs
 from modules.runtime.loaded_model import LoadedModel
+from tests.support.render_processes import render_processes, wait_until_ended
 from tests.support.serving import CONTEXT, Server, smollm2_server
 
 QUESTION = [{"role": "user", "content": "Name the capital of France in one English sentence."}]
@@ -393,6 +395,21 @@ def test_disconnecting_while_queued_leaves_the_queue(server: Server) -> None:
             with pytest.raises(httpx.ReadTimeout):
                 server.http.post("/completions", json=body, timeout=0.5)
     assert becomes_idle(server.app.models.current)
+
+
+def test_disconnecting_while_the_prompt_is_written_ends_its_rendering(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The template would be stopped after 5 s, and then be refused."""
+    templates = server.app.templates
+    templates.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(templates, "_choose", lambda own: replace(own, source="{{ (10 ** (10 ** 9)) % 7 }}"))
+        with pytest.raises(httpx.ReadTimeout):
+            server.http.post("/chat/completions", json={"messages": QUESTION}, timeout=0.5)
+    for process in render_processes(os.getpid()):
+        wait_until_ended(process, seconds=2)
+    assert server.post("/chat/completions", {"messages": QUESTION, "max_tokens": 1}).status_code == 200
 
 
 def test_after_a_disconnection_the_next_request_is_answered_at_once(server: Server) -> None:

@@ -16,37 +16,19 @@ from modules.chat import render_child, renderer
 from modules.chat.renderer import LimitExceeded, Renderer, Rendering
 from modules.core.paths import ROOT
 from modules.system import limited_child
+from modules.system.cancellation import Cancelled, CancelToken
+from tests.support.render_processes import render_processes, wait_until_ended
 
 pytestmark = pytest.mark.usefixtures("new_processes")
 
 
-def children(parent: int) -> list[int]:
-    """Return the processes of a parent that render templates."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
-        except OSError:  # it has just ended
-            continue
-        if b"render_child.py" in command and int(stat.rpartition(")")[2].split()[1]) == parent:
-            found.append(int(folder.name))
-    return found
-
-
-def wait_until_ended(process: int) -> None:
-    deadline = time.monotonic() + 4
-    while Path(f"/proc/{process}").exists() and Path(f"/proc/{process}/stat").read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_process_is_kept_for_the_next_rendering_and_replaced_when_it_has_ended() -> None:
     templates = Renderer()
-    before = set(children(os.getpid()))
+    before = set(render_processes(os.getpid()))
     assert templates.render("{{ x }}", {"x": 1}, [{}, {"x": 2}]) == [Rendering("1"), Rendering("2")]
-    (process,) = set(children(os.getpid())) - before
+    (process,) = set(render_processes(os.getpid())) - before
     assert templates.render("{{ x }}", {}, [{"x": 3}]) == [Rendering("3")]
-    assert set(children(os.getpid())) - before == {process}
+    assert set(render_processes(os.getpid())) - before == {process}
     os.kill(process, signal.SIGKILL)
     assert templates.render("{{ x }}", {}, [{"x": 4}]) == [Rendering("4")]
     templates.close()
@@ -77,6 +59,53 @@ def test_a_crash_of_the_process_is_an_exceeded_limit(monkeypatch: pytest.MonkeyP
         Renderer().render("{{ x }}", {}, [{}])
 
 
+def test_a_template_that_was_stopped_is_refused_a_while_for_conversations_that_are_no_shorter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such a template may be quick when it is probed. A missing program shows whether a rendering was tried."""
+    now = [0.0]
+    templates, late = Renderer(lambda: now[0]), "{% if x|length > 3 %}{{ 'a' * 10 ** 9 }}{% endif %}fine"
+
+    def render(text: str) -> str:
+        try:
+            return templates.render(late, {}, [{"x": text}])[0].text
+        except LimitExceeded as error:
+            return str(error)
+
+    assert render("abc") == "fine"
+    assert "512 MB" in render("abcd")
+    assert render("abc") == "fine", "shorter conversations are not refused"
+    templates.close()
+    monkeypatch.setattr(renderer, "_PROGRAM", tmp_path / "missing.py")
+    now[0] = renderer.STOPPED_SECONDS - 1
+    assert "512 MB" in render("abcd") and "512 MB" in render("abcde")
+    assert "crashed" in render("abc")
+    now[0] = 2 * renderer.STOPPED_SECONDS
+    assert "crashed" in render("abcd"), "it is tried again"
+
+
+def test_a_rendering_ends_with_its_process_when_nobody_wants_it_any_more() -> None:
+    templates, token, began = Renderer(), CancelToken(), time.monotonic()
+    before, processes = set(render_processes(os.getpid())), set[int]()
+
+    def leave() -> None:
+        while not (started := set(render_processes(os.getpid())) - before):
+            time.sleep(0.01)
+        processes.update(started)
+        token.cancel()
+
+    threading.Thread(target=leave).start()
+    with pytest.raises(Cancelled):
+        token.run(templates.render, "{{ (10 ** (10 ** 9)) % 7 }}", {}, [{}])
+    assert time.monotonic() - began < renderer.SECONDS
+    for process in processes:
+        wait_until_ended(process)
+    with pytest.raises(Cancelled):
+        token.run(templates.render, "{{ 1 }}", {}, [{}])
+    assert templates.render("{{ 1 }}", {}, [{}]) == [Rendering("1")]
+    templates.close()
+
+
 def test_the_exit_code_of_the_child_is_the_one_of_all_children_with_limits() -> None:
     assert render_child.OUTPUT_TOO_LARGE == limited_child.OUTPUT_TOO_LARGE
 
@@ -91,7 +120,7 @@ def test_the_process_ends_when_the_program_is_killed(template: str) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None and parent.stdout.readline() == b"ready\n"
         time.sleep(0.2)
-        (process,) = children(parent.pid)
+        (process,) = render_processes(parent.pid)
         parent.kill()
     wait_until_ended(process)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -16,6 +14,7 @@ from modules.api.infill import InfillFormat, InfillRequest, infill_prompt
 from modules.api.model_use import use_model
 from modules.api.state import ApiState
 from modules.runtime.loaded_model import GENERATE
+from modules.system.cancellation import in_thread
 
 
 def routes(state: ApiState) -> APIRouter:
@@ -34,7 +33,7 @@ async def _begin(state: ApiState, request: Request, body: InfillRequest) -> Answ
         params, ignored = parameters.resolve(
             body, use.model, state.defaults_of(use.model), state.app.flags.on("strict_api")
         )
-        prompt = await asyncio.to_thread(infill_prompt, use.model, body, params)
+        prompt = await in_thread(infill_prompt, use.model, body, params)
         builder = InfillFormat(use.model.record.name, ignored)
         call = GenerationCall(prompt, parameters.seeded(params, 0))
         return await begin(use, [call], builder, request.scope.get(KEY), state.running)

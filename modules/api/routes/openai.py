@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -25,6 +23,7 @@ from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.state import ApiState
 from modules.app import App
 from modules.runtime.loaded_model import GENERATE
+from modules.system.cancellation import in_thread
 
 
 def routes(state: ApiState) -> APIRouter:
@@ -74,8 +73,8 @@ async def _begin_completion(state: ApiState, request: Request, body: CompletionR
     with use.released_on_error():
         model, strict = use.model, state.app.flags.on("strict_api")
         params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)
-        prompts = await asyncio.to_thread(plain_prompts, model, body, params)
-        echoes = await asyncio.to_thread(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
+        prompts = await in_thread(plain_prompts, model, body, params)
+        echoes = await in_thread(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
         echoes = [echo for echo in echoes for _ in range(body.n)]
         usage_chunk = body.stream_options.include_usage
         builder = CompletionResponseBuilder(model.record.name, len(prompts), usage_chunk, echoes, ignored)
