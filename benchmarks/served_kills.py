@@ -164,6 +164,7 @@ def disturbed(client: Client, prompt: str, servers: Sequence[LlamaServer], share
         for server in servers:
             if server.is_busy:
                 server.kill()
+                return  # the answer may go on at the next one by now
 
     timer = threading.Timer(share * whole.seconds, kill)
     timer.start()

@@ -101,6 +101,11 @@ class ServerLacks(ServerRefused):
     """A model or an address that the server does not have."""
 
     status = 502
+    template = {
+        "en": "{server} does not have what it was asked for (HTTP {code}): {words} Check the address and the name of "
+        "the model, then load it again.",
+        "zh": "{server} 上没有所请求的内容（HTTP {code}）：{words} 请检查地址和模型名称，然后重新加载。",
+    }
 
 
 @dataclass(eq=False)
@@ -119,8 +124,8 @@ class ServerBusy(ServerRefused):
 class ServerFailed(ServerRefused):
     status = 502
     template = {
-        "en": "{server} failed (HTTP {code}): {words}",
-        "zh": "{server} 出错（HTTP {code}）：{words}",
+        "en": "{server} failed (HTTP {code}): {words} Try again; if that fails as well, its log says why.",
+        "zh": "{server} 出错（HTTP {code}）：{words} 请重试；若仍失败，原因见该服务器的日志。",
     }
 
 
@@ -168,8 +173,14 @@ class ServerLost(ServerError):
     """A connection that broke, or went silent, before the response was complete."""
 
     template = {
-        "en": "The connection to {server} was lost before the answer was complete: {why}.",
-        "zh": "回答尚未完成，与 {server} 的连接已中断：{why}。",
+        "en": "The connection to {server} was lost before the answer was complete: {why}. Continue the answer, or send "
+        "it again; if that fails as well, check that the server still runs.",
+        "zh": "回答尚未完成，与 {server} 的连接已中断：{why}。请点击“继续”或重新发送；若仍失败，请确认服务器仍在运行。",
+    }
+    template_elsewhere: ClassVar[Words | None] = {
+        "en": "The connection to {server} was lost before the answer was complete: {why}. Send the request again; if "
+        "that fails as well, check that the server still runs.",
+        "zh": "回答尚未完成，与 {server} 的连接已中断：{why}。请重新发送请求；若仍失败，请确认服务器仍在运行。",
     }
     server: str
     why: Words
@@ -179,15 +190,18 @@ class ServerBrokeOff(ServerLost):
     """A server that ended the response itself, with an error or without saying that the answer is complete."""
 
     template = {
-        "en": "{server} broke the answer off: {why}",
-        "zh": "{server} 中断了回答：{why}",
+        "en": "{server} broke the answer off: {why} Try again; if that fails as well, its log says why.",
+        "zh": "{server} 中断了回答：{why} 请重试；若仍失败，原因见该服务器的日志。",
     }
+    template_elsewhere = None
 
 
 class ServerSilent(ServerLost):
     """A server that sent nothing for too long."""
 
     template = {
-        "en": "{server} stopped answering: {why}.",
-        "zh": "{server} 没有响应：{why}。",
+        "en": "{server} stopped answering: {why}. Try again when it is less busy; if it needs longer for the first "
+        "token, load the model with a longer server_timeout.",
+        "zh": "{server} 没有响应：{why}。请在其空闲时重试；如果首个词符需要更久，请增大 server_timeout 后重新加载。",
     }
+    template_elsewhere = None

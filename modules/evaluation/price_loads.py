@@ -69,8 +69,9 @@ class PriceLoads:
             raise ResidentsInTheWay(names)
 
     def residents(self) -> list[str]:
-        """Return the models in memory, which must be unloaded first."""
-        return [one.name for one in self._models.residents() if one.state in ("ready", "loading")]
+        """Return the models in memory, which must be unloaded first. Those on servers take nothing here."""
+        here = (one for one in self._models.residents() if one.record.server is None)
+        return [one.name for one in here if one.state in ("ready", "loading")]
 
     def unload_residents(self) -> None:
         for name in self.residents():

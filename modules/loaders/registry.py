@@ -90,6 +90,7 @@ class Loader:
         program: Command in PATH that does without the packages; "" if there is none.
         program_option: Key of the option that names such a command, which does without the packages as well.
         by_request: Whether all other loaders of a format come before it.
+        refuses_early: Whether its engine knows of some loads that they would fail before others are unloaded for them.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Loader:
     program: str = ""
     program_option: str = ""
     by_request: bool = False
+    refuses_early: bool = False
 
     def supports(self, model: Model) -> bool:
         """Whether it can load the model."""
@@ -383,6 +385,7 @@ _TABLE = (
         program="vllm",
         program_option="vllm_program",
         by_request=True,
+        refuses_early=True,
     ),
     Loader(
         "Remote",

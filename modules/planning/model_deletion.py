@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class ModelDeletion:
         if self._prompts is not None:
             for model in deletion.models:
                 self._prompts.delete_model(model.path)
+        self._forget_failures({model.name for model in deletion.models})
         return entry
 
     def restore(self, entry_id: str) -> BinEntry:
@@ -97,6 +98,12 @@ class ModelDeletion:
         used = {one.name for one in self._models.residents() if one.state != "failed"}
         if used.intersection(model.name for model in deletion.models):
             raise NotDeletable(deletion.models[0].name, _LOADED)
+
+    def _forget_failures(self, names: Set[str]) -> None:
+        """Show no longer that models could not be loaded which do not exist any more."""
+        for resident in self._models.residents():
+            if resident.name in names and resident.state == "failed":
+                self._models.unload(resident.name)
 
     def _refuse_downloading(self, deletion: Deletion) -> None:
         for view in self._downloads.snapshot():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from modules.core.errors import WebUIError
 from modules.core.events import Json
 from modules.core.worker_errors import Unloaded
 from modules.loaders.availability import overlay_of, unavailable
@@ -39,6 +40,11 @@ class Explainer:
             return self._running_worker(overlay).call("explain", **args)
         except Unloaded:  # another question, for another overlay, or an unload has just closed this worker
             return self._running_worker(overlay).call("explain", **args)
+
+    def check(self, plan: LoadPlan) -> None:
+        """Raise the error with which a load would fail, whatever else is in memory, as far as its loader knows it."""
+        if plan.loader.refuses_early and (refused := self.explain(plan).get("refused")):
+            raise WebUIError.from_json(refused)
 
     def close(self) -> None:
         with self._lock:

@@ -287,6 +287,7 @@ class ModelManager:
                 return model
             self._raise_if_pointless(task)
             self._table.show_loading(task, plan)
+        self._explainer.check(plan)
         self._eviction.clear_room(task, plan, partial(self._raise_if_pointless, task))
         began = time.monotonic()
         on_idle = partial(self._on_idle, task.name)

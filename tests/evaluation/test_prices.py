@@ -21,6 +21,7 @@ from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan
 from tests.support.echo_models import use_echo
 from tests.support.echo_plans import wait_until
+from tests.support.fake_server import FakeServer, Reply
 
 SECONDS = 30.0
 TIMED, SLOW, BROKEN = "timed model.gguf", "brief model.gguf", "fail model.gguf"
@@ -97,6 +98,15 @@ def test_models_in_memory_must_be_unloaded_first(app: App) -> None:
     wait_until(lambda: app.models.status.state == "empty")
     app.prices.stop(id)
     assert app.prices.wait(id, SECONDS)
+
+
+def test_a_model_on_a_server_need_not_be_unloaded(app: App) -> None:
+    with FakeServer() as server:
+        server.add("/v1/models", Reply(json={"data": [{"id": "m", "owned_by": "vllm"}]}))
+        (app.catalog.folder / "far.server.yaml").write_text(f"url: {server.url}\n")
+        app.loading.load(app.planner.plan(LoadRequest(app.record("far"))))
+        assert app.models.status.state == "ready" and app.prices.residents() == []
+        app.models.unload()
 
 
 def test_requests_that_cannot_be_carried_out_are_refused_at_once(app: App) -> None:

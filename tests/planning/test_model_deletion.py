@@ -11,7 +11,7 @@ import pytest
 from modules.app import App
 from modules.catalog.errors import NotDeletable
 from modules.catalog.record import ModelRecord
-from modules.core.errors import ModelNotFound
+from modules.core.errors import ModelNotFound, Unsupported
 from modules.downloads.record import DownloadSpec
 from modules.engines.prompt_cache.folder import PromptFolder, model_key
 from modules.planning.model_deletion import ModelDeletion
@@ -105,6 +105,15 @@ def test_a_model_in_memory_or_asleep_is_not_deleted(app: App, models: Path, stat
     assert app.model_settings.get("a.gguf")["n_ctx"] == 512
     app.deletion.delete("b.gguf")
     assert (models / "a.gguf").is_file() and not (models / "b.gguf").exists()
+
+
+def test_a_model_that_could_not_be_loaded_is_forgotten_with_its_deletion(app: App) -> None:
+    record = ModelRecord("a.gguf", Path("/models/fail"), "gguf", size=0)
+    with pytest.raises(Unsupported):
+        app.models.load(dataclasses.replace(echo_plans.plan(), record=record))
+    assert app.models.status.state == "failed"
+    app.deletion.delete("a.gguf")
+    assert app.models.residents() == () and app.models.status.state == "empty"
 
 
 def test_files_of_a_running_download_are_not_deleted(app: App, hub: HubServer) -> None:

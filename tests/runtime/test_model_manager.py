@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from modules.core.errors import DamagedModel, LoaderUnavailable, ModelLoading, NoModelLoaded, Unsupported, both
+from modules.catalog.record import ModelRecord
+from modules.core.errors import (
+    DamagedModel,
+    LoaderUnavailable,
+    ModelLoading,
+    NoModelLoaded,
+    OptionError,
+    Unsupported,
+    both,
+)
 from modules.core.events import Note
 from modules.core.prompt import Prompt
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied, WorkerStuck
 from modules.loaders.load_settings import resolve
+from modules.loaders.registry import LOADERS
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
@@ -150,6 +161,18 @@ def test_a_load_refused_at_once_keeps_the_current_model(owner: ModelManager) -> 
     assert owner.current is model
     assert owner.status == status
     assert texts(model, "still here") == "still here "
+
+
+def test_options_that_the_engine_would_refuse_are_refused_before_the_current_model_is_unloaded(
+    owner: ModelManager, tmp_path: Path
+) -> None:
+    model, vllm = load(owner), LOADERS["vLLM"]
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    options = {"vllm_program": sys.executable, "engine_args": "--api-key=secret"}
+    settings = resolve(vllm, model={}, saved={}, flags=options, form={})
+    with pytest.raises(OptionError, match="engine_args"):
+        owner.load(LoadPlan(ModelRecord("other", tmp_path, "safetensors", size=0), vllm, settings))
+    assert owner.status.state == "failed" and texts(model, "still here") == "still here "
 
 
 def test_a_load_refused_at_once_does_not_cancel_a_running_load(

@@ -247,6 +247,11 @@ def test_a_failed_load_is_told_to_all_who_wait_and_not_repeated_for_a_while(
     with pytest.raises(Unsupported):
         owner.request("fail", make_plan)
     assert len(loads) == 1 and states(owner) == {"fail": "failed"}
+    by_hand = [owner.begin(plan("fail")).exception(timeout=10) for _ in range(2)]
+    assert by_hand[0] is not by_hand[1], "whoever presses Load again need not wait"
+    with pytest.raises(Unsupported):
+        owner.request("fail", make_plan)
+    assert len(loads) == 1
     clock.now += 31
     assert isinstance(owner.request("fail", make_plan).exception(timeout=10), Unsupported)
     assert len(loads) == 2

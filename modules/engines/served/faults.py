@@ -58,9 +58,13 @@ def refusal(target: Target, status: int, headers: Mapping[str, str], body: bytes
     words = _NO_WORDS if has_webpage(headers) else server_words(target, body)
     kind = _KINDS.get(status, ServerFailed if status >= 500 else ServerRefused)
     words = words or _NO_WORDS
-    if issubclass(kind, ServerDenied | ServerBusy) and words[-1:] not in ".!?。！？":  # more follows in the sentence
-        words += "."
-    return kind(target.origin, status, words, wait_of(headers))
+    more_follows = issubclass(kind, ServerDenied | ServerBusy | ServerFailed | ServerLacks)
+    return kind(target.origin, status, sentence(words) if more_follows else words, wait_of(headers))
+
+
+def sentence(words: str) -> str:
+    """Return the words of a server with a full stop, if they end without one."""
+    return words if words[-1:] in ".!?。！？" else f"{words}."
 
 
 def wait_of(headers: Mapping[str, str]) -> float:

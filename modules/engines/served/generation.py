@@ -19,7 +19,7 @@ from modules.core.server_errors import (
 )
 from modules.engines.prompt_fitting import LONGEST_TOKEN
 from modules.engines.served.answer_so_far import AnswerSoFar, continuation
-from modules.engines.served.faults import shown
+from modules.engines.served.faults import sentence, shown
 from modules.engines.served.http_client import GRACE_SECONDS, EventStream, HttpClient
 from modules.engines.served.retries import Retries
 from modules.engines.served.server_kind import GenerateRequest, Piece, ServedPrompt, ServerKind
@@ -144,7 +144,7 @@ class Generation:
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise ServerNotUnderstood(target.origin, request.path, _NO_EVENT) from None
         if piece.error:
-            raise ServerBrokeOff(target.origin, both(shown(target, piece.error)))
+            raise ServerBrokeOff(target.origin, both(sentence(shown(target, piece.error))))
         if not self._has_begun and _brings_tokens(piece):
             self._has_begun = True
             stream.allow(self._limits.idle_seconds)

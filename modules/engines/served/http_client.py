@@ -53,6 +53,7 @@ Take = Callable[[list[bytes]], None]
 
 _REDIRECTS = range(300, 400)
 _OK = range(200, 300)
+_NO_CONTENT = 204
 _CLOSED: Words = {"en": "the server closed it", "zh": "服务器关闭了连接"}
 _TOO_LONG: Words = {"en": "it is too long", "zh": "内容过长"}
 _NOT_HTTP: Words = {"en": "it is not HTTP", "zh": "不是 HTTP 响应"}
@@ -124,6 +125,8 @@ class HttpClient:
                 raise await self._refused(exchange)
             if has_webpage(exchange.headers):
                 raise self._not_understood(stream.path, WEBPAGE)
+            if exchange.status == _NO_CONTENT:
+                raise self._not_understood(stream.path, _NO_EVENTS)
             stream.attach(exchange)
             whole = bytearray()  # as far as it may be one JSON value instead of events
 

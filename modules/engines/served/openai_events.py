@@ -119,7 +119,7 @@ class ChatReader:
         logprobs = of_chat(listed.get("content"), self._top) if self._top is not None and listed else ()
         return Piece(
             self.marked(thought, text, bool(reason)),
-            len(logprobs) or int(bool(text or thought)),
+            len(choice.get("token_ids") or ()) or len(logprobs) or int(bool(text or thought)),
             reason=reason,
             stop_string=_stop_string(choice) if reason else "",
             logprobs=logprobs,

@@ -66,8 +66,8 @@ class Vllm:
         limit = parameters.most_tokens(params, prompt, self.facts)
         body["max_tokens"] = limit or None
         body["min_tokens"] = parameters.least_tokens(params, limit)
-        if interval > 1:
-            body["stream_interval"] = interval
+        if interval > 1:  # the ids say how many tokens an event has
+            body |= {"stream_interval": interval, "return_token_ids": True}
         if params.get("visible"):
             body["skip_special_tokens"] = False
         top = params["top_logprobs"]

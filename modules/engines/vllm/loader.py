@@ -21,7 +21,7 @@ from modules.engines.vllm.arguments import (
     machine_count,
 )
 from modules.engines.vllm.environment import likely_environment
-from modules.engines.vllm.machines import lines_for_others, refusal
+from modules.engines.vllm.machines import lasting_refusal, lines_for_others, refusal
 from modules.engines.vllm.notes import notes
 from modules.options.option import Value
 
@@ -88,4 +88,4 @@ def _load(path: Path, options: Options, report: Report) -> TextEngine | SerialEn
     return engine
 
 
-LOADER = EngineLoader(NAME, likely_environment, arguments, notes, _load)
+LOADER = EngineLoader(NAME, likely_environment, arguments, notes, _load, lasting_refusal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from modules.core.errors import OptionError
@@ -21,7 +21,6 @@ from modules.engines.vllm.arguments import (
 from modules.engines.vllm.environment import Environment
 from modules.options.load_vllm import VLLM
 from modules.options.option import Value
-from modules.system.gpus import Gpu
 
 Options = Mapping[str, Value]
 
@@ -68,6 +67,11 @@ def refusal(path: Path, options: Options, environment: Environment) -> OptionErr
 
     It takes vLLM half a minute to find out the same.
     """
+    return lasting_refusal(path, options, environment) or _memory_refusal(options, environment)
+
+
+def lasting_refusal(path: Path, options: Options, environment: Environment) -> OptionError | None:
+    """Return the option with which vLLM would not start even if all memory were free; None if none is known."""
     return (
         _flags_refusal(options)
         or _machines_refusal(options)
@@ -151,7 +155,7 @@ def attention_heads(path: Path) -> int:
 
 
 def _gpus_refusal(options: Options, environment: Environment) -> OptionError | None:
-    if runs_on_cpu(options, environment) or options["distributed_executor_backend"] == RAY:
+    if not _computes_on_own_gpus(options, environment):
         return None
     needed, present = world_size(options) // machine_count(options), len(environment.gpus)
     if needed > present:
@@ -162,13 +166,18 @@ def _gpus_refusal(options: Options, environment: Environment) -> OptionError | N
             f"a value with which {present} GPUs suffice on this machine, not {needed}",
             f"本机 {present} 个 GPU 够用的值（目前需要 {needed} 个）",
         )
-    return _memory_refusal(options, environment.gpus[:needed])
+    return None
 
 
-def _memory_refusal(options: Options, gpus: Sequence[Gpu]) -> OptionError | None:
+def _computes_on_own_gpus(options: Options, environment: Environment) -> bool:
+    return not runs_on_cpu(options, environment) and options["distributed_executor_backend"] != RAY
+
+
+def _memory_refusal(options: Options, environment: Environment) -> OptionError | None:
     """Refuse a share that is not free on some GPU: vLLM does not start then, unless the size of its cache is set."""
-    if cache_bytes(options, on_cpu=False):
+    if cache_bytes(options, on_cpu=False) or not _computes_on_own_gpus(options, environment):
         return None
+    gpus = environment.gpus[: world_size(options) // machine_count(options)]
     shares = {gpu.free / gpu.total: (number, gpu.name) for number, gpu in enumerate(gpus) if gpu.total}
     free = min(shares, default=1.0)
     if free >= float(options["gpu_memory_utilization"]):

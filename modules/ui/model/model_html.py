@@ -82,6 +82,10 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
     return info(tr("status_empty"))
 
 
+NO_OPTIONS = "<i hidden data-without-options></i>"
+"""Stands before the facts of a model that cannot be loaded: the page hides the options, which are another model's."""
+
+
 def facts(record: ModelRecord, tr: Tr, is_owner: bool = True) -> str:
     """Render what a model's files say about it, as chips; where it is, to the owner alone."""
     missing_template = "no_default_template" if record.named_templates else "no_chat_template"

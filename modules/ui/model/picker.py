@@ -62,7 +62,7 @@ class ModelPicker:
         record = self._app.record(name)
         facts = model_html.facts(record, self._page.tr, self._page.owner)
         if record.problem is not None:
-            return self._without_form(facts + self._page.alert(record.problem))
+            return self._without_form(model_html.NO_OPTIONS + facts + self._page.alert(record.problem))
         saved, problems = self._app.planner.validated_settings(record)
         facts += "".join(map(self._page.alert, problems))
         planner = self._app.planner

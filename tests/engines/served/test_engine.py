@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -148,6 +149,7 @@ def test_an_answer_that_breaks_is_never_done_and_its_text_is_kept(
             text, failed = generated(engine, stops=["END"])
             assert text == "one two E" and isinstance(failed, Failed)
             assert isinstance(failed.error, error) and words in str(failed.error)
+            assert re.search("[Tt]ry again|send it again|Check the", str(failed.error)), "it says what to do"
     assert len(server.requests) == 10
 
 
@@ -208,6 +210,12 @@ def test_a_request_that_brought_nothing_is_sent_again(
         with subtests.test(failures=failures):
             server.add(PATH, *failures, whole)
             assert generated(engine)[0] == "one"
+    server.add(PATH, *[stream()] * 4, whole)
+    _, failed = generated(engine)
+    assert isinstance(failed, Failed) and "ended early" in str(failed.error), "four empty responses, as four refusals"
+    server.add(PATH, Reply(204), whole)
+    _, failed = generated(engine)
+    assert isinstance(failed, Failed) and "not a stream of events" in str(failed.error), "asking again is of no use"
     server.add(PATH, *[Reply(503)] * 4, whole)
     _, failed = generated(engine)
     assert isinstance(failed, Failed) and "HTTP 503): (no message)" in str(failed.error)

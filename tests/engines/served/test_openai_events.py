@@ -125,6 +125,11 @@ def test_a_chat_completion_is_read() -> None:
     }
 
 
+def test_the_tokens_of_a_piece_are_counted_by_their_ids_where_the_server_sends_them() -> None:
+    data = event(choices=[{"delta": {"content": "four of them"}, "token_ids": [1, 2, 3, 4], "finish_reason": None}])
+    assert ChatReader(None)(data).tokens == 4 and ChatReader(None)(chunk(content="one")).tokens == 1
+
+
 def test_a_refusal_is_the_answer() -> None:
     assert ChatReader(None)(chunk(refusal="I cannot.")).text == "I cannot."
 

@@ -318,6 +318,9 @@ def test_log_probabilities_and_ids_are_asked_for_in_each_servers_words() -> None
             kind_of(name).request(prompt, params(top_logprobs=50))
     assert kind_of("vllm").request(prompt, params(), ids=True, interval=4).body["return_token_ids"] is True
     assert kind_of("vllm").request(prompt, params(), ids=True, interval=4).body["stream_interval"] == 4
+    for coarse in (prompt, ServedPrompt(messages=({"role": "user", "content": "Hi"},))):
+        body = kind_of("vllm").request(coarse, params({"presence_penalty": 0.1}), interval=4).body
+        assert body["return_token_ids"] is True, "else the four tokens of an event count as one"
     assert kind_of("llama-server").request(prompt, params(), ids=True).body["return_tokens"] is True
 
 

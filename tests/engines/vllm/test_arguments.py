@@ -13,7 +13,7 @@ import pytest
 from modules.core.errors import OptionError
 from modules.engines.vllm.arguments import COMMAND, ENVIRONMENT, arguments, child_environment
 from modules.engines.vllm.environment import Environment
-from modules.engines.vllm.machines import lines_for_others, refusal
+from modules.engines.vllm.machines import lasting_refusal, lines_for_others, refusal
 from modules.engines.vllm.notes import notes
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
@@ -210,6 +210,12 @@ def test_what_vllm_would_refuse_after_half_a_minute_is_refused_at_once(model: Pa
             option, words = refused(model, environment, **options)
             assert option == key and words.startswith(expected)
             assert key in texts(model, environment, **options)
+
+
+def test_memory_that_another_model_holds_is_no_reason_to_refuse_before_it_is_unloaded(model: Path) -> None:
+    for environment, options, key, _ in REFUSED:
+        found = lasting_refusal(model, DEFAULTS | options, environment)
+        assert (found and found.option) == (None if key == "gpu_memory_utilization" else key)
 
 
 def test_a_key_among_further_flags_is_not_quoted(model: Path) -> None:

@@ -263,7 +263,8 @@ def test_selecting_the_same_model_again_keeps_its_form(tab: Any, tmp_path: Path,
 def test_a_model_can_be_selected_again_after_a_damaged_one(tab: Any, tmp_path: Path) -> None:
     (tmp_path / "models" / "damaged.gguf").write_bytes(b"GGUF")
     updates = tab.pick(form(tab, "damaged.gguf"))
-    assert 'role="alert"' in updates[tab.facts]
+    assert 'role="alert"' in updates[tab.facts] and "data-without-options" in updates[tab.facts]
+    assert "data-without-options" not in tab.pick(form(tab))[tab.facts]
     assert tab.pick(form(tab) | updates | {tab.model: NAME})[tab.newly_picked] is True
 
 
