@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.api.errors import MAX_NESTING, error_response, too_deep
@@ -24,6 +25,10 @@ MAX_DISCARDED_BYTES = 256_000_000
 """How much of a refused body is read and dropped: most clients look for an answer only when they have sent all."""
 MAX_VALUES = 1_000_000
 """Values in the lists and objects of a body: checking them takes the time of all others."""
+UNCOUNTED_BYTES = 4_000_000
+"""JSON of this size is parsed before its values are counted. Of larger JSON, commas and opening brackets are counted
+before: 32 MB of empty lists would take 900 MB and hold up all others for a second. A text with more of them than
+MAX_VALUES has more tokens than models can read."""
 MAX_MESSAGES = 4096
 MAX_ANSWERS = 128
 MAX_CHARACTERS = 2_000_000
@@ -37,6 +42,10 @@ MAX_TOKENS = 262_144
 
 _TOO_LARGE: Words = {"en": "The body is larger than {limit} MB.", "zh": "请求体超过 {limit} MB。"}
 _VALUES: Words = {"en": f"at most {MAX_VALUES} values in one body", "zh": f"单个请求体不超过 {MAX_VALUES} 个值"}
+_TOO_MANY: Words = {
+    "en": f"The body has more than {MAX_VALUES} values.",
+    "zh": f"请求体包含的值超过 {MAX_VALUES} 个。",
+}
 _MESSAGES: Words = {"en": f"at most {MAX_MESSAGES} messages", "zh": f"不超过 {MAX_MESSAGES} 条的消息列表"}
 _ANSWERS: Words = {
     "en": f"at most {MAX_ANSWERS} answers in one request, prompts times n",
@@ -101,7 +110,7 @@ def _containers_in(containers: Sequence[Any]) -> list[Any]:
 class BodyLimit:
     """ASGI middleware: answer 413 to a body of more than `limit` bytes, as soon as that is known.
 
-    Those in ROUTE_LIMITS have limits of their own.
+    Those in ROUTE_LIMITS have limits of their own. JSON with too many values is answered 400.
     """
 
     def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
@@ -112,44 +121,55 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit = ROUTE_LIMITS.get(scope["path"].rstrip("/"), self._limit)
-        announced = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "0")
         if not announced.isdecimal() or int(announced) > limit:
             if announced.isdecimal():
                 await _discard(receive, int(announced))
-            await _refuse(limit, scope, receive, send)
+            await _too_large(limit, scope)(scope, receive, send)
             return
-        received, more, started, too_large = 0, True, False, False
+        is_json = "json" in headers.get("content-type", "") and limit == self._limit  # not a file
+        received = separators = 0
+        more, started = True, False
+        refusal: Response | None = None
 
         async def counted_receive() -> Message:
-            nonlocal received, more, too_large
+            nonlocal received, separators, more, refusal
             message = await receive()
-            received, more = received + len(message.get("body", b"")), message.get("more_body", False)
+            body = message.get("body", b"")
+            received, more = received + len(body), message.get("more_body", False)
+            separators += sum(map(body.count, (b",", b"[", b"{"))) if is_json else 0
             if received > limit:
-                too_large = True
-                return {"type": "http.disconnect"}  # whoever reads the body gives up
-            return message
+                refusal = _too_large(limit, scope)
+            elif received > UNCOUNTED_BYTES and separators > MAX_VALUES:
+                refusal = _refusal(scope, 400, "invalid_value", _TOO_MANY)
+            return message if refusal is None else {"type": "http.disconnect"}  # whoever reads the body gives up
 
         async def own_send(message: Message) -> None:
             nonlocal started
-            if not too_large or started:
+            if refusal is None or started:
                 started = True
                 await send(message)
 
         try:
             await self._app(scope, counted_receive, own_send)
         except ClientDisconnect:
-            if not too_large:
+            if refusal is None:
                 raise
-        if too_large and not started:
+        if refusal is not None and not started:
             if more:
                 await _discard(receive)
-            await _refuse(limit, scope, receive, send)
+            await refusal(scope, receive, send)
 
 
-async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
-    headers = {"Connection": "close"}  # what has not been read of the body would be taken for the next request
+def _too_large(limit: int, scope: Scope) -> Response:
     words = {language: text.format(limit=f"{limit / 10**6:g}") for language, text in _TOO_LARGE.items()}
-    await error_response(scope, 413, "body_too_large", words, headers)(scope, receive, send)
+    return _refusal(scope, 413, "body_too_large", words)
+
+
+def _refusal(scope: Scope, status: int, code: str, words: Words) -> Response:
+    headers = {"Connection": "close"}  # what has not been read of the body would be taken for the next request
+    return error_response(scope, status, code, words, headers)
 
 
 async def _discard(receive: Receive, announced: int = 0) -> None:

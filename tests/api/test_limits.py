@@ -64,6 +64,8 @@ def test_every_body_of_the_api_is_checked() -> None:
         TextRequest.model_validate({"text": "x", **nested(300)})
 
 
+JSON = {"Content-Type": "application/json"}
+
 # -- the size of the body ----------------------------------------------------------------------------------------------
 
 
@@ -88,6 +90,18 @@ def test_a_larger_body_is_answered_413_whether_or_not_its_length_is_announced(ht
         refused = http.post("/", content=content)
         assert (refused.status_code, refused.headers["connection"]) == (413, "close")
         assert "larger than" in refused.json()["error"]["message"]
+
+
+def test_large_json_with_too_many_values_is_refused_before_it_is_parsed() -> None:
+    http = TestClient(BodyLimit(count_body), raise_server_exceptions=False)
+    lists, text = b"[" + b"[]," * 1_400_000 + b"0]", b'["' + b"2 words, " * 500_000 + b'"]'
+    for content in (lists, iter([lists[:2_000_000], lists[2_000_000:]])):
+        refused = http.post("/v1/completions", content=content, headers=JSON)
+        assert (refused.status_code, refused.headers["connection"]) == (400, "close")
+        assert "more than 1000000 values" in refused.json()["error"]["message"]
+    assert http.post("/v1/completions", content=text, headers=JSON).text == str(len(text))
+    assert http.post("/chat/import", content=lists, headers=JSON).text == str(len(lists)), "a file is read elsewhere"
+    assert http.post("/v1/completions", content=lists[:3_999_999], headers=JSON).text == "3999999"
 
 
 def test_a_length_that_is_no_number_is_refused(http: TestClient) -> None:

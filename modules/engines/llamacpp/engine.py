@@ -28,7 +28,7 @@ from modules.engines.llamacpp.next_turn import NextTurn
 from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, no_library_note, notes, unusable_projector_note
 from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
 from modules.engines.llamacpp.saved_prompts import save_prompts, state_facts
-from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Request, Scheduler
+from modules.engines.llamacpp.scheduler import Request, Scheduler
 from modules.engines.llamacpp.threadpool import ComputeThreads
 from modules.engines.llamacpp.tokenizer import Tokenizer
 from modules.engines.lora_set import LoraSet
@@ -61,6 +61,7 @@ class LlamaCpp:
         slots = calls["llama_init_from_model"]["n_seq_max"]
         self._cache = KVCache(self.model, slots, attention_sink_size, max_saved_bytes)
         self._scheduler = Scheduler(self.model, self._cache)
+        self._is_interrupted = False
         self._next_turn = NextTurn(self.model, self._cache, self._batch)
         self._windows = WindowEvaluator(self.model, self._cache, self._scheduler, self._batch)
         self._warm_up()
@@ -151,11 +152,18 @@ class LlamaCpp:
 
         Called from another thread when a request has arrived.
         """
-        alone = self._windows.running or len(self._scheduler.running) == 1 < len(self._cache.slots)
-        if urgent or self._next_turn.running or (alone and len(self._batch) > PREFILL_CHUNK_WHILE_DECODING):
+        self._is_interrupted = True
+        if urgent or self._next_turn.running or self._is_long:
             self.model.interrupt()
 
+    @property
+    def _is_long(self) -> bool:
+        """Whether the batch has so much of one prompt or window that a new request should not wait for its step."""
+        alone = self._windows.running or len(self._scheduler.running) == 1 < len(self._cache.slots)
+        return alone and len(self._batch) > self._scheduler.chunk.tokens
+
     def resume(self) -> None:
+        self._is_interrupted = False
         self.model.resume()
 
     def _end(self, request: Request) -> None:
@@ -190,8 +198,13 @@ class LlamaCpp:
         self._scheduler.fill(self._batch)
         if not len(self._batch):  # all that run have come to a picture
             return
+        if self._is_interrupted and self._is_long:  # a request has arrived since the last ones were taken
+            self._batch.clear()
+            return
+        began = time.perf_counter()
         status = self.model.decode(self._batch)
         if status == DECODED:
+            self._scheduler.chunk.observe(len(self._batch) - self._batch.outputs, time.perf_counter() - began)
             for request in list(self._scheduler.running):
                 yield from self._advance(request)
         elif status == ABORTED:

@@ -14,7 +14,7 @@ from modules.core.worker_errors import GenerationFailed
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model
 from modules.engines.llamacpp.kv_cache import KVCache, Slot
-from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Scheduler
+from modules.engines.llamacpp.scheduler import Scheduler
 from modules.engines.loglikelihoods import Window
 from modules.engines.target_scores import TargetScores
 
@@ -62,7 +62,7 @@ class WindowEvaluator:
     def _evaluate_piece(self, window: Window, slot: Slot, scores: TargetScores) -> None:
         """Evaluate one batch, unless it is interrupted or must wait for cells of generations."""
         evaluated = len(slot.cells)
-        chunk = PREFILL_CHUNK_WHILE_DECODING if self._scheduler.running else self._batch.capacity
+        chunk = self._scheduler.chunk.tokens if self._scheduler.running else self._batch.capacity
         tokens, targets = window.next_piece(evaluated, chunk)
         self._fill(array("i", tokens), targets, evaluated, slot.number)
         status = self._model.decode(self._batch)

@@ -17,6 +17,7 @@ from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import text_length
 from modules.engines.llamacpp.kv_cache import KVCache, Slot
+from modules.engines.llamacpp.prefill_chunk import PrefillChunk
 from modules.engines.llamacpp.sampler import Sampler
 from modules.engines.repetition import max_cached_tokens
 from modules.engines.text_stream import TextStream
@@ -25,8 +26,6 @@ from modules.engines.token_ids import common_prefix_length
 if TYPE_CHECKING:  # mtmd may not be installed
     from modules.engines.llamacpp.vision import ImageChunk
 
-PREFILL_CHUNK_WHILE_DECODING = 64
-"""Prompt tokens in a batch that other requests share: 0.25 s on two slow cores, where 512 take 2.3 s."""
 RESERVED_TOKENS = 256
 """Tokens of an answer for which the KV cache must have room when its request begins."""
 MIN_GAIN_BY_WAITING = 64
@@ -91,6 +90,7 @@ class Scheduler:
         self._model = model
         self._cache = cache
         self._waiting: deque[Request] = deque()
+        self.chunk = PrefillChunk()
         self.running: list[Request] = []
 
     @property
@@ -191,7 +191,7 @@ class Scheduler:
             position, sequence = self._cache.position(request.slot), request.slot.number
             request.scheduled, request.logits_row = 1, batch.add_one(request.tokens[-1], position, sequence)
         room = batch.capacity - len(decoding)
-        room = room if len(self.running) == 1 else min(room, PREFILL_CHUNK_WHILE_DECODING)
+        room = room if len(self.running) == 1 else min(room, self.chunk.tokens)
         for index, request in enumerate(in_prefill):
             count = min(request.pending, room // (len(in_prefill) - index))
             room -= self._schedule_prefill(request, count, batch)
