@@ -219,10 +219,13 @@ class App:
         model = self._find_model(self.flags, self.catalog)
         if self.flags.on("trust_changed_code") and model is None:
             raise CommandLineError(_MODEL_FLAG_MISSING)
-        loras = self.loras.parse_flag(self.flags.text("lora"))
+        loras = self._flagged_loras(self.flags, model)
         if self.flags.text("loader"):
             find_loader(self.flags.text("loader"))
         return CommandLine(self.flags, model, loras)
+
+    def _flagged_loras(self, flags: Flags, model: ModelRecord | None) -> dict[str, object]:
+        return self.loras.parse_flag(flags.text("lora"), on_server=model is not None and model.server is not None)
 
     def _find_model(self, flags: Flags, catalog: Catalog) -> ModelRecord | None:
         """Return the model of `--model` or `--server-url`. One outside the folder of models is named by its path."""
@@ -328,9 +331,9 @@ class App:
         if loader := flags.text("loader"):
             find_loader(loader)
         folder = Path(os.path.abspath(flags.text("model_dir") or ROOT / "models"))
-        self._find_model(flags, self.catalog if folder == self.catalog.folder else Catalog(folder))
+        model = self._find_model(flags, self.catalog if folder == self.catalog.folder else Catalog(folder))
         if flags.text("lora_dir") == self.flags.text("lora_dir"):
-            self.loras.parse_flag(flags.text("lora"))
+            self._flagged_loras(flags, model)
         parse_endpoints(flags.text("hf_endpoint"))
         if flags.address[1] != self.flags.address[1]:
             listening_socket(*flags.address).close()

@@ -104,7 +104,7 @@ class Info:
     one whose answers are vectors of so many `dimensions`, which may be cut if it `may_shorten`, "rank" for scores.
     `abilities` and `samplers` replace those of the loader's row, None does not: a server decides what it can do.
     `messages` tells whether it takes conversations as messages only, whose prompts it makes itself. `server` is the
-    kind of server that generates, "" if the worker does.
+    kind of server that generates, "" if the worker does; `loras` are the names of the LoRAs that it offers.
     """
 
     context_length: int
@@ -123,6 +123,7 @@ class Info:
     samplers: tuple[str, ...] | None = None
     messages: bool = False
     server: str = ""
+    loras: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         return dataclasses.asdict(self)
@@ -132,6 +133,7 @@ class Info:
         fim = body["fim"]
         converted = {
             "notes": tuple(Note(**note) for note in body["notes"]),
+            "loras": tuple(body["loras"]),
             "fim": FimTokens(**fim | {"stops": tuple(fim["stops"])}) if fim else None,
             **{key: None if body[key] is None else tuple(body[key]) for key in ("abilities", "samplers")},
         }

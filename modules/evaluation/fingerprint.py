@@ -43,7 +43,9 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
 
 def hash_adapters(adapters: Sequence[LoraAdapter]) -> str:
     """Return a fingerprint of LoRAs and their weights; "" without any. Raises OSError."""
-    return hash_json([[hash_files(adapter.path), adapter.weight] for adapter in adapters]) if adapters else ""
+    if not adapters:
+        return ""
+    return hash_json([[hash_files(one.path) if one.path else one.name, one.weight] for one in adapters])
 
 
 def hash_json(value: Json) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from modules.catalog.record import ModelRecord
 from modules.core.errors import Unsupported, WebUIError
@@ -21,6 +22,8 @@ from modules.runtime.model_manager import ModelManager
 
 log = logging.getLogger(__name__)
 
+ON_SERVER = "server"
+"""The `kind` of a LoRA without files here."""
 DEFAULT_WEIGHT = 1.0
 WEIGHT = Option(
     "weight",
@@ -53,18 +56,37 @@ class LoraManager:
         self._models = models
         self._pool = ThreadPoolExecutor(1, "loras")
 
-    def parse_flag(self, text: str) -> dict[str, object]:
-        """Read `--lora`: one LoRA a line, as name or name:weight. Raises LoraNotFound, or OptionError for a weight."""
-        return dict(self._parse_line(line) for line in text.splitlines())
+    def parse_flag(self, text: str, on_server: bool = False) -> dict[str, object]:
+        """Read `--lora`: one LoRA a line, as name or name:weight. Raises LoraNotFound, or OptionError for a weight.
 
-    def _parse_line(self, line: str) -> tuple[str, object]:
+        With `on_server`, the model's server may have those that are not in the folder.
+        """
+        return dict(self._parse_line(line, on_server) for line in text.splitlines())
+
+    def _parse_line(self, line: str, on_server: bool) -> tuple[str, object]:
         try:
             return self.catalog.find(line).name, DEFAULT_WEIGHT
         except LoraNotFound:
             name, colon, weight = line.rpartition(":")
-            if not colon:
+            if not colon and not on_server:
                 raise
-            return self.catalog.find(name).name, WEIGHT.parse(weight)
+            if not colon:
+                return line, DEFAULT_WEIGHT
+            return self._find(name, on_server).name, WEIGHT.parse(weight)
+
+    def _find(self, name: str, on_server: bool) -> LoraRecord:
+        """Return a LoRA of the folder, or one that only a server can know. Raises LoraNotFound."""
+        try:
+            return self.catalog.find(name)
+        except LoraNotFound:
+            if not on_server:
+                raise
+            return LoraRecord(name, Path(), ON_SERVER)
+
+    def names(self, seconds: float | None = None) -> list[str]:
+        """Return the LoRAs to choose from: those that the server of the model in use offers, then all on disk."""
+        listed = [record.name for record in self.catalog.all(seconds)]
+        return list(dict.fromkeys((*self._models.status.server_loras, *listed)))
 
     def resolve(self, plan: LoadPlan) -> LoadPlan:
         """Find, check and convert the LoRAs that a plan names. A model that cannot have them is loaded without any."""
@@ -105,7 +127,7 @@ class LoraManager:
         self, loader: Loader, model: ModelRecord, weights: Weights, abilities: frozenset[str]
     ) -> tuple[LoraAdapter, ...]:
         """Check LoRAs against the files of the model, and provide them in the format that its loader reads."""
-        chosen = [(self.catalog.find(name), float(WEIGHT.parse(raw))) for name, raw in weights.items()]
+        chosen = [(self._find(name, loader.elsewhere), float(WEIGHT.parse(raw))) for name, raw in weights.items()]
         by_name = {lora.name: (lora, weight) for lora, weight in chosen}  # two names may mean the same LoRA
         if not _supports(abilities, len(by_name)):
             raise _unsupported(loader.name, abilities)
@@ -113,6 +135,8 @@ class LoraManager:
 
 
 def _adapter(lora: LoraRecord, weight: float, loader: Loader, model: ModelRecord) -> LoraAdapter:
+    if lora.kind == ON_SERVER:
+        return LoraAdapter(lora.name, None, weight)
     try:
         if not loader.elsewhere:  # a server alone can compare them
             check_fit(lora, model)

@@ -17,10 +17,13 @@ from modules.options.option import Value
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """A LoRA in the format that the loader reads, checked against the model. `weight` 1 is as it was trained."""
+    """A LoRA in the format that the loader reads, checked against the model. `weight` 1 is as it was trained.
+
+    One without a `path` is the model's server's.
+    """
 
     name: str
-    path: Path
+    path: Path | None
     weight: float
 
 

@@ -259,7 +259,7 @@ class LoadedModel:
         """
         effects: Sequence[float] = []
         if adapters or self.loras:
-            requests = [{"name": one.name, "path": str(one.path), "weight": one.weight} for one in adapters]
+            requests = [{"name": one.name, "path": str(one.path or ""), "weight": one.weight} for one in adapters]
             effects = self._worker.call("apply_loras", adapters=requests)
         self.loras = tuple(
             AppliedLora(adapter.name, adapter.weight, effect) for adapter, effect in zip(adapters, effects, strict=True)

@@ -16,7 +16,8 @@ class Status:
 
     `stage` and `progress` are those of `Progress`, while loading. `memory` and `freed` are bytes, `seconds` is how long
     the load took. `server` is the kind of server that generates, if one does, and `address` where it is; `is_reachable`
-    is false while it does not answer. `samplers` and `abilities` are those of the model, while it is ready.
+    is false while it does not answer; `server_loras` are those that it offers. `samplers` and `abilities` are those of
+    the model, while it is ready.
     """
 
     state: Literal["empty", "loading", "ready", "asleep", "failed"] = "empty"
@@ -37,6 +38,7 @@ class Status:
     abilities: frozenset[str] = frozenset()
     address: str = ""
     is_reachable: bool = True
+    server_loras: tuple[str, ...] = ()
 
 
 def status_of(entry: Entry | None, version: int, freed: int) -> Status:
@@ -63,4 +65,5 @@ def status_of(entry: Entry | None, version: int, freed: int) -> Status:
         abilities=model.abilities,
         address=model.record.server.url if model.record.server else "",
         is_reachable=model.is_reachable,
+        server_loras=model.info.loras,
     )

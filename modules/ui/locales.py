@@ -616,6 +616,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "lora_remove": ("全部移除", "Remove all"),
     "lora_weight": ("权重", "Weight"),
     "lora_rank": ("秩", "rank"),
+    "lora_on_server": ("由服务器提供", "on the server"),
     "lora_base": ("基础模型", "base model"),
     "lora_applying": ("等待当前回答结束后应用…", "Applying once the current answers are finished…"),
     "lora_empty": (

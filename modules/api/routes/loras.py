@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -14,7 +15,7 @@ from modules.app import App
 from modules.catalog.background_scan import LIST_SECONDS
 from modules.core.events import Json
 from modules.lora.catalog import LoraRecord
-from modules.lora.manager import DEFAULT_WEIGHT
+from modules.lora.manager import DEFAULT_WEIGHT, ON_SERVER
 from modules.runtime.loaded_model import AppliedLora
 
 
@@ -25,6 +26,8 @@ def routes(app: App) -> APIRouter:
     @router.get("/list")
     def list_loras(request: Request) -> Response:
         records, language = app.loras.catalog.all(LIST_SECONDS), language_of(request.headers)
+        offered = [name for name in app.models.status.server_loras if name not in {one.name for one in records}]
+        records += [LoraRecord(name, Path(), ON_SERVER) for name in offered]
         names = [record.name for record in records if not record.problem]
         return json_response(
             {

@@ -6,6 +6,7 @@ imitates.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from modules.engines.served.server_facts import AUTO, LONGEST_TEXT, Choices, Wan
 from modules.engines.served.server_kind import DISCOVERY_SECONDS, Ask, ServerFacts, ServerKind
 from modules.engines.served.sglang import Sglang
 from modules.engines.served.vllm import Vllm
+from modules.options.load_remote import SERVER_MODEL
 
 __all__ = ["AUTO", "KINDS", "Choices", "discover", "info_of"]
 
@@ -104,6 +106,7 @@ def info_of(kind: ServerKind, slots: int) -> Info:
         samplers=tuple(sorted(kind.samplers)),
         messages=facts.messages,
         server=facts.kind,
+        loras=tuple(lora.name for lora in facts.loras if re.fullmatch(SERVER_MODEL.pattern, lora.name)),
     )
 
 

@@ -26,7 +26,7 @@ _ONE = {
 
 def offered(loras: Sequence[ServerLora], name: str, path: str) -> ServerLora | None:
     """Return the LoRA of the server that is called `name`, or as the file or folder at `path` is; None without one."""
-    names = {name, PurePath(path).name, PurePath(path).stem}
+    names = {name, PurePath(path).name, PurePath(path).stem} - {""}
     return next((lora for lora in loras if {lora.name, PurePath(lora.name).stem} & names), None)
 
 
@@ -75,6 +75,8 @@ class OneLora:
 
     def _loaded(self, name: str, path: str) -> ServerLora:
         """Ask the server to load a LoRA. It must see the same files; most servers do not allow it."""
+        if not path:
+            raise not_offered(name, self._loras)
         answer = self._ask("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if answer.status == 404 and not self._says_why(answer.body):
             raise not_offered(name, self._loras)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from modules.catalog.background_scan import LIST_SECONDS
 from modules.core.errors import WebUIError
 from modules.core.lora_errors import LoraNotFound
 from modules.lora.catalog import LoraRecord
-from modules.lora.manager import DEFAULT_WEIGHT, WEIGHT
+from modules.lora.manager import DEFAULT_WEIGHT, ON_SERVER, WEIGHT
 from modules.options.option import nearest
 from modules.runtime.loaded_model import AppliedLora
 from modules.ui.gradio_import import gradio
@@ -136,7 +137,8 @@ class LoraCard:
         """Show which LoRAs are applied, and pick them if there are any."""
         weights = {applied.name: applied.weight for applied in self._app.models.status.loras}
         if not weights:
-            return {self.rows: gr.skip(), self.status: self._applied()}
+            choices = gr.update(choices=self._choices())  # the server of the model in use may offer some
+            return {self.names: choices, self.rows: gr.skip(), self.status: self._applied()}
         names = gr.update(choices=self._choices(), value=list(weights))  # the menu may not have them yet
         return {self.names: names, self.rows: self._rows(list(weights), weights), self.status: self._applied()}
 
@@ -157,8 +159,10 @@ class LoraCard:
 
     def _rows(self, names: list[str], weights: Mapping[str, object]) -> str:
         records = {record.name: record for record in self._app.loras.catalog.all(LIST_SECONDS)}
-        if not records and not names:
+        offered = self._app.models.status.server_loras
+        if not records and not names and not offered:
             return self._page.info("lora_empty")
+        records = {name: LoraRecord(name, Path(), ON_SERVER) for name in offered} | records
         return "".join(
             self._row(records[name], weights.get(name, DEFAULT_WEIGHT))
             if name in records
@@ -184,6 +188,7 @@ class LoraCard:
     def _facts(self, record: LoraRecord) -> list[str]:
         tr, ranks = self._page.tr, "–".join(map(str, sorted({*record.ranks[:1], *record.ranks[-1:]})))
         return [
+            tr("lora_on_server") if record.kind == ON_SERVER else "",
             f"{tr('lora_rank')} {ranks}" if ranks else "",
             f"alpha {record.alpha:g}" if record.alpha else "",
             ", ".join(record.targets),
@@ -193,7 +198,7 @@ class LoraCard:
         ]
 
     def _choices(self) -> list[str]:
-        return [record.name for record in self._app.loras.catalog.all(LIST_SECONDS)]
+        return self._app.loras.names(LIST_SECONDS)
 
 
 def _short(base: str) -> str:

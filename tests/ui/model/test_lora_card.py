@@ -12,13 +12,18 @@ import pytest
 
 from modules.app import App
 from modules.loaders.load_settings import resolve
+from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
+from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
 from modules.ui.model.lora_card import LoraCard
 from tests.lora.test_manager import SEVERAL_LORAS, root  # noqa: F401
+from tests.support.fake_server import FakeServer, Reply, Request
 from tests.support.lora_files import peft
 from tests.support.page_parts import AsCalled, page_parts
+
+gr = gradio()
 
 
 @pytest.fixture
@@ -143,3 +148,28 @@ def test_guests_are_refused(make_card: Callable[..., Any]) -> None:
     for shown in (last(card, card.apply, ["cat"], {}), last(card, card.remove_all)):
         assert "--multi-user" in shown[card.status]
     assert card._app.models.status.loras == ()
+
+
+def test_loras_that_only_the_server_has_are_chosen_and_applied_by_their_names(make_card: Callable[..., Any]) -> None:
+    def complete(request: Request) -> Reply:
+        change = 1.5 if request.json()["model"] == "banana" else 0.0
+        return Reply(json={"choices": [{"logprobs": {"top_logprobs": [{"a": -1.0 - change, "b": -2.0}]}}]})
+
+    with FakeServer() as server:
+        entries = [{"id": "m", "owned_by": "vllm"}, {"id": "banana", "owned_by": "vllm", "parent": "m"}]
+        server.add("/v1/models", Reply(json={"data": entries}))
+        server.add("/v1/completions", complete)
+        card = make_card("--server-url", server.url, "--server-model", "m", "--lora", "banana")
+        app = card._app
+        app.loading.load(app.planner.plan(LoadRequest(app.named_model)))
+        assert [(lora.name, lora.effect) for lora in app.models.status.loras] == [("banana", 1.5)]
+        opened = card.open_page()
+        assert opened[card.names]["choices"] == ["banana", "cat", "cut", "dog.gguf", "fail", "kill", "wide"]
+        assert opened[card.names]["value"] == ["banana"] and "on the server" in opened[card.rows]
+        last(card, card.remove_all)
+        assert app.models.status.loras == ()
+        assert "<b>banana</b>" in last(card, card.apply, ["banana"], {})[card.status]
+        assert "does not offer it" in last(card, card.apply, ["nothing"], {})[card.status]
+        assert [lora.name for lora in app.models.status.loras] == ["banana"], "the former one is still applied"
+        app.models.unload()
+    assert card.follow()[card.names] == gr.update(choices=["cat", "cut", "dog.gguf", "fail", "kill", "wide"])
