@@ -86,7 +86,7 @@ def _events(chunks: list[tuple[float, bytes]]) -> Iterator[tuple[float, Any]]:
         *events, incomplete = (incomplete + chunk).split(b"\n\n")
         for event in events:
             data = event.removeprefix(b"data: ")
-            if data != b"[DONE]":
+            if data != b"[DONE]" and not event.startswith(b":"):  # a comment, while the client waits
                 yield arrival, json.loads(data)
 
 
