@@ -1,139 +1,163 @@
-"""Simulated speed of speculative decoding with prompt lookup: draft tokens that followed the last two tokens before.
+"""Speed of answers with draft tokens relative to the same answers without, alternating in one worker.
 
-Answers of the model to several chats are replayed token by token. Where the last NGRAM tokens occurred earlier in the
-prompt or the answer, the tokens that followed there are the draft; those that match the real answer would have been
-accepted for the cost of one batch. The cost of batches of each size is measured in the same run, at a context of 300
-tokens.
+Chat, rewriting (an answer that repeats most of a text) and quoting code, at temperature 0: the tokens after the first,
+by the worker's own clock. `--draft-model` measures a draft model instead of prompt lookup, in two workers. Where the
+texts differ, the answer with drafts is generated again, token by token, with a grammar that allows nothing else: the
+largest difference in logprob between the best token and the answer's must be within the bound of `bound.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
-import time
-from array import array
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from decode_busy import busy
 from figures import session, table, verdict
-from layers import load_arguments
-from program import MODEL, ROOT, explain
+from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from modules.loaders import generation_settings
+from modules.core.events import Done
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import load
+from tests.support.answers import Answer, answer, forget, together
+from tests.support.llama_requests import MAX_DEVIATION, largest_deviation
 
-NGRAM = 2
-DRAFT_LENGTHS = (1, 2, 3, 5)
+MIN_SPEEDUP = {"chat": 0.98, "rewriting": 1.4, "quoting code": 1.4}
+LOOKUP = 10
 TOKENS = 200
-REPEATS = 25
-CONTEXT = 300
+ROUNDS = 3
+CONTEXT = 4096
+BUSY_SHARE = 0.4
 TEXT = (
     "The lighthouse at the end of the bay was built in 1862. Its keeper, an old man named Tomas, lit the lamp each "
-    "evening and wrote down the names of all the ships that passed. In winter the sea froze, and no ship came."
+    "evening and wrote down the names of all the ships that passed. In winter the sea froze, and no ship came. Then he "
+    "mended his nets, carved small boats of driftwood and read the letters of his sister, who lived beyond the hills. "
+    "One night in March a storm broke the ice, and a schooner with torn sails drifted to the rocks. Tomas rang the "
+    "bell until his hands bled. Eleven sailors reached the shore, and every year they sent him a barrel of apples."
 )
-CHATS = {
-    "chat": [
-        "Tell me about the moon.",
-        "How do I bake bread?",
-        "Write a short poem about rain.",
-        "What is a prime number?",
-    ],
-    "rewriting": [f"Repeat this text exactly: {TEXT}", f"Correct the spelling of this text: {TEXT}"],
-    "summary": [f"Summarise this text: {TEXT}", f"Who is named in this text, and what did they do? {TEXT}"],
+CODE = '''def read_config(path, default=None):
+    """Return the settings in a file, or the default if there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)
+    except FileNotFoundError:
+        return default
+    for key, value in settings.items():
+        if not isinstance(value, (str, int, float)):
+            raise ValueError(f"{key} has an invalid value")
+    return settings
+'''
+QUESTIONS = {
+    "chat": (
+        ("Tell me about the moon.", ""),
+        ("How do I bake bread?", ""),
+        ("Give me five tips for sleeping well.", ""),
+        ("What is a prime number?", ""),
+    ),
+    "rewriting": (
+        (f"Repeat this text exactly: {TEXT}", ""),
+        (f"Correct the spelling of this text: {TEXT}", ""),
+    ),
+    "quoting code": (
+        (f"Repeat this code exactly:\n\n```python\n{CODE}```", "```python\n"),
+        (f"Add a comment to this function and print it again:\n\n```python\n{CODE}```", "```python\n# Settings\n"),
+    ),
 }
+"""Questions, and the beginnings of their answers."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same answer without and with drafts, by the worker's own clock."""
+
+    plain: Answer
+    drafted: Answer
+
+    @property
+    def speedup(self) -> float:
+        return _seconds_per_token(self.plain.done) / _seconds_per_token(self.drafted.done)
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(measure(json.loads(sys.argv[2]))))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--draft-model", type=Path, help="measure this draft model instead of prompt lookup")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--lookup", type=int, default=LOOKUP, help="draft tokens at most")
+    parser.add_argument("--at-once", type=int, default=1, help="copies of each question that are answered at once")
+    parser.add_argument("--busy", action="store_true", help="beside a program that is busy 40 %% of the time")
     args = parser.parse_args()
-    plan = explain(args.model)
-    request = json.dumps(load_arguments(plan))
-    with session(f"Prompt lookup: {args.model.name}, {NGRAM} tokens looked up, answers of {TOKENS}"):
-        run = subprocess.run([sys.executable, __file__, "--child", request], check=True, stdout=subprocess.PIPE)
-    report(json.loads(run.stdout))
+    source = f"draft model {args.draft_model.name}" if args.draft_model else f"prompt lookup of {args.lookup} tokens"
+    title = f"{source}: {args.model.name}, answers of {TOKENS} tokens, {args.at_once} at once"
+    with session(title), ExitStack() as stack:
+        if args.busy:
+            stack.enter_context(busy(BUSY_SHARE))
+        options = {"n_ctx": CONTEXT, "parallel": max(args.at_once, 1)}
+        plain = stack.enter_context(closing(WorkerProcess()))
+        load(plain, args.model, **options)
+        drafting, settings = plain, {"prompt_lookup_num_tokens": args.lookup}
+        if args.draft_model:
+            drafting, settings = stack.enter_context(closing(WorkerProcess())), {}
+            load(drafting, args.model, **options, model_draft=str(args.draft_model))
+        pairs = measure(plain, drafting, settings, args.rounds, args.at_once)
+        report(pairs)
+        check_texts(plain, pairs)
 
 
-def measure(request: dict[str, Any]) -> Any:
-    """Return the seconds that batches take, by size, and the (prompt, answer) tokens of all chats."""
-    from modules.engines.llamacpp.batch import Batch
-    from modules.engines.llamacpp.engine import LlamaCpp
-
-    engine = LlamaCpp(Path(request["path"]), request["options"], lambda progress: None)
-    chats: dict[str, list[Any]] = {}
-    encode = engine.questions["encode"]
-    for kind, questions in CHATS.items():
-        for question in questions:
-            prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-            params = generation_settings.resolve({"temperature": 0.0, "max_new_tokens": TOKENS})
-            engine.submit(1, engine.tokenize(prompt, params), params)
-            text = ""
-            while not engine.idle:
-                text += "".join(getattr(event, "text", "") for _, event in engine.step())
-            chats.setdefault(kind, []).append((encode(text=prompt), encode(text=text, add_special=False)))
-    engine.forget()
-    batch = Batch(512)
-    sizes = [1, *(length + 1 for length in DRAFT_LENGTHS)]
-    costs: dict[int, list[float]] = {size: [] for size in sizes}
-    for begin in range(0, CONTEXT, 100):
-        batch.clear()
-        batch.add(array("i", range(1000 + begin, 1100 + begin)), begin, 0, False)
-        engine.model.decode(batch)
-    for _ in range(REPEATS):
-        for size in sizes:
-            batch.clear()
-            for index in range(size):
-                batch.add_one(2000 + index, CONTEXT + index, 0)
-            began = time.perf_counter()
-            engine.model.decode(batch)
-            costs[size].append(time.perf_counter() - began)
-            engine.model.truncate(0, CONTEXT)
-    return {"costs": {size: statistics.median(times) for size, times in costs.items()}, "chats": chats}
+def measure(
+    plain: WorkerProcess, drafting: WorkerProcess, settings: Mapping[str, int], rounds: int, at_once: int
+) -> dict[str, list[tuple[str, Pair]]]:
+    """Return (prompt, pair) of all answers, by kind of question."""
+    measured: dict[str, list[tuple[str, Pair]]] = {kind: [] for kind in QUESTIONS}
+    for number in range(rounds):
+        for kind, questions in QUESTIONS.items():
+            for question, beginning in questions:
+                prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{beginning}"
+                sides = [(plain, {}), (drafting, settings)]
+                answers = [_ask(*side, prompt, at_once) for side in (sides if number % 2 else sides[::-1])]
+                both = answers if number % 2 else answers[::-1]
+                measured[kind].append((prompt, Pair(*both)))
+    return measured
 
 
-def report(measured: Any) -> None:
-    costs = {int(size): seconds for size, seconds in measured["costs"].items()}
-    rows = []
-    for kind, answers in measured["chats"].items():
-        for length in DRAFT_LENGTHS:
-            without = sum(len(answer) for _, answer in answers) * costs[1]
-            with_draft = sum(drafted_seconds(prompt, answer, length, costs) for prompt, answer in answers)
-            rows.append((kind, length, costs[length + 1] / costs[1], without / with_draft))
-    table(["answers", "draft tokens", "cost of that batch", "speedup"], rows)
-    best = max(row[3] for row in rows if row[0] == "chat")
-    verdict("Best speedup on chat", f"{best:.2f}", "more than 1.00", best > 1)
+def _ask(worker: WorkerProcess, settings: Mapping[str, int], prompt: str, at_once: int) -> Answer:
+    if at_once == 1:
+        return answer(worker, prompt, max_new_tokens=TOKENS, **settings)
+    return together(worker, [prompt] * at_once, max_new_tokens=TOKENS, **settings)[0]
 
 
-def drafted_seconds(prompt: list[int], answer: list[int], length: int, costs: dict[int, float]) -> float:
-    """Return the time for the complete answer with up to `length` draft tokens before each batch."""
-    text = list(prompt)
-    total, position = 0.0, 0
-    while position < len(answer):
-        draft = lookup(text, length)
-        accepted = 0
-        for drafted, actual in zip(draft, answer[position:], strict=False):
-            if drafted != actual:
-                break
-            accepted += 1
-        total += costs[length + 1] if draft else costs[1]
-        text += answer[position : position + accepted + 1]
-        position += accepted + 1
-    return total
+def _seconds_per_token(done: Done) -> float:
+    return done.decode_seconds / (done.completion_tokens - 1)
 
 
-def lookup(text: list[int], length: int) -> list[int]:
-    """Return up to `length` tokens that followed the previous occurrence of the last NGRAM tokens."""
-    key = text[-NGRAM:]
-    for position in range(len(text) - NGRAM - 1, -1, -1):
-        if text[position : position + NGRAM] == key:
-            return text[position + NGRAM : position + NGRAM + length]
-    return []
+def report(measured: Mapping[str, list[tuple[str, Pair]]]) -> None:
+    rows: list[tuple[str, float, float, float, float, str]] = []
+    for kind, pairs in measured.items():
+        speedups = [pair.speedup for _, pair in pairs]
+        drafted = sum(pair.drafted.done.drafted_tokens for _, pair in pairs)
+        accepted = sum(pair.drafted.done.accepted_tokens for _, pair in pairs)
+        rate = statistics.median(1 / _seconds_per_token(pair.plain.done) for _, pair in pairs)
+        rows.append((kind, rate, statistics.median(speedups), min(speedups), max(speedups), f"{accepted}/{drafted}"))
+    table(["answers", "tokens/s without", "speedup", "lowest", "highest", "accepted"], rows)
+    for kind, _, speedup, *_ in rows:
+        limit = MIN_SPEEDUP[kind]
+        verdict(f"Speedup, {kind}", f"{speedup:.2f}", f"{limit:.2f} at least", speedup >= limit)
+
+
+def check_texts(worker: WorkerProcess, measured: Mapping[str, list[tuple[str, Pair]]]) -> None:
+    pairs = [(prompt, pair) for kind in measured.values() for prompt, pair in kind]
+    different = {(prompt, pair.drafted.text) for prompt, pair in pairs if pair.drafted.text != pair.plain.text}
+    deviations = [0.0]
+    for prompt, text in different:
+        forget(worker)
+        deviations.append(largest_deviation(worker, prompt, text))
+    print(f"{len(different)} of {len(pairs)} texts differ from the one without drafts")
+    verdict("Deviation", f"{max(deviations):.2f}", f"{MAX_DEVIATION} at most", max(deviations) <= MAX_DEVIATION)
 
 
 if __name__ == "__main__":

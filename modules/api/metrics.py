@@ -46,6 +46,10 @@ def exposition(
         *_metric("text_studio_generations_total", "counter", "Generations begun.", totals.generations),
         *_metric("text_studio_generations_failed_total", "counter", "Generations that failed.", totals.failures),
         *_metric("text_studio_cached_tokens_total", "counter", "Prompt tokens found in a cache.", totals.cached_tokens),
+        *_metric("text_studio_draft_tokens_total", "counter", "Draft tokens evaluated.", totals.drafted_tokens),
+        *_metric(
+            "text_studio_draft_tokens_accepted_total", "counter", "Draft tokens accepted.", totals.accepted_tokens
+        ),
         *_metric(
             "text_studio_server_memory_bytes",
             "gauge",

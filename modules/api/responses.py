@@ -136,10 +136,12 @@ class ResponseBuilder:
 def timings_of(end: Done) -> Json:
     """Return the times of an answer in llama-server's format."""
     read = end.prompt_tokens - end.cached_tokens
+    drafts = {"draft_n": end.drafted_tokens, "draft_n_accepted": end.accepted_tokens} if end.drafted_tokens else {}
     return {
         "cache_n": end.cached_tokens,
         **_speed("prompt", read, end.prompt_seconds),
         **_speed("predicted", end.completion_tokens, end.decode_seconds),
+        **drafts,
     }
 
 

@@ -72,7 +72,12 @@ def receipt(
         "seed": done.seed,
         "prompt_sha256": _sha256(prompt.used_text(done.shortened)),
         "shortened": done.shortened >= 0,
-        "tokens": {"prompt": done.prompt_tokens, "cached": done.cached_tokens, "completion": done.completion_tokens},
+        "tokens": {
+            "prompt": done.prompt_tokens,
+            "cached": done.cached_tokens,
+            "completion": done.completion_tokens,
+            **({"drafted": done.drafted_tokens, "accepted": done.accepted_tokens} if done.drafted_tokens else {}),
+        },
         "seconds": {"prompt": done.prompt_seconds, "decode": done.decode_seconds},
         "reason": done.reason,
     }

@@ -147,6 +147,7 @@ class Done:
     Seconds are of the prefill and of decoding. `cached_tokens` of the prompt were found in the KV cache. `shortened` is
     the index of the shorter text that was taken of a `Prompt`, -1 if none was. `seed` is the one that was used, even if
     it was drawn; -1 if the parameters had none. `stop_string` is the one that ended the answer, "" for none.
+    `drafted_tokens` were evaluated before it was known whether they come next, and `accepted_tokens` of them did.
     """
 
     reason: str
@@ -158,6 +159,8 @@ class Done:
     shortened: int = -1
     seed: int = -1
     stop_string: str = ""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ _SHARED_SAMPLERS = frozenset(
         "logit_bias",  # a parameter of the API, without a widget
     }
 )
-_LLAMACPP_SAMPLERS = _SHARED_SAMPLERS | {"top_n_sigma"}
+_LLAMACPP_SAMPLERS = _SHARED_SAMPLERS | {"top_n_sigma", "prompt_lookup_num_tokens"}
 _EXLLAMAV2_SAMPLERS = _SHARED_SAMPLERS | {
     *("tfs", "top_a", "smoothing_factor", "temperature_last", "do_sample", "min_length"),
     *("guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"),
@@ -174,7 +174,7 @@ _HF_SAMPLERS = (
     | _EXLLAMAV2_SAMPLERS
     | {
         *("epsilon_cutoff", "eta_cutoff", "smoothing_curve", "sampler_priority"),
-        *("encoder_repetition_penalty", "no_repeat_ngram_size", "prompt_lookup_num_tokens"),
+        *("encoder_repetition_penalty", "no_repeat_ngram_size"),
     }
 )
 

@@ -658,8 +658,9 @@ _TEXT = (
         0,
         {"en": "Prompt lookup tokens", "zh": "提示词查找"},
         {
-            "en": "Draft this many tokens from earlier text: faster if the answer repeats parts of it. 0 = off.",
-            "zh": "每次从前文预测这么多个词符，回答常重复前文时更快；0 为不启用。",
+            "en": "Draft up to this many tokens from earlier text: faster if the answer repeats parts of it. 0 = off. "
+            "llama.cpp uses a draft only where it is faster.",
+            "zh": "每次最多从前文预测这么多个词符，回答常重复前文时更快；0 为不启用。llama.cpp 仅在确有加速时采用。",
         },
         minimum=0,
         maximum=10,

@@ -21,6 +21,8 @@ class Totals:
     completion_tokens: int = 0
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     longest: int = 0
     """Tokens of the longest prompt with its answer."""
 
@@ -67,5 +69,7 @@ def _of(end: Done) -> Totals:
         completion_tokens=end.completion_tokens,
         prompt_seconds=end.prompt_seconds,
         decode_seconds=end.decode_seconds,
+        drafted_tokens=end.drafted_tokens,
+        accepted_tokens=end.accepted_tokens,
         longest=end.prompt_tokens + end.completion_tokens,
     )

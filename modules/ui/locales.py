@@ -1090,6 +1090,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "context_meter": ("提示词占用的上下文（词符）", "Tokens of the prompt, of the model's context"),
     "context_used": ("{used} / {context}", "{used} / {context}"),
     "live_speed": ("{speed} 词符/秒 · {tokens} 个词符", "{speed} tok/s · {tokens} tokens"),
+    "draft_tokens": ("草稿词符命中 {accepted}/{drafted}", "{accepted} of {drafted} draft tokens accepted"),
     "stopped": ("已停止", "stopped"),
     "system_message": ("系统消息", "System message"),
     "system_info": (

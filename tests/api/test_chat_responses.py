@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from typing import Any
 
 from modules.api.chat_responses import ChatResponseBuilder
+from modules.api.responses import timings_of
 from modules.core.events import Done, Logprob, Text, TokenLogprobs
 from modules.core.pieces import ARGUMENTS, CALL, REASONING, TEXT, Piece
 
@@ -109,6 +111,8 @@ def test_the_times_of_an_answer_are_those_of_llama_server() -> None:
         "predicted_per_token_ms": 250,
         "predicted_per_second": 4,
     }
+    with_drafts = timings_of(dataclasses.replace(END, drafted_tokens=6, accepted_tokens=5))
+    assert (with_drafts["draft_n"], with_drafts["draft_n_accepted"]) == (6, 5)
 
 
 # -- in chunks ---------------------------------------------------------------------------------------------------------

@@ -25,11 +25,13 @@ def test_numbers_of_all_models_and_of_each() -> None:
         Resident('a "b"\\\n', "llama.cpp", "ready", record("a"), memory=7, generations=5),
         Resident("z", "x", "asleep", record("z")),
     ]
-    text = exposition(Totals(9, 1, 100, 40, 50, 2.0, 5.0, 120), models, residents, waiting_requests=2)
+    text = exposition(Totals(9, 1, 100, 40, 50, 2.0, 5.0, 20, 15, 120), models, residents, waiting_requests=2)
     found = values(text)
     assert found["llamacpp:prompt_tokens_total"] == "60"
     assert found["llamacpp:prompt_tokens_seconds"] == "30.0"
     assert found["llamacpp:predicted_tokens_seconds"] == "10.0"
+    drafts = (found["text_studio_draft_tokens_total"], found["text_studio_draft_tokens_accepted_total"])
+    assert drafts == ("20", "15")
     assert (found["llamacpp:requests_processing"], found["llamacpp:requests_deferred"]) == ("5", "3")
     assert (found["text_studio_generations_total"], found["text_studio_generations_failed_total"]) == ("9", "1")
     assert found[r'text_studio_model_memory_bytes{model="a \"b\"\\\n"}'] == "7"

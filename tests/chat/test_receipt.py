@@ -71,6 +71,10 @@ def test_a_receipt_says_how_a_reply_came_about(model: LoadedModel) -> None:
     assert slip["shortened"] and slip["prompt_sha256"] == hashlib.sha256(b"two three").hexdigest()
     assert slip["tokens"] == {"prompt": 2, "cached": 1, "completion": 5}
     assert slip["seconds"] == {"prompt": 0.25, "decode": 1.5}
+    drafted = receipt(
+        TEMPLATES, model, PROMPT, params(), dataclasses.replace(DONE, drafted_tokens=6, accepted_tokens=4)
+    )
+    assert (drafted["tokens"]["drafted"], drafted["tokens"]["accepted"]) == (6, 4)
     assert slip["reason"] == "stop"
     assert len(slip["version"]) in (0, 40)
 

@@ -347,10 +347,12 @@ class Engine:
     ) -> Iterator[tuple[int, Event]]:
         """Sample a token after the last one and after every draft token, up to the first draft token that is wrong."""
         ended = False
+        generation.drafted_tokens += len(draft)
         for row, expected in enumerate([*draft, -1]):
             ended = yield from self._emit_token(generation, logits[row : row + 1])
             if ended or generation.sequence.tokens[-1] != expected:
                 break
+            generation.accepted_tokens += 1
         self._batch.truncate(len(generation.sequence.tokens) - 1)
         if ended:
             self._end_decoding([generation])

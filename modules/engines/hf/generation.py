@@ -13,7 +13,6 @@ from modules.core.events import Done, Event, Json, Progress, Result, Text
 from modules.engines import next_token
 from modules.engines.hf.batch import TokenSequence
 from modules.engines.hf.evaluator import Evaluator, token_logprobs
-from modules.engines.hf.prompt_lookup import draft_tokens
 from modules.engines.hf.sampling.pipeline import (
     apply_guidance,
     build_processors,
@@ -23,6 +22,7 @@ from modules.engines.hf.sampling.pipeline import (
 )
 from modules.engines.hf.sampling.vocabulary import Vocabulary
 from modules.engines.hf.token_text import Detokenizer
+from modules.engines.prompt_lookup import PromptLookup
 from modules.engines.text_stream import TextStream
 
 
@@ -44,6 +44,7 @@ class Generation:
         self.sequence = TokenSequence([], None)  # until the request is admitted
         self.queue_position = 0
         self.cached_tokens = self.completion_tokens = 0
+        self.drafted_tokens = self.accepted_tokens = 0
         self.negative_logits: Tensor | None = None  # after the last token of `negative`, float32 [1, vocabulary]
         self.candidates = next_token.candidate_count(params)
         self._model, self._vocabulary, self._context = model, vocabulary, context
@@ -52,6 +53,7 @@ class Generation:
         self._detokenizer = Detokenizer(model, preceding, not params["skip_special_tokens"], params.get("visible", ()))
         self._generator = new_generator(params, model.device)
         self._processors = self._build_processors(params)
+        self._lookup: PromptLookup | None = None
         self._token_ids = torch.empty(1, 0, dtype=torch.long, device=model.device)
         self._submitted = self._prefilled = time.monotonic()
 
@@ -80,7 +82,12 @@ class Generation:
         room = self._context - len(self.sequence.tokens)
         if limit := self.params["max_new_tokens"]:
             room = min(room, limit - self.completion_tokens - 1)
-        return draft_tokens(self.sequence.tokens, min(wanted, room)) if wanted and room > 0 else []
+        if not wanted or room <= 0:
+            return []
+        if self._lookup is None or self._lookup.tokens is not self.sequence.tokens:
+            self._lookup = PromptLookup(self.sequence.tokens)
+        self._lookup.update()
+        return self._lookup.draft(min(wanted, room))
 
     def sample(self, logits: Tensor) -> tuple[Text | None, str]:
         """Sample the next token from `logits`, float32 [1, vocabulary].
@@ -116,6 +123,8 @@ class Generation:
             prompt_seconds=self._prefilled - self._submitted,
             decode_seconds=time.monotonic() - self._prefilled,
             stop_string=self._stream.stop_string,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
     def next_tokens(self, logits: Tensor) -> Result:

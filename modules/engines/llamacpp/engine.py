@@ -19,10 +19,12 @@ from modules.engines.engine_protocol import Operations, Report
 from modules.engines.llamacpp.arguments import arguments
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model, largest
+from modules.engines.llamacpp.drafting import DraftPlanner
 from modules.engines.llamacpp.image_cells import text_tokens
 from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.loglikelihoods import WindowEvaluator
+from modules.engines.llamacpp.lookup_drafter import LookupDrafter
 from modules.engines.llamacpp.lora import LlamaAdapters
 from modules.engines.llamacpp.next_turn import NextTurn
 from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, no_library_note, notes, unusable_projector_note
@@ -63,6 +65,7 @@ class LlamaCpp:
         self._scheduler = Scheduler(self.model, self._cache)
         self._is_interrupted = False
         self._next_turn = NextTurn(self.model, self._cache, self._batch)
+        self._drafts = DraftPlanner(self.model.n_batch, self.model.n_ctx)
         self._windows = WindowEvaluator(self.model, self._cache, self._scheduler, self._batch)
         self._warm_up()
         self._vision, vision_notes = _open_vision(path, self.model, calls)
@@ -130,6 +133,8 @@ class LlamaCpp:
         request.images = {first: chunk for first, chunk in chunks if first in used}
         texts = params.get("visible", ())
         request.visible = frozenset(token for text in texts for token in self._vocabulary.tokenize(text, False))
+        if params["prompt_lookup_num_tokens"] and self.model.can_truncate and not images:
+            request.drafter = LookupDrafter(tokens, params["prompt_lookup_num_tokens"])
         self._scheduler.add(request)
 
     def forget(self) -> None:
@@ -195,6 +200,7 @@ class LlamaCpp:
         for request in self._scheduler.queue_changes():
             yield request.call, Waiting(request.queue_position)
         yield from self._evaluate_image()
+        self._drafts.plan(self._scheduler.running)
         self._scheduler.fill(self._batch)
         if not len(self._batch):  # all that run have come to a picture
             return
@@ -205,11 +211,13 @@ class LlamaCpp:
         status = self.model.decode(self._batch)
         if status == DECODED:
             self._scheduler.chunk.observe(len(self._batch) - self._batch.outputs, time.perf_counter() - began)
+            if self._batch.outputs == len(self._batch):  # it has no part of a prompt
+                self._drafts.costs.record(len(self._batch), time.perf_counter() - began)
             for request in list(self._scheduler.running):
                 yield from self._advance(request)
         elif status == ABORTED:
             self._scheduler.keep_evaluated()
-        elif status != CACHE_FULL or not self._free_cells():
+        elif status != CACHE_FULL or not (self._drafts.suspend(self._scheduler.running) or self._free_cells()):
             yield from self._fail_running(status)
         self._batch.clear()
 
@@ -250,46 +258,68 @@ class LlamaCpp:
     # -- a request ------------------------------------------------------------------------------------------------
 
     def _advance(self, request: Request) -> Iterator[tuple[int, Event]]:
-        """Record what the batch evaluated of `request`, and sample its next token if its prompt is complete."""
+        """Record what the batch evaluated of `request`, and sample its next tokens if its prompt is complete."""
         assert request.slot is not None
         end = request.evaluated + request.scheduled
-        request.slot.cells.extend(request.tokens[request.evaluated : end])
+        request.slot.cells.extend(request.tokens[request.evaluated : end] + request.draft)
         request.evaluated = end
         if request.logits_row < 0:
             if request.scheduled:
                 yield request.call, _prefill_progress(request)
             return
         request.first_token_at = request.first_token_at or time.monotonic()
+        texts: list[Text] = []
         try:
             if count := next_token.candidate_count(request.params):
                 result = self._next_tokens(request, count)
                 self._end(request)
                 yield request.call, result
                 return
-            text, reason = self._sample(request)
+            reason, failure = self._sample_after_draft(request, texts), None
         except GenerationFailed as error:  # the other requests go on
-            self._end(request)
-            yield request.call, Failed(error)
-            return
-        if text is not None:
+            reason, failure = "", error
+        for text in texts:
             yield request.call, text
+        if failure is not None:
+            self._end(request)
+            yield request.call, Failed(failure)
         if reason:
             yield from self._finish(request, reason)
 
-    def _sample(self, request: Request) -> tuple[Text | None, str]:
-        """Sample the next token. Return its text, and the reason if the answer ends with it, else ""."""
-        token = request.sampler.sample(request.logits_row)
+    def _sample_after_draft(self, request: Request, texts: list[Text]) -> str:
+        """Sample the next token, and one more after every draft token that equals the one sampled before it.
+
+        Append to `texts`, drop the rest of the draft, and return the reason if the answer ends, else "".
+        """
+        accepted, reason = 0, ""
+        for row, drafted in enumerate((*request.draft, None), request.logits_row):
+            text, reason = self._sample(request, row)
+            if text is not None:
+                texts.append(text)
+            if reason or request.tokens[-1] != drafted:
+                break
+            accepted += 1
+        if request.draft:
+            assert request.slot is not None
+            request.evaluated += accepted
+            self._cache.truncate(request.slot, request.evaluated)
+            request.drafted_tokens += len(request.draft)
+            request.accepted_tokens += accepted
+        return reason
+
+    def _sample(self, request: Request, row: int) -> tuple[Text | None, str]:
+        """Sample the next token from a row of logits. Return its text, and the reason if the answer ends with it."""
+        token = request.sampler.sample(row)
         request.sampled_tokens += 1
         if self._vocabulary.is_end_token(token):
             return None, "stop"
         top = request.params["top_logprobs"]
-        logprobs = None if top is None else self.model.token_logprobs(request.logits_row, token, top)
+        logprobs = None if top is None else self.model.token_logprobs(row, token, top)
         text = request.stream.feed(self._vocabulary.piece(token, token in request.visible), logprobs)
         request.tokens.append(token)
         if request.stream.stopped:
             return text, "stop"
-        assert request.slot is not None
-        context_full = len(request.slot.cells) >= self.model.n_ctx
+        context_full = len(request.tokens) > self.model.n_ctx
         limit_reached = request.sampled_tokens == request.params["max_new_tokens"]
         return text, "length" if context_full or limit_reached else ""
 
@@ -317,6 +347,8 @@ class LlamaCpp:
                 prompt_seconds=request.first_token_at - request.submitted_at,
                 decode_seconds=time.monotonic() - request.first_token_at,
                 stop_string=request.stream.stop_string,
+                drafted_tokens=request.drafted_tokens,
+                accepted_tokens=request.accepted_tokens,
             ),
         )
 

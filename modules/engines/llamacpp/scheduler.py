@@ -17,6 +17,7 @@ from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import text_length
 from modules.engines.llamacpp.kv_cache import KVCache, Slot
+from modules.engines.llamacpp.lookup_drafter import LookupDrafter
 from modules.engines.llamacpp.prefill_chunk import PrefillChunk
 from modules.engines.llamacpp.sampler import Sampler
 from modules.engines.repetition import max_cached_tokens
@@ -39,7 +40,7 @@ class Request:
     `scheduled` tokens are in the current batch; `logits_row` is where its logits will be, -1 if it asks for none.
     `reused_tokens` counts prompt tokens that were in the cache when it began, -1 before that. `visible` tokens appear
     in the text even if they are special. `images` are the chunks of pictures by their first entries among the tokens.
-    Times are monotonic, in seconds.
+    `draft` has the draft tokens that the batch evaluates after the last token. Times are monotonic, in seconds.
     """
 
     call: int
@@ -59,6 +60,10 @@ class Request:
     first_token_at: float = 0.0
     visible: frozenset[int] = frozenset()
     images: Mapping[int, ImageChunk] = field(default_factory=dict)
+    drafter: LookupDrafter | None = None
+    draft: array[int] = field(default_factory=lambda: array("i"))
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def next_image(self) -> ImageChunk | None:
@@ -69,6 +74,12 @@ class Request:
     def pending(self) -> int:
         """Tokens still to evaluate: 1 while it decodes, more in prefill."""
         return len(self.tokens) - self.evaluated
+
+    def draft_room(self, n_ctx: int) -> int:
+        """Return how many draft tokens a context of `n_ctx` cells and the rest of the answer have room for."""
+        limit = self.params["max_new_tokens"]
+        rest = limit - self.sampled_tokens - 1 if limit else n_ctx
+        return max(min(n_ctx - len(self.tokens), rest), 0)
 
     @property
     def reusable_tokens(self) -> array[int]:
@@ -175,7 +186,7 @@ class Scheduler:
     # -- the batch ------------------------------------------------------------------------------------------------
 
     def fill(self, batch: Batch) -> None:
-        """Fill `batch`: one token of each decoding request, the rest with prompts in equal parts.
+        """Fill `batch`: one token of each decoding request and its draft, the rest with prompts in equal parts.
 
         A prefill that runs alone gets the whole batch. What short prompts leave of their part goes to longer ones. A
         prompt goes up to its next picture, which is evaluated by itself.
@@ -190,7 +201,9 @@ class Scheduler:
             assert request.slot is not None
             position, sequence = self._cache.position(request.slot), request.slot.number
             request.scheduled, request.logits_row = 1, batch.add_one(request.tokens[-1], position, sequence)
-        room = batch.capacity - len(decoding)
+            for ahead, token in enumerate(request.draft, 1):
+                batch.add_one(token, position + ahead, sequence)
+        room = batch.capacity - len(batch)
         room = room if len(self.running) == 1 else min(room, self.chunk.tokens)
         for index, request in enumerate(in_prefill):
             count = min(request.pending, room // (len(in_prefill) - index))
@@ -217,7 +230,11 @@ class Scheduler:
         for request in self.running:
             assert request.slot is not None
             begin = request.evaluated
-            count = self._cache.keep_evaluated(request.slot, request.tokens[begin : begin + request.scheduled])
+            tokens = request.tokens[begin : begin + request.scheduled] + request.draft
+            count = self._cache.keep_evaluated(request.slot, tokens)
+            if count > request.scheduled:
+                self._cache.truncate(request.slot, len(request.slot.cells) - (count - request.scheduled))
+                count = request.scheduled
             request.evaluated = begin + count if count >= 0 else 0
             if not request.pending:
                 request.evaluated -= 1

@@ -164,12 +164,21 @@ def facts_line(receipt: Mapping[str, Json], page: Page) -> str:
         return ""
     # Prefill yields the first token, so the decode time is that of one token fewer.
     parts = [page.tr("live_speed").format(tokens=tokens, speed=f"{(tokens - 1) / seconds:.1f}")] if seconds else []
+    parts += _draft_part(receipt["tokens"], page)
     ends = {"length": "cut", "cancelled": "stopped"}
     parts += [page.tr(ends[reason]) for reason in [receipt.get("reason")] if reason in ends]
     model = receipt.get("model")
     if left_out := receipt.get("images_left_out"):
         parts.append(page.tr("images_left_out").format(count=left_out))
     return " · ".join([*parts, *([str(model.get("name"))] if isinstance(model, Mapping) else [])])
+
+
+def _draft_part(tokens: Mapping[str, Json], page: Page) -> list[str]:
+    """Return how many draft tokens were right; nothing if there were none."""
+    drafted, accepted = tokens.get("drafted"), tokens.get("accepted")
+    if not isinstance(drafted, int) or not isinstance(accepted, int) or drafted <= 0:
+        return []
+    return [page.tr("draft_tokens").format(drafted=drafted, accepted=accepted)]
 
 
 def _attachment(file: Attachment) -> Json:

@@ -141,6 +141,8 @@ def test_a_picture_goes_to_a_model_that_reads_it_and_its_text_to_one_that_does_n
     assert again.id != answer.id and "apple" in again.content and mark(0) not in again.content
     assert again.receipt["images_left_out"] == 1
     assert "1 picture(s) not sent" in facts_line(again.receipt, Page(app, "en"))
+    drafted = {**again.receipt, "tokens": {"completion": 9, "drafted": 6, "accepted": 4}}
+    assert "4 of 6 draft tokens accepted" in facts_line(drafted, Page(app, "en"))
 
 
 def test_a_new_picture_is_refused_by_the_name_of_a_model_that_reads_text(

@@ -1,0 +1,63 @@
+"""Measured seconds of decoding batches by their size, to tell whether draft tokens would pay."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+ASSUMED_SHARE = 0.3
+"""A further token of a batch costs this share of a batch of one token, as long as nothing is measured."""
+SAMPLES = 15
+PACE_SAMPLES = 5
+KNOWN_SAMPLES = 3
+"""Measurements of a size after which it takes part in telling the pace."""
+FRESH_STEPS = 256
+"""Batches for which a measurement holds. After that a smaller guess is preferred, so that the size is tried again."""
+
+
+class BatchCosts:
+    """What batches of each size cost, in a unit of its own.
+
+    Longer contexts and busy processors slow all sizes down, also those that have not been measured since. The pace, in
+    seconds for the unit, follows that within a few batches. Sizes are compared by the median of what they took at the
+    pace of the moment.
+    """
+
+    def __init__(self) -> None:
+        self._paces: deque[float] = deque(maxlen=PACE_SAMPLES)
+        self._samples: dict[int, deque[float]] = {}
+        self._measured_at: dict[int, int] = {}
+        self._batches = 0
+
+    def record(self, size: int, seconds: float) -> None:
+        """Take up the measured time of one batch of `size` tokens."""
+        samples = self._samples.setdefault(size, deque(maxlen=SAMPLES))
+        if len(samples) >= KNOWN_SAMPLES or not self._paces:
+            self._paces.append(seconds / self.estimate(size))
+        samples.append(seconds / statistics.median(self._paces))
+        self._batches += 1
+        self._measured_at[size] = self._batches
+
+    def estimate(self, size: int) -> float:
+        """Return what a batch of `size` tokens costs, to be compared with that of other sizes."""
+        samples = self._samples.get(size)
+        if not samples:
+            return self._interpolate(size)
+        measured = statistics.median(samples)
+        is_fresh = self._batches - self._measured_at[size] < FRESH_STEPS
+        return measured if is_fresh else min(measured, self._interpolate(size))
+
+    def _interpolate(self, size: int) -> float:
+        """Return the cost between the sizes measured next to `size`, or by the assumed share from the only one."""
+        smaller = max((other for other in self._measured_at if other < size), default=0)
+        larger = min((other for other in self._measured_at if other > size), default=0)
+        if smaller and larger:
+            low, high = (statistics.median(self._samples[other]) for other in (smaller, larger))
+            return low + (high - low) * (size - smaller) / (larger - smaller)
+        nearest = smaller or larger
+        known = statistics.median(self._samples[nearest]) if nearest else 1.0
+        return known * _assumed(size) / (_assumed(nearest) if nearest else 1.0)
+
+
+def _assumed(size: int) -> float:
+    return 1 + ASSUMED_SHARE * (size - 1)
