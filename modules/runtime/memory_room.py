@@ -37,11 +37,12 @@ class MemoryRoom:
     """Memory of this machine. `holdings` are the models in it, as their owner keeps them up to date.
 
     `available_memory`, `gpus` (those llama.cpp can use) and `torch_gpus` are measured anew at every call; bytes.
-    `node_memory` knows that of other machines.
+    `node_memory` knows that of other machines; `loading_nodes` are those to which a model is being sent.
     """
 
     def __init__(self) -> None:
         self.holdings: tuple[Holding, ...] = ()
+        self.loading_nodes: frozenset[str] = frozenset()
         self.available_memory: Callable[[], int] = cpu_memory.available_memory
         self.gpus: Callable[[], Sequence[Gpu]] = partial(llamacpp_gpus, gpus.GpuMonitor())
         self.node_memory = NodeMemory()
@@ -94,7 +95,8 @@ class MemoryRoom:
         """Return the devices of RPC nodes. Of those that models of this program use, the memory is from before."""
         if not nodes:
             return []
-        return self.node_memory.devices(nodes, {node for holding in self.holdings for node in holding.plan.nodes})
+        in_use = {node for holding in self.holdings for node in holding.plan.nodes} | self.loading_nodes
+        return self.node_memory.devices(nodes, in_use)
 
     def _devices(self, plan: LoadPlan) -> list[int]:
         """Return the free bytes of the devices that a model can use beside main memory, those of nodes first."""

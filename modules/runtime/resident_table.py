@@ -120,6 +120,9 @@ class ResidentTable:
         if self._room is not None:
             held = [one for one in self._entries.values() if one.model is not None]
             self._room.holdings = tuple(Holding(one.plan, one.is_pinned) for one in held)
+            # With its first stage, the worker is about to connect to them, and they answer nobody else.
+            loading = [one.plan for one in self._entries.values() if one.state == "loading" and one.stage]
+            self._room.loading_nodes = frozenset(node for plan in loading for node in plan.nodes)
         self.changes.announce()
 
     def note_use(self, name: str) -> None:

@@ -8,9 +8,16 @@ import time
 import pytest
 
 from modules.core.errors import NoModelLoaded
+from modules.core.events import Progress
+from modules.loaders.load_settings import resolve
+from modules.loaders.registry import LOADERS
+from modules.runtime.load_plan import LoadPlan
 from modules.runtime.load_task import LoadTask
+from modules.runtime.memory_room import MemoryRoom
+from modules.runtime.node_memory import NodeMemory
 from modules.runtime.resident import ResidencyLimits
 from modules.runtime.resident_table import ResidentTable
+from modules.system.gpus import Gpu
 from tests.support import echo_plans
 
 
@@ -48,3 +55,19 @@ def test_changes_are_announced() -> None:
         assert calls == [1]
     table.publish()
     assert calls == [1]
+
+
+def test_a_node_is_not_asked_for_its_memory_while_a_model_is_sent_to_it() -> None:
+    room = MemoryRoom()
+    table = ResidentTable(room, ResidencyLimits(), time.monotonic)
+    loader = LOADERS["llama.cpp"]
+    options = resolve(loader, model={}, saved={}, flags={"rpc": "node:1", "n_gpu_layers": -1}, form={})
+    plan = LoadPlan(echo_plans.record("a"), loader, options)
+    table.show_loading(LoadTask(name="a", plan=plan), plan)
+    assert room.loading_nodes == frozenset(), "it is asked before the load"
+    table.show_progress("a", Progress("weights", 0.0))
+    assert room.loading_nodes == {"node:1"}
+    room.node_memory = NodeMemory(lambda nodes: pytest.fail(f"asked {nodes}"))
+    assert room.remote_devices(plan.nodes) == [Gpu("node:1", 0, 0)]
+    table.fail("a", plan, NoModelLoaded())
+    assert room.loading_nodes == frozenset()
