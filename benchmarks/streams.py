@@ -3,7 +3,8 @@
 The engine (numbered_engine.py) and the clients (streams_client.py) are processes of their own, and the streams begin at
 the same moment. Each client checks that its text has every number once and in order. Processor time is that of all
 processes of a side while the streams run; memory is their PSS. `crowd` is this program with an engine that writes the
-numbers itself, without HTTP.
+numbers itself, without HTTP. `page` is `ours` with the page, in which a browser sends one message after the other
+meanwhile.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from typing import Any
 import streams_sides
 from figures import session, table, verdict
 from program import ROOT, memory
+from streams_page import PageChats
 from streams_sides import SIDES, Side
 
 STREAMS, TOKENS, RATE = 500, 200, 20.0
 SHORT_STREAMS, SHORT_TOKENS = 50, 60
-MAX_CPU, MAX_MEMORY_KB, MAX_DELAY, MAX_HEALTH = 60.0, 150.0, 0.5, 0.2
+MAX_CPU, MAX_MEMORY_KB, MAX_DELAY, MAX_HEALTH, MAX_CHAT = 60.0, 150.0, 0.5, 0.2, 1.0
 MAX_GROWTH_MB, MIN_SPEED, MIN_ADVANTAGE = 10.0, 0.95, 3.0
 BURST_TOKENS = 10
 HEALTH_PAUSE, MEMORY_PAUSE, SETTLE_SECONDS = 0.05, 0.5, 3.0
@@ -50,7 +52,7 @@ class Run:
     """The figures of one side; `tally` is what the clients printed. Times in seconds, memory in bytes.
 
     `again` is the memory after a second burst of as many streams: what allocators keep of the first one is used again,
-    what leaks is not.
+    what leaks is not. `chats` are the seconds until the chats of the page began.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Run:
     after: int
     again: int
     health: list[float]
+    chats: list[float]
 
     @property
     def cpu_per_token(self) -> float:
@@ -116,17 +119,21 @@ def one_run(name: str, upstream: int, args: argparse.Namespace) -> Run:
     with SIDES[name](upstream) as side:
         clients(side, args, streams=2, tokens=3)  # imports and caches
         time.sleep(1.0)
+        page = PageChats(side.port) if side.has_page else None
         before = used_memory(side)
         cpu = cpu_seconds(side.pids())
         with watched(side) as watch:
+            if page is not None:
+                page.begin()
             tally = clients(side, args, args.streams, args.tokens)
+        chats = page.end() if page is not None else []
         cpu = cpu_seconds(side.pids()) - cpu
         time.sleep(SETTLE_SECONDS)
         after = used_memory(side)
         clients(side, args, args.streams, BURST_TOKENS)
         time.sleep(SETTLE_SECONDS)
         again = used_memory(side)
-    return Run(name, tally, cpu, before, max(watch.peak, after), after, again, watch.health)
+    return Run(name, tally, cpu, before, max(watch.peak, after), after, again, watch.health, chats)
 
 
 def clients(side: Side, args: argparse.Namespace, streams: int, tokens: int) -> dict[str, Any]:
@@ -160,7 +167,8 @@ def watched(side: Side) -> Iterator[Watch]:
 
     def measure() -> None:
         while not ended.wait(MEMORY_PAUSE):
-            watch.peak = max(watch.peak, used_memory(side))
+            with contextlib.suppress(OSError):  # one of its processes has just ended
+                watch.peak = max(watch.peak, used_memory(side))
 
     threads = [threading.Thread(target=ask), threading.Thread(target=measure)]
     for thread in threads:
@@ -214,6 +222,10 @@ def report(runs: Sequence[Run], args: argparse.Namespace) -> None:
     for run in runs:
         for fault in sorted(set(run.tally["faults"])):
             print(f"  {run.name}: {run.tally['faults'].count(fault)} × {fault}")
+        if run.chats:
+            first, median, most = run.chats[0], statistics.median(run.chats), max(run.chats)
+            shown = f"{first:.2f} s the first, {median:.2f} s in the middle, {most:.2f} s at most of {len(run.chats)}"
+            verdict(f"{run.name}: a chat begins after", shown, f"{MAX_CHAT} s", most <= MAX_CHAT)
     by_name = {run.name: run for run in runs}
     if args.short:
         print("The limits are for the full size: a stream of few tokens mostly costs what its request costs.")

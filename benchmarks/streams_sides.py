@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -34,6 +35,7 @@ class Side:
     pids: Callable[[], list[int]]
     model: str = MODEL
     key: str = ""
+    has_page: bool = False
 
 
 @contextlib.contextmanager
@@ -57,6 +59,14 @@ def ours(upstream: int, *more: str) -> Iterator[Side]:
     flags = ("--api", "--nowebui", "--loader", "Remote", "--server-streams", "2000", *more)
     with _ours("--server-url", f"http://127.0.0.1:{upstream}", *flags) as side:
         yield side
+
+
+@contextlib.contextmanager
+def page(upstream: int) -> Iterator[Side]:
+    """Run this program with the loader Remote and its page."""
+    flags = ("--api", "--loader", "Remote", "--server-streams", "2000")
+    with _ours("--server-url", f"http://127.0.0.1:{upstream}", *flags) as side:
+        yield dataclasses.replace(side, has_page=True)
 
 
 @contextlib.contextmanager
@@ -145,4 +155,4 @@ def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-SIDES = {"direct": direct, "ours": ours, "crowd": crowd, "litellm": litellm, "nginx": nginx}
+SIDES = {"direct": direct, "ours": ours, "page": page, "crowd": crowd, "litellm": litellm, "nginx": nginx}
