@@ -9,6 +9,8 @@ from modules.options.option import Option
 
 MAX_NODES = 16
 """RPC nodes of a model: llama.cpp supports no more devices."""
+AUTO, ON, OFF = "auto", "on", "off"
+USUAL_PARALLEL = 4
 _NODE = r"[A-Za-z0-9._-]{1,253}:\d{1,5}"
 
 
@@ -261,7 +263,7 @@ LLAMACPP = (
     Option(
         "parallel",
         "parallel",
-        4,
+        USUAL_PARALLEL,
         {"en": "Parallel requests", "zh": "并行请求数"},
         {
             "en": "Number of requests decoded at the same time; further requests are queued.",
@@ -270,6 +272,19 @@ LLAMACPP = (
         minimum=1,
         maximum=64,
         step=1,
+        group="advanced",
+    ),
+    Option(
+        "kv_unified",
+        "kv-unified",
+        AUTO,
+        {"en": "One KV cache for all requests", "zh": "共用 KV 缓存"},
+        {
+            "en": "off = n_ctx tokens for each request: faster with many, more memory. "
+            "auto = so if parallel > 4 and memory allows.",
+            "zh": "off：每个请求各有 n_ctx 的缓存，多人时更快、更占内存。auto：并行数大于 4 且内存充裕时如此。",
+        },
+        choices=(AUTO, ON, OFF),
         group="advanced",
     ),
     *_IGNORED,

@@ -9,9 +9,13 @@ from modules.catalog.record import ModelRecord
 from modules.engines.memory import ContextModel
 from modules.loaders.load_settings import Setting, option_values
 from modules.loaders.registry import Loader
+from modules.options.load_llamacpp import AUTO, OFF, ON, USUAL_PARALLEL
 from modules.planning.fit import Device, Fit, fit, fitting_context
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.memory_room import MemoryRoom, memory_model
+
+STREAM_SHARE = 0.25
+"""Most of the memory left beside a model that a KV cache for each request may take without being asked for."""
 
 
 class MemoryBudget(MemoryRoom):
@@ -42,6 +46,32 @@ class MemoryBudget(MemoryRoom):
             cast(ContextModel, memory), header, option_values(settings), self.free_memory(loader, record.name, nodes)
         )
         return dict(settings) if fitting >= full else {**settings, "n_ctx": Setting(fitting, "memory")}
+
+    def choose_streams(
+        self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
+    ) -> dict[str, Setting]:
+        """Return `settings` with a decision for a `kv_unified` of "auto", with the source "memory".
+
+        Every request gets a KV cache of its own, which is faster with many at once, only if the user wants more of them
+        than usual, so that nobody who chats alone pays for it, and if what is added to a shared cache takes at most
+        STREAM_SHARE of the memory that would be left on each device.
+        """
+        header, memory, parallel = record.header, memory_model(loader), settings.get("parallel")
+        is_auto = "kv_unified" in settings and settings["kv_unified"].value == AUTO
+        if not is_auto or header is None or record.task or memory is None or parallel is None:
+            return dict(settings)
+        if int(parallel.value) <= USUAL_PARALLEL:
+            return dict(settings)
+        separate = {**settings, "kv_unified": Setting(OFF, "memory")}
+        devices = self.free_memory(loader, record.name, LoadPlan(record, loader, settings).nodes)
+        sizes = [device.free for device in devices[1:]]
+        needs = (memory.placed(header, option_values(choice), sizes) for choice in (settings, separate))
+        plenty = all(
+            device.free and more.total - one.total <= STREAM_SHARE * max(device.free - one.total, 0)
+            for one, more, device in zip(*needs, devices, strict=True)
+            if more.total > one.total
+        )
+        return separate if plenty else {**settings, "kv_unified": Setting(ON, "memory")}
 
     def free_memory(self, loader: Loader, name: str = "", nodes: Sequence[str] = ()) -> tuple[Device, ...]:
         """Return main memory, then each device of the RPC `nodes` and each GPU that `loader` can use.

@@ -60,6 +60,7 @@ class Planner:
         flags = self._command_line.options_for(record)
         settings = resolve(loader, model=record.defaults, saved=saved, flags=flags, form=request.form)
         settings = self._memory.shrink_context(record, loader, settings, request.shown_context)
+        settings = self._memory.choose_streams(record, loader, settings)
         plan = LoadPlan(record, loader, settings, self._loras_for(record, saved))
         if plan.runs_remote_code:
             self._consent.require_allowed()

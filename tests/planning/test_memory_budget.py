@@ -59,6 +59,22 @@ def test_a_context_that_was_set_or_fits_on_a_gpu_is_not_reduced(app: App) -> Non
     assert app.planner.plan(LoadRequest(record)).settings["n_ctx"].source == "memory"
 
 
+def test_every_request_gets_a_cache_of_its_own_only_if_many_are_wanted_and_memory_is_plentiful(app: App) -> None:
+    record = app.record(NAME)
+
+    def unified(megabytes: int, **form: object) -> Setting:
+        app.memory.available_memory = lambda: megabytes * MB
+        return app.planner.plan(LoadRequest(record, form={"n_ctx": 2048} | form)).settings["kv_unified"]
+
+    # A cache of 2,048 tokens takes 47 MB: seven more of them take 330 MB, which is a quarter of 1.3 GB.
+    assert unified(2000, parallel=8) == Setting("off", "memory")
+    assert unified(1000, parallel=8) == Setting("on", "memory")
+    assert unified(64000, parallel=4) == Setting("auto", "default")
+    assert unified(64000, parallel=8, kv_unified="on") == Setting("on", "form")
+    assert unified(300, parallel=8, kv_unified="off") == Setting("off", "form")
+    assert app.planner.form_settings(record, {"parallel": 8})["kv_unified"] == Setting("auto", "default")
+
+
 def test_memory_of_the_loaded_model_counts_as_free(app: App) -> None:
     assert app.memory.free_memory(LLAMA) == (Device("", 200 * MB),)
     app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 2048})))

@@ -1,7 +1,7 @@
 """A script that answers prompts concurrently and one by one, with a separate KV cache per slot.
 
-It sets `kv_unified`, which is not a load option. It reads {"path", "prompts"} from stdin and writes both lists of texts
-as JSON.
+It reads {"path", "prompts"} from stdin and writes both lists of texts as JSON, and how many tokens of a running
+request were copied for another one with the same prompt.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from modules.core.events import Text
+from modules.core.events import Done, Text
 from modules.engines.llamacpp import engine as llamacpp
-from modules.engines.llamacpp.arguments import arguments
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
@@ -24,14 +22,7 @@ PARAMS = generation_settings.resolve({"temperature": 0, "max_new_tokens": 40})
 
 def main() -> None:
     request = json.load(sys.stdin)
-
-    def with_separate_caches(*args: Any) -> dict[str, Any]:
-        calls = arguments(*args)
-        calls["llama_init_from_model"]["kv_unified"] = False
-        return calls
-
-    llamacpp.__dict__["arguments"] = with_separate_caches
-    form = {"n_ctx": 4 * 512, "threads": 1, "threads_batch": 1, "parallel": 4}
+    form = {"n_ctx": 512, "threads": 1, "threads_batch": 1, "parallel": 4, "kv_unified": "off"}
     options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form=form))
     engine = llamacpp.LlamaCpp(Path(request["path"]), options, lambda progress: None)
     together = _texts(engine, request["prompts"])
@@ -39,7 +30,20 @@ def main() -> None:
     for prompt in request["prompts"]:
         engine.forget()
         alone += _texts(engine, [prompt])
-    print(json.dumps([together, alone]))
+    print(json.dumps([together, alone, _copied(engine, " ".join(request["prompts"]))]))
+
+
+def _copied(engine: llamacpp.LlamaCpp, prompt: str) -> int:
+    """Return how many tokens the second of two equal requests finds in the other one's cache."""
+    engine.forget()
+    tokens = engine.tokenize(prompt, PARAMS)
+    engine.submit(1, tokens, PARAMS)
+    list(engine.step())
+    engine.submit(2, tokens, PARAMS)
+    ends = {}
+    while not engine.idle:
+        ends |= {call: event for call, event in engine.step() if isinstance(event, Done)}
+    return ends[2].cached_tokens
 
 
 def _texts(engine: llamacpp.LlamaCpp, prompts: Sequence[str]) -> list[str]:

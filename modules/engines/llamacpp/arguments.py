@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modules.core.events import Json
 from modules.core.paths import ROOT
-from modules.options.load_llamacpp import rpc_nodes
+from modules.options.load_llamacpp import OFF, rpc_nodes
 from modules.options.option import Value
 from modules.system import cpu_memory
 
@@ -91,11 +91,11 @@ def _model(options: Options) -> dict[str, Json]:
 def _context(options: Options, build: Build) -> dict[str, Json]:
     n_batch, n_ubatch = batch_sizes(options, offloads(options, build))
     args: dict[str, Json] = {
-        "n_ctx": int(options["n_ctx"]),
+        "n_ctx": int(options["n_ctx"]) * stream_count(options),
         "n_batch": n_batch,
         "n_ubatch": n_ubatch,
         "n_seq_max": slot_count(options),
-        "kv_unified": True,
+        "kv_unified": stream_count(options) == 1,
         "n_threads": int(options["threads"]) or cpu_memory.physical_cores(),
         "n_threads_batch": int(options["threads_batch"]) or cpu_memory.logical_cores(),
         "flash_attn_type": int(flash_attention(options)),
@@ -147,6 +147,14 @@ def projector(options: Options) -> str:
 
 def slot_count(options: Options) -> int:
     return int(options.get("parallel", 1))
+
+
+def stream_count(options: Options) -> int:
+    """Return how many KV caches of n_ctx tokens there are: one that all requests share, or one for each request.
+
+    "auto" stands for one; before a load, the planner replaces it where memory is plentiful.
+    """
+    return slot_count(options) if options.get("kv_unified") == OFF else 1
 
 
 def batch_sizes(options: Options, on_gpu: bool) -> tuple[int, int]:

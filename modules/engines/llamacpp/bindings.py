@@ -68,7 +68,8 @@ class Model:
         self._shift_pending = False  # positions were shifted, which the next decode carries out
         recurrent = native.llama_model_is_recurrent(self.handle) or native.llama_model_is_hybrid(self.handle)
         self.can_truncate = not recurrent
-        self.can_share = not recurrent and bool(context_args["kv_unified"])
+        self.can_share = not recurrent
+        self.is_unified = bool(context_args["kv_unified"])
         self.can_shift = not recurrent and bool(native.llama_memory_can_shift(self.memory))
 
     def _require_decoder(self) -> None:
@@ -160,9 +161,16 @@ class Model:
         memory = self.memory
         return native.llama_memory_seq_pos_min(memory, sequence), native.llama_memory_seq_pos_max(memory, sequence)
 
-    def share_prefix(self, source: int, target: int, length: int) -> None:
-        """Add the empty sequence `target` to the owners of the first `length` cells of `source`. Nothing is copied."""
-        native.llama_memory_seq_cp(self.memory, source, target, 0, length)
+    def share_prefix(self, source: int, target: int, length: int) -> bool:
+        """Give the empty sequence `target` the first `length` positions of `source`. Return False if that failed.
+
+        In a unified cache the cells get a second owner. In one of separate streams they are copied by main memory, as
+        llama.cpp could copy whole streams only.
+        """
+        if self.is_unified:
+            native.llama_memory_seq_cp(self.memory, source, target, 0, length)
+            return True
+        return self.restore_state(target, self.save_state(source)) and self.truncate(target, length)
 
     def remove_range(self, sequence: int, begin: int, end: int) -> None:
         """Drop positions `begin` to `end` (exclusive) and shift the later ones left to close the gap."""

@@ -11,6 +11,7 @@ from modules.engines.llamacpp.arguments import Build, Options, arguments
 from modules.engines.llamacpp.notes import notes
 from modules.formats.embedding import POOLING_LAST, POOLING_MEAN, gguf_task, is_encoder
 from modules.formats.gguf_header import GgufHeader, read_header
+from modules.options.load_llamacpp import AUTO
 
 LONGEST_TEXT = 8192
 """Tokens of a text at most, whatever the model states: attention over a text takes memory by the square of its length
@@ -24,7 +25,7 @@ MAX_TEXTS = 32
 """Texts that are computed together at most."""
 
 _UNUSED = ("type_k", "type_v")
-_GENERATION_ONLY = ("streaming_llm", "cache_4bit", "cache_8bit")
+_GENERATION_ONLY = ("streaming_llm", "cache_4bit", "cache_8bit", "kv_unified")
 _NO_EFFECT = {
     "en": "No effect: this model computes vectors or scores and generates no text.",
     "zh": "无效：此模型只计算向量或分数，不生成文本。",
@@ -50,6 +51,7 @@ def embedding_arguments(path: Path, options: Options, build: Build, header: Gguf
         "n_batch": batch,
         "n_ubatch": batch,
         "n_seq_max": MAX_TEXTS,
+        "kv_unified": True,
         "flash_attn_type": 1,
         "embeddings": True,
         "pooling_type": pooling_type(header),
@@ -61,7 +63,7 @@ def embedding_arguments(path: Path, options: Options, build: Build, header: Gguf
 def embedding_notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
     """Yield the notes of `notes`, but for the options that matter to the generation of text only."""
     yield from (note for note in notes(path, options, build) if note.option not in _GENERATION_ONLY)
-    yield from (Note(key, _NO_EFFECT) for key in _GENERATION_ONLY if options.get(key))
+    yield from (Note(key, _NO_EFFECT) for key in _GENERATION_ONLY if options.get(key) not in (None, False, AUTO))
 
 
 def pooling_type(header: GgufHeader) -> int:

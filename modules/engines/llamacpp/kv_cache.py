@@ -8,6 +8,9 @@ was saved to main memory, or to a file; or, with streaming_llm, behind a gap tha
 Cells of idle slots slow the running ones down, because attention goes over all cells. Idle slots are therefore saved to
 main memory, but not while new requests keep coming, which may want to continue them. Saving copies a thousand tokens
 in a few milliseconds.
+
+Where every slot has a stream of cells of its own (`Model.is_unified` is false), the cells of the others cost nothing:
+idle slots keep theirs. Prefixes are copied from one stream to another then.
 """
 
 from __future__ import annotations
@@ -114,8 +117,8 @@ class KVCache:
         """Tell whether the first `length` cells of `source` can be had, in place or as a copy."""
         if not self._model.can_truncate:
             return length == len(source.cells) and not (isinstance(source, Slot) and source.busy)
-        if isinstance(source, Slot) and (self._model.can_share or source.busy):
-            return self._model.can_share
+        if isinstance(source, Slot) and self._model.can_share and self._model.is_unified:
+            return True
         return length >= MIN_COPIED_TOKENS or _is_continuation(source, length)
 
     def _find_shift(self, slot: Slot, tokens: array[int], prefix: int, attention_sink_size: int) -> Reuse:
@@ -140,7 +143,7 @@ class KVCache:
         """
         reuse = self.find_reuse(tokens)
         stored = self._read_stored(tokens, reuse.length)
-        if not any(slot.busy for slot in self.slots):
+        if self._model.is_unified and not any(slot.busy for slot in self.slots):
             self._save_others(stored or reuse)
         return self.acquire(stored or self.find_reuse(tokens))
 
@@ -167,7 +170,7 @@ class KVCache:
         """
         if self.full:
             return None
-        if not any(slot.busy for slot in self.slots):
+        if self._model.is_unified and not any(slot.busy for slot in self.slots):
             self._save_others(Reuse())
         return self.acquire(Reuse())[0]
 
@@ -225,7 +228,9 @@ class KVCache:
             assert isinstance(source, Slot)
             self._save(source)
             return source
-        slot = min(empty or idle, key=lambda candidate: candidate.last_use)
+        # llama.cpp evaluates streams at once only if their numbers follow one another.
+        lowest = bool(empty) and not self._model.is_unified
+        slot = min(empty or idle, key=lambda candidate: candidate.number if lowest else candidate.last_use)
         self._evict(slot)
         return slot
 
@@ -236,9 +241,13 @@ class KVCache:
         if source is slot:
             return self.truncate(slot, length)
         if source is not None and length:
-            self._model.share_prefix(source.number, slot.number, positions(source.cells, length, self._surplus))
+            count = positions(source.cells, length, self._surplus)
+            if not self._model.share_prefix(source.number, slot.number, count):
+                self._model.truncate(slot.number, 0)
+                return 0
             slot.cells = source.cells[:length]
-            slot.shared, source.shared = length, max(source.shared, length)
+            if self._model.is_unified:
+                slot.shared, source.shared = length, max(source.shared, length)
         return length
 
     def _restore(self, saved: SavedPrefix, slot: Slot, length: int) -> int:
@@ -319,9 +328,12 @@ class KVCache:
         return [*slots, *reversed(self._saved)]
 
     def save_idle_slots(self) -> None:
-        """Save at most one idle slot; to be called once per step. It does nothing just after a request began."""
+        """Save at most one idle slot if it slows others down; to be called once per step.
+
+        It does nothing just after a request began.
+        """
         self._steps_since_acquire += 1
-        if self._steps_since_acquire > STEPS_BEFORE_SAVING:
+        if self._model.is_unified and self._steps_since_acquire > STEPS_BEFORE_SAVING:
             idle = (slot for slot in self.slots if not slot.busy and len(slot.cells) >= MIN_SAVED_TOKENS)
             for slot in itertools.islice(idle, 1):
                 if self._save(slot):

@@ -55,6 +55,8 @@ class WindowEvaluator:
 
     def _fits(self, window: Window) -> bool:
         """Tell whether the cells suffice for it beside what runs. A single window always fits."""
+        if not self._model.is_unified:
+            return True
         taken = sum(request.cells_needed for request in self._scheduler.running)
         taken += sum(len(other.tokens) for other in self._slots)
         return not taken or taken + len(window.tokens) <= self._model.n_ctx

@@ -27,6 +27,7 @@ from modules.engines.llamacpp.arguments import (
     gpu_layers,
     projector,
     slot_count,
+    stream_count,
     tensor_split,
     vision_on_gpu,
 )
@@ -64,7 +65,7 @@ _CACHING_LAYERS = {"gemma3n": 20}  # all further layers read theirs; llama.cpp k
 
 @dataclass(frozen=True)
 class _Context:
-    """What the options mean: the KV cache's cells, how many caches there are, tokens per step, requests at once."""
+    """What the options mean: the cells of a KV cache, how many caches there are, tokens per step, requests at once."""
 
     cells: int
     caches: int
@@ -157,13 +158,14 @@ def _fitting_layers(header: GgufHeader, options: Options, free: Sequence[int]) -
 def _context(header: GgufHeader, options: Options) -> _Context:
     length = int(options["n_ctx"]) or header.context_length
     offloaded = gpu_layers(options) != 0
-    ubatch = batch_sizes(options, offloaded)[1]
+    ubatch, streams = batch_sizes(options, offloaded)[1], stream_count(options)
     if gguf_task(header):
+        streams = 1
         ubatch = step_tokens(header, options)
         length = max(longest_text(header, options), ubatch)
     return _Context(
         cells=-(-length // PAD) * PAD,
-        caches=2 if options.get("cfg_cache") else 1,
+        caches=2 if options.get("cfg_cache") else streams,
         ubatch=min(ubatch, length),
         slots=slot_count(options),
         cache_type=cache_type(options),
@@ -253,7 +255,7 @@ def _other_bytes(header: GgufHeader, context: _Context) -> int:
     long_merges = header.long_strings.get("tokenizer.ggml.merges", 0)
     vocabulary = _TOKEN_BYTES * tokens + _MERGE_BYTES * merges
     vocabulary += round(_LONG_TOKEN_BYTES * long_tokens + _LONG_MERGE_BYTES * long_merges)
-    return vocabulary + _POSITION_BYTES * context.cells + _REST_BYTES
+    return vocabulary + _POSITION_BYTES * context.cells * context.caches + _REST_BYTES
 
 
 def _projector_bytes(header: GgufHeader, options: Options) -> int:

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modules.core.events import Note
-from modules.engines.llamacpp.arguments import DEFAULT_SINK_SIZE, Build, Options, flash_attention, nodes, tensor_split
+from modules.engines.llamacpp.arguments import (
+    DEFAULT_SINK_SIZE,
+    Build,
+    Options,
+    flash_attention,
+    nodes,
+    stream_count,
+    tensor_split,
+)
 
 CANNOT_SHIFT_NOTE = Note(
     "streaming_llm",
@@ -33,10 +41,23 @@ def notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
         )
     yield from _removed(options)
     yield from _sinks(options)
+    yield from _streams(options)
     yield from _rpc(options)
     if not build.gpu_offload and not nodes(options):
         yield from _without_gpu(options)
     yield from _split(options, build)
+
+
+def _streams(options: Options) -> Iterator[Note]:
+    if (count := stream_count(options)) > 1:
+        yield Note(
+            "kv_unified",
+            {
+                "en": f"Each of the {count} requests has a KV cache of its own: "
+                f"{count} times the memory of one, and fast with many at once.",
+                "zh": f"{count} 个请求各用一份 KV 缓存：内存占用为共用时的 {count} 倍，多人同时使用时更快。",
+            },
+        )
 
 
 def _removed(options: Options) -> Iterator[Note]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -133,6 +133,8 @@ class Scheduler:
 
     def _fits(self, request: Request) -> bool:
         """Tell whether the cells suffice for it and the running requests. A single request always fits."""
+        if not self._model.is_unified:
+            return True
         needed = request.cells_needed + sum(other.cells_needed for other in self.running)
         return not self.running or needed - self._shareable_tokens(request) <= self._model.n_ctx
 
@@ -189,41 +191,38 @@ class Scheduler:
         """Fill `batch`: one token of each decoding request and its draft, the rest with prompts in equal parts.
 
         A prefill that runs alone gets the whole batch. What short prompts leave of their part goes to longer ones. A
-        prompt goes up to its next picture, which is evaluated by itself.
+        prompt goes up to its next picture, which is evaluated by itself. Tokens are in the order of their slots:
+        llama.cpp evaluates streams together whose numbers follow one another.
         """
         batch.clear()
         decoding = [request for request in self.running if request.pending == 1]
         in_prefill = [request for request in self.running if request.pending > 1 and request.next_image is None]
         for request in self.running:
             request.scheduled, request.logits_row = 0, -1
-        in_prefill.sort(key=lambda request: request.pending)
-        for request in decoding:
-            assert request.slot is not None
-            position, sequence = self._cache.position(request.slot), request.slot.number
-            request.scheduled, request.logits_row = 1, batch.add_one(request.tokens[-1], position, sequence)
-            for ahead, token in enumerate(request.draft, 1):
-                batch.add_one(token, position + ahead, sequence)
-        room = batch.capacity - len(batch)
+        room = batch.capacity - sum(1 + len(request.draft) for request in decoding)
         room = room if len(self.running) == 1 else min(room, self.chunk.tokens)
-        for index, request in enumerate(in_prefill):
-            count = min(request.pending, room // (len(in_prefill) - index))
-            room -= self._schedule_prefill(request, count, batch)
+        counts = _prefill_counts(in_prefill, room)
+        for request in sorted((*decoding, *counts), key=_slot_number):
+            if request in counts:
+                self._schedule_prefill(request, counts[request], batch)
+            else:
+                self._schedule_decode(request, batch)
 
-    def _schedule_prefill(self, request: Request, count: int, batch: Batch) -> int:
-        """Add up to `count` tokens of a prompt to the batch; the last one of the prompt asks for logits.
-
-        Return how many they are.
-        """
+    def _schedule_decode(self, request: Request, batch: Batch) -> None:
+        """Add the last token of an answer and its draft to the batch; each asks for logits."""
         assert request.slot is not None
-        if request.images:
-            count = min(count, text_length(request.tokens, request.evaluated))
-        if not count:
-            return 0
+        position, sequence = self._cache.position(request.slot), request.slot.number
+        request.scheduled, request.logits_row = 1, batch.add_one(request.tokens[-1], position, sequence)
+        for ahead, token in enumerate(request.draft, 1):
+            batch.add_one(token, position + ahead, sequence)
+
+    def _schedule_prefill(self, request: Request, count: int, batch: Batch) -> None:
+        """Add `count` tokens of a prompt to the batch; the last one of the prompt asks for logits."""
+        assert request.slot is not None
         tokens = request.tokens[request.evaluated : request.evaluated + count]
         position, sequence = self._cache.position(request.slot), request.slot.number
         request.scheduled = count
         request.logits_row = batch.add(tokens, position, sequence, wants_logits=count == request.pending)
-        return count
 
     def keep_evaluated(self) -> None:
         """After an aborted batch, keep what was evaluated, and leave each request at least one token to evaluate."""
@@ -239,3 +238,21 @@ class Scheduler:
             if not request.pending:
                 request.evaluated -= 1
                 self._cache.truncate(request.slot, len(request.slot.cells) - 1)
+
+
+def _prefill_counts(requests: Sequence[Request], room: int) -> dict[Request, int]:
+    """Divide `room` tokens of a batch among the prompts of `requests`; those that get none are left out."""
+    counts = {}
+    for index, request in enumerate(sorted(requests, key=lambda request: request.pending)):
+        count = min(request.pending, room // (len(requests) - index))
+        if request.images:
+            count = min(count, text_length(request.tokens, request.evaluated))
+        if count:
+            counts[request] = count
+        room -= count
+    return counts
+
+
+def _slot_number(request: Request) -> int:
+    assert request.slot is not None
+    return request.slot.number

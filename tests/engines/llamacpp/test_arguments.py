@@ -43,7 +43,7 @@ def changed(option: Option) -> Value:
     if isinstance(option.default, bool):
         return not option.default
     if isinstance(option.default, str):
-        return option.example
+        return option.choices[-1] if option.choices else option.example
     return option.parse(option.default + max(3, option.least or 0))
 
 
@@ -144,6 +144,13 @@ FIELDS: list[tuple[dict[str, Value], str, dict[str, Any]]] = [
     ({"n_ctx": 4096}, CONTEXT, {"n_ctx": 4096}),
     ({"n_batch": 32}, CONTEXT, {"n_batch": 32, "n_ubatch": 32}),
     ({"n_batch": 2048}, CONTEXT, {"n_batch": 2048, "n_ubatch": 256}),
+    (
+        {"n_ctx": 512, "parallel": 8, "kv_unified": "off"},
+        CONTEXT,
+        {"n_ctx": 4096, "n_seq_max": 8, "kv_unified": False},
+    ),
+    ({"n_ctx": 512, "parallel": 8, "kv_unified": "auto"}, CONTEXT, {"n_ctx": 512, "kv_unified": True}),
+    ({"n_ctx": 512, "parallel": 1, "kv_unified": "off"}, CONTEXT, {"n_ctx": 512, "kv_unified": True}),
     ({"n_batch": 2, "parallel": 8}, CONTEXT, {"n_batch": 9, "n_seq_max": 8, "kv_unified": True}),
     ({"threads": 3}, CONTEXT, {"n_threads": 3}),
     ({"threads_batch": 5}, CONTEXT, {"n_threads_batch": 5}),

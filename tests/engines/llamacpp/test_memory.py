@@ -173,8 +173,9 @@ def test_the_context_is_rounded_up_to_256_and_0_is_the_models_own(make: Make) ->
     assert cache(make(), n_ctx=0) == cache(make(), n_ctx=4096) == 16 * cache(make(), n_ctx=256)
 
 
-def test_parallel_requests_share_the_cells(make: Make) -> None:
+def test_parallel_requests_share_the_cells_unless_they_have_caches_of_their_own(make: Make) -> None:
     assert cache(make(), n_ctx=512, parallel=8) == cache(make(), n_ctx=512)
+    assert cache(make(), n_ctx=512, parallel=8, kv_unified="off") == 8 * cache(make(), n_ctx=512)
 
 
 def test_each_layer_may_have_its_own_number_of_heads(make: Make) -> None:
