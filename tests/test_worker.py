@@ -165,9 +165,9 @@ def test_a_question_is_given_up_with_the_work_that_asks_it(echo: WorkerProcess) 
 
 
 def test_queued_calls_of_a_serial_engine_receive_their_position(echo: WorkerProcess) -> None:
-    first, second, third = generate(echo, "slow count 20"), generate(echo, "second"), generate(echo, "third")
+    first, second, third = generate(echo, "slow count 8"), generate(echo, "second"), generate(echo, "third")
     assert (second.next_event(), third.next_event()) == (Waiting(1), Waiting(2))
-    assert len(first.text().split()) == 20
+    assert len(first.text().split()) == 8
     assert [second.text(), third.text()] == ["second ", "third "]
 
 

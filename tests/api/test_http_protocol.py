@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from modules.api import http_protocol
 from modules.api.http_protocol import protocol_for
+from tests.support.serving import serving
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer after a second if the path says so, otherwise at once, with the size of the body."""
+    """Answer after 0.6 s if the path says so, otherwise at once, with the size of the body."""
     if scope["type"] != "http":
         return
     size, more = 0, True
@@ -28,7 +27,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
     if scope["path"] == "/slow":
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.6)  # twice REQUEST_SECONDS
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
     await send({"type": "http.response.body", "body": b"%05d" % size})
 
@@ -36,16 +35,8 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 0.3)
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(answer, http=protocol_for(6), log_level="critical", lifespan="off", timeout_keep_alive=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield listener.getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    with serving(answer, http=protocol_for(6), lifespan="off", timeout_keep_alive=1) as address:
+        yield int(address.rpartition(":")[2])
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_cancelling_or_closing_a_stream_stops_its_generation(owner: ModelManager
 def test_a_stream_whose_event_loop_is_closed_does_not_block_the_model(owner: ModelManager) -> None:
     model = load(owner)
     loop = asyncio.new_event_loop()
-    stream = model.stream(Prompt("slow count 20"), {})
+    stream = model.stream(Prompt("slow count 8"), {})
     loop.run_until_complete(anext(stream))
     loop.close()
     assert texts(model, "next") == "next "

@@ -337,8 +337,9 @@ def test_of_two_simultaneous_loads_one_is_cancelled(owner: ModelManager, threads
 
 
 def test_a_request_while_the_old_model_is_slow_to_close_cancels_the_load_before_it(
-    owner: ModelManager, threads: ThreadPoolExecutor
+    owner: ModelManager, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("modules.runtime.worker_process.GRACE_SECONDS", 0.6)
     load(owner)
     os.kill(next(iter(worker_pids())), signal.SIGSTOP)  # closing it now takes the full grace period
     began = time.monotonic()

@@ -45,8 +45,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def make_owner(clock: Clock) -> Iterator[MakeOwner]:
+def make_owner(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeOwner]:
     """A function that makes a manager of models for that much space, with the clock of the test."""
+    monkeypatch.setattr("modules.runtime.eviction._RECHECK_SECONDS", 0.05)
     owners: list[ModelManager] = []
 
     def make(space: int = 1, limits: ResidencyLimits | None = None, **sizes: int) -> ModelManager:
@@ -481,7 +482,7 @@ def test_no_lease_is_lost_when_many_threads_load_use_and_unload(make_owner: Make
     for thread in threads:
         thread.start()
     for name in "abcab":
-        time.sleep(0.3)
+        time.sleep(0.15)
         owner.unload(name)
     for thread in threads:
         thread.join(30)

@@ -1,7 +1,7 @@
 """A small test engine for the real worker. The words of the path and of the prompt control its behavior.
 
 Paths: `fail` and `refuse` raise errors for the user, `boom` an unexpected one; `abort`, `segv` and `kill` end the
-process, `exit` calls sys.exit; `slow` loads for ten seconds and `brief` for one, both with progress; `late <ms>` loads
+process, `exit` calls sys.exit; `slow` loads for ten seconds and `brief` for 0.4, both with progress; `late <ms>` loads
 and ends the process after that time; `bos` puts BOS before texts; `refuse_cores` fails to bind its threads; `big`
 allocates 64 MiB; `timed` says how long its answers took: see `Echo._seconds`; `sees` reads pictures, of which it echoes
 the marks. Any other path loads at once.
@@ -257,7 +257,7 @@ _ACTIONS: dict[str, Callable[[], None]] = {
 
 _LOADS: dict[str, Callable[[Report, list[str]], None]] = {
     "slow": _load_slowly,
-    "brief": partial(_load_slowly, steps=20),
+    "brief": partial(_load_slowly, steps=8),
     "late": _exit_later,
     **{word: lambda _report, _arguments, action=action: action() for word, action in _ACTIONS.items()},
 }

@@ -1,6 +1,6 @@
 """A stand-in for `modules.trainer` that computes nothing: a run of twelve updates, with a checkpoint at every third.
 
-Words in the name of the base model control it: `slow` makes every update take a tenth of a second, `held` waits at
+Words in the name of the base model control it: `slow` makes every update take 60 ms, `held` waits at
 update 5 for a stop or for a file `go` in the run's folder, `die` ends the process by a signal there, `fail` reports an
 error there, all three unless it was resumed; `deaf` hears nothing for a minute before it begins, unless there is a file
 `go`; `junk` writes a line that is no JSON.
@@ -57,7 +57,7 @@ def main() -> None:
                 return
             if "held" in words:
                 _wait(lambda: stop.is_set() or (job.folder / "go").exists())
-        time.sleep(0.1 if "slow" in words else 0)
+        time.sleep(0.06 if "slow" in words else 0)
     result = job.folder / RESULT
     result.mkdir(exist_ok=True)
     (result / "adapter_model.safetensors").write_bytes(b"weights")

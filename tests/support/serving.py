@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import math
 import socket
 import ssl
 import threading
@@ -36,16 +38,48 @@ def api_of(app: App) -> Iterator[str]:
         yield address
 
 
+class QuickServer(uvicorn.Server):
+    """A server that ends as soon as it is told to and its answers are complete.
+
+    uvicorn looks ten times a second whether it should end, and then waits for another tenth of a second at least. The
+    hundred servers of the tests waited for that longer than for anything else.
+    """
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)  # sets the headers that all answers have
+        while not self.should_exit:
+            await asyncio.sleep(_TICK_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        end = time.monotonic() + (self.config.timeout_graceful_shutdown or math.inf)
+        while (self.server_state.connections or self.server_state.tasks) and time.monotonic() < end:
+            await asyncio.sleep(_TICK_SECONDS)
+        for task in self.server_state.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+
+
+_TICK_SECONDS = 0.005
+
+
 @contextlib.contextmanager
-def serving(application: ASGIApp) -> Iterator[str]:
+def serving(application: ASGIApp, **settings: Any) -> Iterator[str]:
+    """Yield the address of a server; `settings` are uvicorn's."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=2))
+    settings = {"log_level": "critical", "timeout_graceful_shutdown": 2, **settings}
+    server = QuickServer(uvicorn.Config(application, **settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive(), "the server did not start"
-            time.sleep(0.01)
+            time.sleep(_TICK_SECONDS)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
