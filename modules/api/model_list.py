@@ -61,7 +61,7 @@ def _model_object(record: ModelRecord, resident: Resident | None) -> Json:
 
 
 def _reads_images(record: ModelRecord, resident: Resident | None) -> bool:
-    """Whether a model reads pictures: as it is loaded, else whether it has a vision part beside it."""
+    """Whether a model reads pictures: as it is loaded, else whether its files have what it needs for that."""
     if resident is not None and resident.state == "ready":
         return resident.images
-    return bool(record.defaults.get("mmproj"))
+    return record.images or bool(record.defaults.get("mmproj"))

@@ -26,7 +26,8 @@ class ModelRecord:
     the same weights. `named_templates` are chat templates beside the one for plain conversations. `defaults` holds
     the load options that follow from the files. `header` is that of a GGUF file, with the size of all its parts;
     `shape` that of a folder of weights. `files` are the weight files. `task` is "" for a model that generates text,
-    "embed" or "rank" for one that `formats.embedding` recognizes.
+    "embed" or "rank" for one that `formats.embedding` recognizes. `images` tells whether its files have all that it
+    needs to read pictures.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelRecord:
     files: Files = field(default_factory=dict, compare=False, repr=False)
     task: str = ""
     server: ServerFile | None = None
+    images: bool = False
 
     @property
     def state(self) -> str:

@@ -191,6 +191,7 @@ class RecordReader:
             shape=checkpoint.shape(sizes, _total_size(used)),
             files=used,
             task=task,
+            images=checkpoint.reads_images({path.name for path in files}),
         )
 
     def _tensors(self, path: Path, status: os.stat_result) -> frozenset[str]:

@@ -165,9 +165,11 @@ class ImagesUnsupported(WebUIError):
     status = 400
     template = {
         "en": "{model} cannot read images with the loader {loader}. Load a vision model with llama.cpp (a GGUF file "
-        "that has its mmproj file beside it), or send the text alone.",
-        "zh": "{model} 使用加载器 {loader} 时无法识别图片。请用 llama.cpp 加载视觉模型"
-        "（GGUF 文件，其 mmproj 文件须放在同一文件夹），或只发送文字。",
+        "that has its mmproj file beside it) or Transformers (a folder of weights with preprocessor_config.json), or "
+        "send the text alone.",
+        "zh": "{model} 使用加载器 {loader} 时无法识别图片。请用 llama.cpp（GGUF 文件，"
+        "其 mmproj 文件须放在同一文件夹）或 Transformers（权重文件夹，须含 preprocessor_config.json）加载视觉模型，"
+        "或只发送文字。",
     }
     model: str
     loader: str

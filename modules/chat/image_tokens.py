@@ -20,19 +20,22 @@ class ImageTokens:
         self._lock = threading.Lock()
         self._counts: Recent[tuple[int, str], int] = Recent(_MAX_KEPT)  # by the process and the picture
 
-    def count(self, model: LoadedModel, text: str, images: Sequence[Image]) -> int:
-        """Return how many tokens `text` has, which marks these pictures. Asks the worker."""
+    def count(self, model: LoadedModel, text: str, images: Sequence[Image], image_text: str) -> int:
+        """Return how many tokens `text` has, which marks these pictures. Asks the worker.
+
+        `image_text` is that of a `Prompt`.
+        """
         pieces = split_at_marks(text)
         words = "".join(piece for piece in pieces if isinstance(piece, str))
         marked = (images[piece] for piece in pieces if isinstance(piece, int))
-        return int(model.ask("count", text=words)) + sum(self._count_one(model, image) for image in marked)
+        return int(model.ask("count", text=words)) + sum(self._count_one(model, image, image_text) for image in marked)
 
-    def _count_one(self, model: LoadedModel, image: Image) -> int:
+    def _count_one(self, model: LoadedModel, image: Image, image_text: str) -> int:
         key = (model.pid, image.id)
         with self._lock:
             known = self._counts.get(key)
         if known is None:
-            prompt = Prompt(mark(0), 0, images=(image,)).to_json()
+            prompt = Prompt(mark(0), 0, images=(image,), image_text=image_text).to_json()
             whole = int(model.ask("measure", prompt=prompt, params={}))
             known = max(whole - int(model.ask("count", text="")), 0)  # without the tokens that begin each prompt
             with self._lock:

@@ -150,7 +150,9 @@ class ConversationPrompts:
         """
         sent = path_messages(conversation.path(), read_blob if model.info.images else None)
         text = self._shown_text(model, conversation, sent, template_kwargs)
-        return self._image_tokens.count(model, text, sent.images)
+        template = self.templates.of(model.record, model.info)
+        image_text = self.templates.image_text(template) if sent.images else ""
+        return self._image_tokens.count(model, text, sent.images, image_text)
 
     def _dialogue(
         self,

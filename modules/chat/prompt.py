@@ -135,7 +135,10 @@ def chat_prompt(
         prompt = _as_messages(prompt, form, kept, starts, continue_last)
     starts = tuple(start + dropped for start in starts)
     markers, inside = reasoning_markers(templates, form.template, text)
-    prompt = dataclasses.replace(prompt, visible=_texts(markers), images=images, next_turn=form.next_turn())
+    image_text = templates.image_text(form.template) if images else ""
+    prompt = dataclasses.replace(
+        prompt, visible=_texts(markers), images=images, image_text=image_text, next_turn=form.next_turn()
+    )
     if not continue_last:
         return ChatPrompt(prompt, starts, markers, inside, template=form.template)
     if not ends_in_thought(messages[-1]):

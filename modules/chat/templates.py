@@ -208,6 +208,11 @@ class ChatTemplates:
             return form.with_marks(self._render(source, common, parts, template.model), numbers)
         return None
 
+    def image_text(self, template: ModelTemplate) -> str:
+        """Return what a template writes for a picture, "" if it takes none. Raises what `features` raises."""
+        form = self.probed(template.for_tools(None), template, "images", probe_images)
+        return form.text if form else ""
+
     def of(self, record: ModelRecord, info: Info | None = None) -> ModelTemplate:
         """Return the template that conversations with a model use, given what its engine says if it is loaded."""
         own = ModelTemplate.of(record, info)

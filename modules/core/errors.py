@@ -35,7 +35,7 @@ WebUIError
 ├── InputTooLong · ForeignTokens   a text or tokens that an embedding model cannot take: see there
 ├── PromptTooLong · TextTooLong   a prompt that does not fit the context: see `core/worker_errors.py`
 ├── ReferenceUnusable · ReferenceNotStored   results of a model for comparison with another's: see there
-├── ImageUnreadable       a picture that cannot be decoded: see there
+├── ImageUnreadable · ImageRejected · TooManyPixels   pictures that a model cannot be given: see there
 ├── LoadFailed · LoadCancelled · GenerationFailed · Unloaded   a load or an answer that ended early: see there
 ├── WorkerDied            the worker process ended: see there
 │   ├── WorkerStuck       one token took too long; the model is loaded again by itself

@@ -32,7 +32,8 @@ class Prompt:
     longer, have the same beginning. `stop` are strings that end the answer beside those of the generation parameters,
     and `visible` are texts whose special tokens appear in the answer; the tokenizer of the prompt does not get them.
     `next_turn` is the text that will follow the answer if the conversation goes on, up to the next question.
-    The text has a mark of `core.image_marks` for each of the `images`; a shorter text may leave some out.
+    The text has a mark of `core.image_marks` for each of the `images`; a shorter text may leave some out. In place of
+    a mark, the model's chat template writes `image_text`, which is empty if it writes nothing of its own.
 
     A model with `Info.messages` gets the `messages` of a conversation instead of the text, which then only serves to
     estimate its length; with `continues`, its answer continues the last one. Of the shorter text of some index, they
@@ -49,6 +50,7 @@ class Prompt:
     next_turn: str = ""
     tokens: tuple[int, ...] = ()
     images: tuple[Image, ...] = ()
+    image_text: str = ""
     messages: tuple[Mapping[str, Json], ...] = ()
     starts: tuple[int, ...] = ()
     continues: bool = False
@@ -69,7 +71,7 @@ class Prompt:
     def to_json(self) -> Json:
         shorter = [(change.start, change.end, change.text) for change in self.shorter]
         images = [(image.id, base64.b64encode(image.data).decode()) for image in self.images]
-        body = [self.text, self.limit, self.truncate, shorter, self.target, self.tokens, images]
+        body = [self.text, self.limit, self.truncate, shorter, self.target, self.tokens, images, self.image_text]
         return [*body, self.messages, self.starts, self.continues] if self.messages else body
 
     @staticmethod
@@ -79,10 +81,19 @@ class Prompt:
 
     @staticmethod
     def from_json(body: Json) -> Prompt:
-        text, limit, truncate, changes, target, tokens, pictures, *rest = body
+        text, limit, truncate, changes, target, tokens, pictures, image_text, *rest = body
         shorter = tuple(Replacement(*change) for change in changes)
         images = tuple(Image(image_id, base64.b64decode(data)) for image_id, data in pictures)
-        prompt = Prompt(text, limit, truncate, shorter, target=target, tokens=tuple(tokens), images=images)
+        prompt = Prompt(
+            text,
+            limit,
+            truncate,
+            shorter,
+            target=target,
+            tokens=tuple(tokens),
+            images=images,
+            image_text=image_text,
+        )
         if not rest:
             return prompt
         messages, starts, continues = rest

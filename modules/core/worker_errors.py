@@ -50,6 +50,31 @@ class ImageUnreadable(WebUIError):
     words: str
 
 
+@dataclass(eq=False)
+class ImageRejected(WebUIError):
+    """A picture that the model's own image processor refuses; `words` is its message."""
+
+    status = 400
+    template = {
+        "en": "The model's image processor refuses the image: {words}",
+        "zh": "模型的图片处理器拒绝了该图片：{words}",
+    }
+    words: str
+
+
+@dataclass(eq=False)
+class TooManyPixels(WebUIError):
+    """Pictures of one prompt with more than so many `millions` of pixels together."""
+
+    status = 400
+    template = {
+        "en": "The images have more than {millions} million pixels together. Send smaller or fewer ones.",
+        "zh": "图片合计超过 {millions} 百万像素。请缩小图片或减少数量。",
+    }
+    millions: int
+
+
+@dataclass(eq=False)
 class Unloaded(WebUIError):
     status = 409
     template = {

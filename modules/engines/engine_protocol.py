@@ -83,10 +83,11 @@ class BatchingEngine(Protocol):
 class ImageReader(Protocol):
     """The further methods of an engine whose `info` says that it reads pictures."""
 
-    def read_images(self, images: Sequence[Image]) -> Any:
+    def read_images(self, images: Sequence[Image], text: str) -> Any:
         """Return what will be "images" among the parameters of `tokenize` and `submit`. Called from any thread.
 
-        Marks in the text of the prompt stand for these images. Raises a WebUIError for one that cannot be read.
+        Marks in the text of the prompt stand for these images; `text` is what the model's chat template writes for one,
+        "" if that is not known. Raises a WebUIError for an image that cannot be read.
         """
 
 

@@ -27,7 +27,7 @@ def tokenized(
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     info = engine.info
     if whole.images:
-        params = {**params, "images": cast(ImageReader, engine).read_images(whole.images)}
+        params = {**params, "images": cast(ImageReader, engine).read_images(whole.images, whole.image_text)}
 
     def encode(text: str) -> list[int]:
         raise_if_cancelled()
@@ -52,5 +52,5 @@ def measured(engine: BatchingEngine, prompt: Json, params: Mapping[str, Json]) -
     if len(whole.text) > LONGEST_TOKEN * context:
         raise TextTooLong(len(whole.text), context)
     if whole.images:
-        params = {**params, "images": cast(ImageReader, engine).read_images(whole.images)}
+        params = {**params, "images": cast(ImageReader, engine).read_images(whole.images, whole.image_text)}
     return len(engine.tokenize(whole.text, params))

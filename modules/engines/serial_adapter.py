@@ -25,9 +25,9 @@ class SerialAdapter:
         self._calls: OrderedDict[int, Generator[Text | Progress, None, Done]] = OrderedDict()
         self._to_announce: list[int] = []  # calls whose queue position has not been sent
 
-    def read_images(self, images: Sequence[Image]) -> Json:
+    def read_images(self, images: Sequence[Image], text: str) -> Json:
         """Have the engine read pictures, if its `info` says that it does."""
-        return self._images.read_images(images)
+        return self._images.read_images(images, text)
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         if next_token.candidate_count(params):

@@ -39,6 +39,7 @@ TEMPLATE_FOLDER = "additional_chat_templates"
 
 _PROCESSOR_FILES = ("chat_template.json", "processor_config.json")
 """Files of a model that sees, from which only the chat template is read: the model works if they are damaged."""
+_IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _DEFAULT_TEMPLATE = "default"
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _METHODS_WITH_LOADER = ("gptq", "awq", "exl2", "exl3", "mlx")
@@ -118,6 +119,11 @@ class Checkpoint:
     def task(self, files: Container[str]) -> str:
         """Return what `formats.embedding` recognizes by config.json and by the names of the `files` in the folder."""
         return checkpoint_task(self._descriptions.get("config.json", {}), files)
+
+    def reads_images(self, files: Container[str]) -> bool:
+        """Tell whether it has a vision tower and, among the `files` in the folder, what prepares pictures for that."""
+        config = self._descriptions.get("config.json", {})
+        return bool(_object(config, "vision_config")) and any(file in files for file in _IMAGE_PROCESSOR_FILES)
 
     @property
     def has_own_code(self) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from modules.api.model_list import describe_model, list_models
+from modules.api.model_list import _model_object, describe_model, list_models
 from modules.app import App
 from tests.support import echo_plans
 from tests.support.gguf_files import gguf
@@ -30,6 +30,8 @@ def test_a_model_with_a_vision_part_beside_it_reads_images(make_app: Callable[..
     for name, modalities in (("blind", ["text"]), ("sees", ["text", "image"])):
         app.models.load(dataclasses.replace(plan, record=dataclasses.replace(record, name=name, path=Path(name))))
         assert describe_model(app, name)["input_modalities"] == modalities
+    folder = dataclasses.replace(record, name="folder", defaults={}, images=True)
+    assert _model_object(folder, None)["input_modalities"] == ["text", "image"]
     with app.models.request("sees", keep_alive=0).result(timeout=10):
         pass
     echo_plans.wait_until(lambda: describe_model(app, "sees")["status"] == {"value": "sleeping"})

@@ -1,4 +1,4 @@
-"""Images over the API to a tiny vision model of random weights, which is found with its vision part in its folder."""
+"""Images over the API to tiny vision models of random weights, which are found with what they need in their folders."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from modules.config import flags
 from modules.planning.load_request import LoadRequest
 from tests.support.pictures import data_uri, picture
 from tests.support.serving import Server, server_of
+from tests.support.tiny_hf_vision import tiny_hf_vision
 from tests.support.tiny_vision import HAS_MTMD, tiny_vision
 
-pytestmark = pytest.mark.skipif(not HAS_MTMD, reason="llama-cpp-python was built without mtmd")
 
-
-@pytest.fixture(scope="module")
-def server(smollm2: Path, backend: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=["llama.cpp", "Transformers"])
+def server(
+    request: pytest.FixtureRequest, smollm2: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    with_llama = request.param == "llama.cpp"
+    if with_llama and not HAS_MTMD:
+        pytest.skip("llama-cpp-python was built without mtmd")
+    folder = tiny_vision(smollm2, "qwen2vl").parent if with_llama else tiny_hf_vision(tiny_folder, "qwen2vl")
     models = tmp_path_factory.mktemp("models")
-    (models / "tiny").symlink_to(tiny_vision(smollm2, "qwen2vl").parent)
+    (models / "tiny").symlink_to(folder)
     app = App(flags.parse(["--api", "--model-dir", str(models)]))
     (record,) = app.catalog.models()
-    app.loading.load(app.planner.plan(LoadRequest(record, form={"n_ctx": 512, "threads": 1})))
+    form = {"n_ctx": 512, "threads": 1} if with_llama else {}
+    app.loading.load(app.planner.plan(LoadRequest(record, form=form)))
     with server_of(app) as running:
         yield running
     app.models.close()
@@ -67,13 +73,13 @@ def test_damaged_images_and_too_many_tokens_are_refused(server: Server) -> None:
     whole = picture("PNG", 60, 60)
     damaged = ask(server, whole[:50])
     assert (damaged.status_code, damaged.json()["error"]["code"]) == (400, "image_unreadable")
-    many = ask(server, *(picture("PNG", 200, 200, (red, 0, 0)) for red in range(12)))
+    many = ask(server, *(picture("PNG", 200, 200, (red, 0, 0)) for red in range(30)))
     assert (many.status_code, many.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert ask(server, whole).status_code == 200
 
 
 def test_clients_see_that_the_model_reads_images(server: Server) -> None:
-    (model,) = [one for one in server.http.get("/models").json()["data"] if one["id"].endswith("model.gguf")]
+    (model,) = [one for one in server.http.get("/models").json()["data"] if one["loaded"]]
     assert model["input_modalities"] == ["text", "image"]
 
 

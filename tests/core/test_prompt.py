@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 
@@ -31,6 +32,7 @@ def test_a_prompt_survives_serialization() -> None:
     shorter = (Replacement(7, 14, ""), Replacement(0, 14, "x"))
     images = (Image("ab", bytes(range(256))),)
     prompt = Prompt("system\nuser 一\nuser two", 12, False, shorter, target=9, tokens=(1, 49151), images=images)
+    prompt = dataclasses.replace(prompt, image_text="<image>")
     sent = json.loads(json.dumps(prompt.to_json()))
     assert Prompt.from_json(sent) == prompt and Prompt.has_images(sent)
     assert not Prompt.has_images(Prompt("plain").to_json()) and not Prompt.has_images("plain")

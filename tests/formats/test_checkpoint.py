@@ -29,6 +29,15 @@ def test_a_folder_with_config_and_weights_is_one_model(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_with_a_vision_tower_and_an_image_processor_reads_images(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "tiny", config=CONFIG | {"vision_config": {"patch_size": 14}})
+    assert not only_record(tmp_path).images
+    put(folder / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"})
+    assert only_record(tmp_path).images
+    put(folder / "config.json", CONFIG)
+    assert not only_record(tmp_path).images
+
+
 def test_pytorch_weights_are_used_if_there_are_no_safetensors(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "pytorch_model.bin", b"PK\x03\x04....")

@@ -133,7 +133,7 @@ class Echo:
             self._words.setdefault(word, len(self._words))
         return [self._words[word] for word in words]
 
-    def read_images(self, images: Sequence[Image]) -> list[str]:
+    def read_images(self, images: Sequence[Image], text: str) -> list[str]:
         """Return the ids of pictures, which are not looked at."""
         return [image.id for image in images]
 

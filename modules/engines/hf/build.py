@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -13,6 +14,7 @@ import transformers
 from modules.core.events import Json, Note, Progress
 from modules.engines.engine_protocol import Report
 from modules.engines.hf.arguments import (
+    IMAGES,
     Environment,
     ModelConfig,
     arguments,
@@ -26,7 +28,7 @@ from modules.engines.hf.environment import environment_with
 from modules.engines.hf.gptqmodel import check_layers_on_gpus, disable_compilation, run_kernels_in_bfloat16
 from modules.engines.hf.model import Model, load_model
 from modules.engines.hf.model_folder import folder_for_transformers, in_folder
-from modules.engines.hf.notes import disk_note, notes
+from modules.engines.hf.notes import disk_note, no_images_note, notes
 from modules.engines.hf.offload_folder import temporary_offload_folder
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.hf.saved_prompts import PromptFiles
@@ -35,6 +37,9 @@ from modules.engines.progress import whole_percents
 from modules.engines.prompt_cache.keeper import PromptKeeper
 from modules.options.option import Value
 from modules.system import malloc
+
+if TYPE_CHECKING:
+    from modules.engines.hf.vision import Vision
 
 
 def engine(path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> Engine:
@@ -61,9 +66,16 @@ def _build_engine(
     else:
         model = load_model(calls, whole_percents(report))
     vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
-    all_notes = (*notes(path, options, environment), *_offload_notes(model.devices))
+    vision, vision_notes = _open_vision(path, config, model)
+    all_notes = (*notes(path, options, environment), *_offload_notes(model.devices), *vision_notes)
     context = config.context_length(options)
-    engine = with_loras(Engine(model, vocabulary, context, all_notes), model, context)
+    if vision is None:
+        engine = Engine(model, vocabulary, context, all_notes)
+    else:
+        from modules.engines.hf.vision_engine import VisionEngine
+
+        engine = VisionEngine(model, vocabulary, context, all_notes, vision)
+    engine = with_loras(engine, model, context)
     return _with_prompts(engine, path, [facts, torch.__version__, transformers.__version__, model.devices])
 
 
@@ -74,6 +86,21 @@ def _with_prompts(engine: Engine, path: Path, facts: Json) -> Engine:
         apply = prompts.following(engine.operations["apply_loras"])
         engine.operations = {**engine.operations, "keep_prompts": prompts.keep, "apply_loras": apply}
     return engine
+
+
+def _open_vision(path: Path, config: ModelConfig, model: Model) -> tuple[Vision | None, tuple[Note, ...]]:
+    """Return what reads pictures for a vision model; None for a text model and, with a note, if it cannot be used."""
+    if config.auto_class != IMAGES or "pixel_values" not in model.input_names:
+        return None, ()
+    if "cross_attention_mask" in model.input_names:  # its later forward passes would need one as well
+        return None, (no_images_note(f"{config.fields['model_type']} models read text alone here."),)
+    from modules.engines.hf.processor import NoProcessor, load_processor
+    from modules.engines.hf.vision import Vision
+
+    try:
+        return Vision(load_processor(path, model.module.config, model.tokenizer), model), ()
+    except NoProcessor as error:
+        return None, (no_images_note(str(error)),)
 
 
 def with_loras(engine: Engine, model: Model, context: int) -> Engine:

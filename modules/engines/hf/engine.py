@@ -83,7 +83,7 @@ class Engine:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
-        return self.model.encode(text, params["add_bos_token"])
+        return self.model.encode(text, params.get("add_bos_token", True))
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         tokens = list(prompt) or self._empty_prompt()
@@ -245,7 +245,7 @@ class Engine:
             return
         self._prefilling.remove(generation)
         generation.end_prefill()
-        ended = yield from self._emit_token(generation, logits)
+        ended = yield from self.emit_token(generation, logits)
         if ended:
             self._store_prefixes(generation)
         else:
@@ -329,7 +329,7 @@ class Engine:
             return
         ended = []
         for row, generation in enumerate(self._decoding):
-            if (yield from self._emit_token(generation, logits[row : row + 1])):
+            if (yield from self.emit_token(generation, logits[row : row + 1])):
                 ended.append(generation)
         self._end_decoding(ended)
 
@@ -349,7 +349,7 @@ class Engine:
         ended = False
         generation.drafted_tokens += len(draft)
         for row, expected in enumerate([*draft, -1]):
-            ended = yield from self._emit_token(generation, logits[row : row + 1])
+            ended = yield from self.emit_token(generation, logits[row : row + 1])
             if ended or generation.sequence.tokens[-1] != expected:
                 break
             generation.accepted_tokens += 1
@@ -357,7 +357,7 @@ class Engine:
         if ended:
             self._end_decoding([generation])
 
-    def _emit_token(self, generation: Generation, logits: Tensor) -> Generator[tuple[int, Event], None, bool]:
+    def emit_token(self, generation: Generation, logits: Tensor) -> Generator[tuple[int, Event], None, bool]:
         """Sample the next token from `logits` [1, vocabulary] and yield its events. True if the answer ends with it."""
         try:
             if generation.candidates:

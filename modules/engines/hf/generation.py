@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from modules.engines.text_stream import TextStream
 
 class Generation:
     """One request. `sequence` holds the tokens of the prompt and then those sampled, `negative` the negative prompt and
-    then the same answer."""
+    then the same answer. `text_tokens` returns those tokens that samplers take account of, if these are not all."""
 
     def __init__(
         self,
@@ -39,8 +39,10 @@ class Generation:
         model: Evaluator,
         vocabulary: Vocabulary,
         context: int,
+        text_tokens: Callable[[Sequence[int]], list[int]] | None = None,
     ) -> None:
         self.call, self.prompt, self.negative, self.params = call, prompt, negative, params
+        self._text_tokens = text_tokens
         self.sequence = TokenSequence([], None)  # until the request is admitted
         self.queue_position = 0
         self.cached_tokens = self.completion_tokens = 0
@@ -60,7 +62,7 @@ class Generation:
     def _build_processors(self, params: Mapping[str, Json]) -> Any:
         return build_processors(
             params,
-            prompt_tokens=self.prompt,
+            prompt_tokens=self._text_tokens(self.prompt) if self._text_tokens else self.prompt,
             vocabulary=self._vocabulary,
             eos=sorted(self._model.eos_tokens),
             device=self._model.device,
@@ -156,6 +158,8 @@ class Generation:
         tokens = self.sequence.tokens
         if self._model.is_encoder_decoder:
             tokens = [*self.prompt, *tokens[1:]]
+        if self._text_tokens is not None:
+            tokens = self._text_tokens(tokens)
         new = torch.tensor([tokens[count:]], dtype=torch.long, device=self._model.device)
         self._token_ids = torch.cat([self._token_ids, new], dim=1)
         return self._token_ids

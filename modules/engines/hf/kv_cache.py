@@ -181,7 +181,7 @@ class PrefixCache(PrefixStore):
         if is_growable(best.cache) and surplus > shared and (copy := _copy_prefix(best, shared)) is not None:
             return copy, shared
         self._prefixes.remove(best)
-        return (best.cache, shared) if _crop(best.cache, surplus) else (self._new_cache(), 0)
+        return (best.cache, shared) if crop(best.cache, surplus) else (self._new_cache(), 0)
 
     def store(self, tokens: list[int], cache: Any) -> None:
         if not tokens or isinstance(cache, EncoderDecoderCache) or has_recurrent_state(cache):
@@ -222,8 +222,8 @@ def _copy_prefix(prefix: CachedPrefix, length: int) -> Any:
     return cache_of([GrowableLayer(*layer) for layer in layers])
 
 
-def _crop(cache: Any, surplus: int) -> bool:
-    """Drop the last `surplus` tokens. False if the cache cannot, which makes it useless."""
+def crop(cache: Any, surplus: int) -> bool:
+    """Drop the last `surplus` tokens of a cache. False if the cache cannot, which makes it useless."""
     if not surplus:
         return True
     try:

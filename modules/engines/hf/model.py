@@ -34,6 +34,11 @@ class Model(Evaluator):
             self.prefill_chunk = PREFILL_CHUNK_8BIT
         parameters = inspect.signature(self.module.forward).parameters
         self._accepted = {name for name in _OPTIONAL_ARGUMENTS if name in parameters}
+        self.input_names = frozenset(parameters) - {"attention_mask"}
+        """What a forward pass takes. A mask is not needed: a prompt alone has no padding."""
+        # The vision models with M-RoPE keep the shift of the prompt that they have seen last, whatever they see next.
+        self._shifted_parts = [part for part in self.module.modules() if hasattr(part, "rope_deltas")]
+        self._position_shift: Any = None
         self.computes_all_logits = "logits_to_keep" not in self._accepted
         self.can_batch = "attention_mask" in self._accepted and not is_encoder_decoder
         self._cache_argument = "past_key_values" if "past_key_values" in parameters else "cache_params"
@@ -75,6 +80,32 @@ class Model(Evaluator):
         finally:
             self._is_interruptible = False
 
+    def forward_images(self, inputs: Mapping[str, Tensor], cache: Any) -> tuple[Tensor, Any]:
+        """Evaluate a whole prompt with pictures into an empty cache, given what the model's processor has made of it.
+
+        Return the logits after it, float32 [1, vocabulary], and what `positions_shifted` takes. Raises Interrupted
+        after `interrupt`.
+        """
+        moved = {
+            name: value.to(self.device, self.module.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+        self._is_interruptible = True
+        try:
+            logits = self._logits(moved, cache, None, 1)[0]
+        finally:
+            self._is_interruptible = False
+        return logits, next((part.rope_deltas for part in self._shifted_parts), None)
+
+    @contextlib.contextmanager
+    def positions_shifted(self, shift: Any) -> Iterator[None]:
+        """Have forward passes continue a prompt for which `forward_images` has returned `shift`."""
+        self._position_shift = shift
+        try:
+            yield
+        finally:
+            self._position_shift = None
+
     def _raise_if_interrupted(self, *_: object) -> None:
         if self._interrupt_requested and self._is_interruptible:
             raise Interrupted
@@ -94,6 +125,8 @@ class Model(Evaluator):
             inputs["logits_to_keep"] = last
         if encoder_output is not None:
             inputs["encoder_outputs"] = encoder_output
+        for part in self._shifted_parts:
+            part.rope_deltas = self._position_shift
         with torch.inference_mode():
             out = self.module(use_cache=True, return_dict=True, **{self._cache_argument: cache}, **inputs)
             logits: Tensor = out.logits[:, -last:].float()
@@ -151,9 +184,10 @@ def _input_device(module: Any) -> torch.device:
 
 
 def _layers(module: Any) -> Iterable[Any]:
-    """Return the transformer blocks in order: the longest list of modules."""
-    lists = (child for child in module.modules() if isinstance(child, torch.nn.ModuleList))
-    return max(lists, key=len, default=())
+    """Return the transformer blocks: the longest list of modules, and that of the decoder beside a vision tower."""
+    parts = [module, module.get_decoder()] if hasattr(module, "get_decoder") else [module]
+    lists = ([child for child in part.modules() if isinstance(child, torch.nn.ModuleList)] for part in parts if part)
+    return dict.fromkeys(layer for found in lists for layer in max(found, key=len, default=()))
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------

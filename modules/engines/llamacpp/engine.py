@@ -107,7 +107,7 @@ class LlamaCpp:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def read_images(self, images: Sequence[Image]) -> PromptImages:
+    def read_images(self, images: Sequence[Image], text: str) -> PromptImages:
         assert self._vision is not None
         return self._vision.read(images)
 

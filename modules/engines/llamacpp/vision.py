@@ -8,7 +8,6 @@ entry for each of its cells in the KV cache (see `image_cells`), but it may take
 from __future__ import annotations
 
 import ctypes
-import io
 import itertools
 import os
 import threading
@@ -22,8 +21,6 @@ from typing import Any
 import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
-from PIL import ImageOps
 
 from modules.core.errors import Unsupported
 from modules.core.events import Json
@@ -31,7 +28,7 @@ from modules.core.prompt import Image
 from modules.core.worker_errors import GenerationFailed, ImageUnreadable
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import FIRST_CELLS
-from modules.formats.image_header import MAX_IMAGE_PIXELS
+from modules.engines.pictures import decode_picture
 
 KEPT_IMAGES = 8
 """Pictures that stay ready to be encoded: a conversation sends its pictures with every request."""
@@ -107,7 +104,7 @@ class Vision:
             if image.id in self._images:
                 self._images.move_to_end(image.id)
                 return self._images[image.id]
-        pixels = _pixels(image.data)
+        pixels = np.ascontiguousarray(decode_picture(image.data), np.uint8)
         with self._lock:  # the numbers of chunks must not depend on which thread comes first
             tokens = self._images[image.id] = self._tokenize(image.id, pixels)
             while len(self._images) > KEPT_IMAGES:
@@ -212,18 +209,3 @@ def _text_tokens(handle: Any) -> Iterator[int]:
     count = ctypes.c_size_t(0)
     tokens = mtmd.mtmd_input_chunk_get_tokens_text(handle, ctypes.byref(count))
     return iter(tokens[: count.value])
-
-
-def _pixels(data: bytes) -> NDArray[np.uint8]:
-    """Decode a picture, upright and on white. Return shape [height, width, 3]. Raises ImageUnreadable."""
-    try:
-        with Picture.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as file:
-            if file.width * file.height > MAX_IMAGE_PIXELS:  # a second header: the first one was checked before
-                raise ImageUnreadable(f"it has {file.width} × {file.height} pixels")
-            picture = ImageOps.exif_transpose(file)
-            if picture.has_transparency_data:
-                layer = picture.convert("RGBA")
-                picture = Picture.alpha_composite(Picture.new("RGBA", layer.size, "white"), layer)
-            return np.ascontiguousarray(picture.convert("RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError, EOFError, Picture.DecompressionBombError) as error:
-        raise ImageUnreadable(str(error) or type(error).__name__) from error
