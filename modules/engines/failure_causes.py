@@ -112,8 +112,8 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         {
             "en": "flash-attention needs an NVIDIA GPU of the Ampere generation or newer. Turn on no_flash_attn, or "
             "turn off use_flash_attention_2.",
-            "zh": "flash-attention 需要 Ampere 或更新的 NVIDIA GPU。请勾选“不使用flash_attention”，"
-            "或取消“使用flash_attention 2”。",
+            "zh": "flash-attention 需要 Ampere 或更新的 NVIDIA GPU。请勾选“不使用 FlashAttention”，"
+            "或取消“使用 FlashAttention-2”。",
         },
     ),
     (
@@ -140,7 +140,7 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         {
             "en": "it does not fit on the GPUs, or within gpu-split. Lower max_seq_len, or use an 8-bit or 4-bit "
             "cache.",
-            "zh": "GPU 显存（或“GPU分割”允许的部分）放不下。请调小最大序列长度，或使用 8 位、4 位缓存。",
+            "zh": "GPU 显存（或“GPU 分割”允许的部分）放不下。请调小最大序列长度，或使用 8 位、4 位缓存。",
         },
     ),
     (
@@ -226,7 +226,7 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         r"tensor '[^']*' is in act-order",
         {
             "en": "it was quantized with act-order. Turn on desc_act.",
-            "zh": "它是以 act-order 方式量化的。请勾选“按递减激活顺序量化”。",
+            "zh": "它是以 act-order 方式量化的。请勾选“按激活递减顺序（act-order）”。",
         },
     ),
     (
@@ -329,7 +329,7 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         r"offload_folder|offload the whole model|offload_dir",
         {
             "en": "it exceeds the memory limits. Raise them, or turn on disk if the loader has that option.",
-            "zh": "超出了允许使用的内存。请调高内存上限；若加载器有“磁盘”选项，也可勾选该选项。",
+            "zh": "超出了允许使用的内存。请调高内存上限；若加载器有“卸载到磁盘”选项，也可勾选该选项。",
         },
     ),
     (

@@ -34,7 +34,7 @@ MAX_LENGTH = Option(
     "max_length",
     "max-length",
     0,
-    {"en": "max_length", "zh": "最大长度"},
+    {"en": "Maximum length", "zh": "最大长度"},
     {
         "en": "Tokens of a window. 0: the context, at most 2048; with chunks 512.",
         "zh": "每个窗口的词符数。0 表示上下文长度，最多 2048；chunks 时为 512。",

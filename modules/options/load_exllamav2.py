@@ -27,7 +27,7 @@ EXLLAMAV2 = (
         {"en": "Automatic split", "zh": "自动分割"},
         {
             "en": "Fill the GPUs one after another; gpu-split is ignored.",
-            "zh": "依次填满各个 GPU，忽略“GPU分割”。",
+            "zh": "依次填满各个 GPU，忽略“GPU 分割”。",
         },
         group="memory",
     ),

@@ -49,7 +49,7 @@ CPU_MEMORY = Option(
     {"en": "CPU memory", "zh": "CPU 内存"},
     {
         "en": "RAM limit for offloaded layers (plain number: GiB). With disk, the remaining layers go to disk.",
-        "zh": "可用于模型的内存上限（纯数字单位为 GiB）。超出的层写入磁盘，须勾选“磁盘”。",
+        "zh": "可用于模型的内存上限（纯数字单位为 GiB）。超出的层写入磁盘，须勾选“卸载到磁盘”。",
     },
     pattern=_SIZE,
     example="16GiB",
@@ -62,7 +62,7 @@ AUTO_DEVICES = Option(
     {"en": "Automatic devices", "zh": "自动分配设备"},
     {
         "en": "Choose gpu-memory from the free VRAM. A value set by hand usually fits better.",
-        "zh": "根据 GPU 显存自动估计“GPU内存”的值，手动设置更稳妥。",
+        "zh": "根据 GPU 显存自动估计“GPU 内存”的值，手动设置更稳妥。",
     },
     group="memory",
 )

@@ -277,7 +277,7 @@ _LORA = (
         "lora_rank",
         "lora_rank",
         32,
-        {"en": "LoRA Rank", "zh": "LoRA秩"},
+        {"en": "LoRA Rank", "zh": "LoRA 秩"},
         {
             "en": "Size of the adapter. 4-16 for a style, 32-128 for facts; memory grows with it.",
             "zh": "适配器的大小。学习文风用 4–16，学习事实用 32–128；越大占用内存越多。",
@@ -459,7 +459,7 @@ _SCHEDULE = (
         "save_steps",
         "save_steps",
         0,
-        {"en": "Save every n steps", "zh": "每n步保存一次"},
+        {"en": "Save every n steps", "zh": "每 n 步保存一次"},
         {
             "en": "Updates between checkpoints, from which a run is resumed. 0 = at each evaluation, or each epoch.",
             "zh": "检查点之间的更新次数，可从检查点继续训练。0 表示每次评估时，否则每个周期。",
@@ -472,7 +472,7 @@ _SCHEDULE = (
         "eval_steps",
         "eval_steps",
         100,
-        {"en": "Evaluate every n steps", "zh": "每n步评估一次"},
+        {"en": "Evaluate every n steps", "zh": "每 n 步评估一次"},
         {
             "en": "Updates between evaluations, if there are rows for it.",
             "zh": "两次评估之间的更新次数（有评估数据时）。",

@@ -86,8 +86,8 @@ def _refuse_loras(adapters: list[Json]) -> list[float]:
         {
             "en": "LoRAs cannot be applied to the fused layers of this model. Load it with no_inject_fused_attention, "
             "and with no_inject_fused_mlp if triton is ticked.",
-            "zh": "此模型的层已融合，无法应用 LoRA。请勾选“不注入融合注意力”后重新加载；"
-            "若勾选了 Triton，还须勾选“不注入融合MLP”。",
+            "zh": "此模型的层已融合，无法应用 LoRA。请勾选“不使用融合注意力”后重新加载；"
+            "若勾选了 Triton，还须勾选“不使用融合 MLP”。",
         }
     )
 

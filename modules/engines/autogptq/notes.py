@@ -103,7 +103,7 @@ def _devices(plan: Plan) -> Iterator[Note]:
     if plan.options["disk"] and not plan.spread:
         text = {
             "en": "No effect: layers are offloaded to disk only with cpu-memory, gpu-memory or auto-devices.",
-            "zh": "无效：只有设置了“CPU内存”“GPU内存”或“自动分配设备”时，才会卸载到磁盘。",
+            "zh": "无效：只有设置了“CPU 内存”“GPU 内存”或“自动分配设备”时，才会卸载到磁盘。",
         }
         yield Note("disk", text)
 

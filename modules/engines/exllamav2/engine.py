@@ -53,7 +53,7 @@ MIN_JOB_TOKENS = 32
 """A job gets at least so many tokens: with fewer left in its page, it continues to the end of the next one."""
 _NO_GUIDANCE = {
     "en": "1, unless the model is loaded with cfg-cache, and flash-attention is installed",
-    "zh": "1（除非已安装 flash-attention，且加载模型时勾选“CFG缓存”）",
+    "zh": "1（除非已安装 flash-attention，且加载模型时勾选“CFG 缓存”）",
 }
 
 

@@ -36,7 +36,7 @@ MAX_BATCH = 4
 PREFIX_CACHE_BYTES = 2 << 30
 """Upper limit of the memory for caches of ended answers."""
 
-_NO_GUIDANCE = {"en": "1, unless the model is loaded with cfg-cache", "zh": "1（除非加载模型时勾选“CFG缓存”）"}
+_NO_GUIDANCE = {"en": "1, unless the model is loaded with cfg-cache", "zh": "1（除非加载模型时勾选“CFG 缓存”）"}
 
 _NO_LOGLIKELIHOODS = {
     "en": "An encoder-decoder model has no log-likelihoods of a text: its answer is a text of its own.",

@@ -79,7 +79,8 @@ def _quantization(config: ModelConfig, options: Options) -> Iterator[Note]:
                 )
     elif options["load_in_4bit"] and options["load_in_8bit"]:
         yield Note(
-            "load_in_8bit", {"en": "Not used: load-in-4bit takes precedence.", "zh": "未使用：以“以4位量化加载”为准。"}
+            "load_in_8bit",
+            {"en": "Not used: load-in-4bit takes precedence.", "zh": "未使用：以“以 4 位量化加载”为准。"},
         )
     if not options["load_in_4bit"] or config.quantization_method:
         for key, usual in _4BIT_DEFAULTS.items():
@@ -88,7 +89,7 @@ def _quantization(config: ModelConfig, options: Options) -> Iterator[Note]:
                     key,
                     {
                         "en": "No effect without load-in-4bit.",
-                        "zh": "无效：仅在“以4位量化加载”启用时生效。",
+                        "zh": "无效：仅在“以 4 位量化加载”启用时生效。",
                     },
                 )
 
@@ -183,7 +184,7 @@ def _devices(config: ModelConfig, options: Options, environment: Environment) ->
             "auto_devices",
             {
                 "en": "No change: with disk or bitsandbytes the devices are filled automatically anyway.",
-                "zh": "没有变化：启用“磁盘”或 bitsandbytes 量化时本来就会自动分配设备。",
+                "zh": "没有变化：启用“卸载到磁盘”或 bitsandbytes 量化时本来就会自动分配设备。",
             },
         )
 

@@ -7,11 +7,11 @@ import { tr } from "./texts.js";
 
 const COLUMNS = [
   { key: "model", name: tr("pp_col_model"), text: (row) => row.model },
-  { key: "loras", name: tr("pp_col_loras"), text: (row) => (row.loras === "None" ? "—" : row.loras) },
-  { key: "text", name: tr("pp_col_text"), text: (row) => row.text },
   { key: "perplexity", name: tr("perplexity"), number: true, text: (row) => figure(row.perplexity, 5) + (row.se === null ? "" : ` ± ${figure(row.se, 2)}`) },
   { key: "bits", name: tr("pp_bits"), number: true, text: (row) => figure(row.bits) },
   { key: "kl", name: "KL", number: true, text: (row) => figure(row.kl, 3) },
+  { key: "loras", name: tr("pp_col_loras"), text: (row) => (row.loras === "None" ? "—" : row.loras) },
+  { key: "text", name: tr("pp_col_text"), text: (row) => row.text },
   { key: "tokens", name: tr("pp_col_tokens"), number: true, text: (row) => figure(row.tokens, 9) },
   { key: "method", name: tr("pp_col_method"), text: (row) => [row.method, row.stride && row.max_length ? `${row.stride}/${row.max_length}` : row.max_length, row.bos].filter(Boolean).join(" · ") },
   { key: "loader", name: tr("pp_col_loader"), text: (row) => row.loader },
@@ -85,7 +85,7 @@ const rowOf = (row) => {
   });
   const field = make("input", { type: "text", value: row.comment, maxlength: "2000", "aria-label": tr("pp_comment_named", { name }) });
   field.addEventListener("change", () => saveComment(row, field));
-  const cells = COLUMNS.map((column) => make("td", { class: column.number ? "tx-p-number" : null }, column.text(row)));
+  const cells = COLUMNS.map((column) => make("td", { class: column.number ? "tx-p-number" : column.key === "model" ? "tx-p-model" : null }, column.text(row)));
   return make("tr", { "data-id": row.id }, make("td", {}, make("label", { class: "tx-s-check" }, box)), ...cells, make("td", {}, field));
 };
 

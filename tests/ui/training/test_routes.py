@@ -49,7 +49,7 @@ def test_the_form_has_all_parameters_and_names_to_choose_from(http: TestClient, 
     form = http.get("/training/form?lang=zh").json()
     fields = {field["key"]: field for group in form["groups"] for field in group["fields"]}
     assert list(fields) == list(TABLE)
-    assert (fields["lora_rank"]["label"], fields["lora_rank"]["kind"]) == ("LoRA秩", "whole")
+    assert (fields["lora_rank"]["label"], fields["lora_rank"]["kind"]) == ("LoRA 秩", "whole")
     assert form["lists"]["datasets"] == ["facts.json"] and form["lists"]["models"] == ["model"]
     assert form["lists"]["others"] == ["file.gguf"]
 
