@@ -27,13 +27,14 @@ from modules.system.cpu_memory import resident_memory
 from scripts import system_packages
 from tests.conftest import worker_pids
 from tests.support.forked_server import ForkedProcess, ServerTemplate
+from tests.support.quick_expect import look_often
 
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
-expect.set_options(timeout=15_000)
+look_often(timeout=15_000)
 
 
 _PORTS: list[int] = []
@@ -91,7 +92,7 @@ class Server:
                 return
             except OSError:
                 assert self.process.poll() is None, self.log.read_text()
-                time.sleep(0.1)
+                time.sleep(0.02)
         raise AssertionError(self.log.read_text())
 
     @property

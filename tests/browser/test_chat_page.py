@@ -329,13 +329,26 @@ def test_a_conversation_in_each_language_and_size(
 
 @pytest.mark.parametrize("size", [(390, 844), (844, 390)])
 def test_the_input_is_in_view_on_a_phone(chromium: Browser, server: Server, size: tuple[int, int]) -> None:
-    window = Window(chromium, server.url, "en", size)
-    box = window.page.locator("#tx-text").bounding_box()
-    assert box["y"] >= 0 and box["y"] + box["height"] <= size[1]
-    small = window.page.evaluate(
-        "() => [...document.querySelectorAll('#tx-chat button')].filter(b => b.offsetParent)"
-        ".map(b => [b.id, b.offsetWidth, b.offsetHeight]).filter(([, w, h]) => w < 44 || h < 44)"
-    )
-    assert small == []
-    assert window.page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    window.close()
+    with kept_open(chromium, server, "en", size) as (window, new):
+        if not new:
+            window.new_chat()
+        box = window.page.locator("#tx-text").bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= size[1]
+        small = window.page.evaluate(
+            "() => [...document.querySelectorAll('#tx-chat button')].filter(b => b.offsetParent)"
+            ".map(b => [b.id, b.offsetWidth, b.offsetHeight]).filter(([, w, h]) => w < 44 || h < 44)"
+        )
+        assert small == []
+        assert window.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_the_input_is_in_view_on_a_phone_held_sideways_and_at_200_percent(chromium: Browser, server: Server) -> None:
+    with kept_open(chromium, server, "en", (844, 390)) as (window, _):
+        page = window.page
+        for width, height in ((844, 390), (720, 450)):
+            page.set_viewport_size({"width": width, "height": height})
+            box = page.locator("#tx-send").bounding_box()
+            assert box and box["y"] + box["height"] <= height
+            assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.set_viewport_size({"width": 844, "height": 390})

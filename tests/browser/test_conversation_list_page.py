@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
+import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from tests.browser.conftest import Server, Window
+from tests.browser.conftest import Server, Window, kept_open
 
 TITLES = ("Lighthouse", "Regex help", "为什么天空是蓝色的", "Paris")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without models, whose conversations are those of this file."""
+    folder = tmp_path_factory.mktemp("conversation list")
+    (folder / "models").mkdir()
+    running = Server(folder)
+    yield running
+    running.stop()
+
+
+@contextlib.contextmanager
+def opened(chromium: Browser, server: Server, language: str = "en") -> Iterator[Window]:
+    """Yield a window on a new chat, without conversations, that tests pass on to each other."""
+    with kept_open(chromium, server, language) as (window, new):
+        if not new:
+            window.new_chat()
+        delete_all(window)
+        yield window
+
+
+def delete_all(window: Window) -> None:
+    """Delete all conversations for good, as a client of the server does."""
+    request, headers = window.page.request, {"Origin": window.url}
+    listed = request.get(f"{window.url}/chat/list").json()["conversations"]
+    for one in listed:
+        assert request.post(f"{window.url}/chat/{one['id']}/delete", data={}, headers=headers).ok
+    assert request.post(f"{window.url}/chat/bin/empty", data={}, headers=headers).ok
+    expect(window.page.locator(".tx-entry")).to_have_count(0)
 
 
 def entry(window: Window, title: str) -> Locator:
     return window.page.locator(".tx-entry", has_text=title)
 
 
-def test_a_conversation_is_opened_renamed_pinned_and_found(chromium: Browser, kept: Server) -> None:
-    with contextlib.closing(Window(chromium, kept.url, "zh", (1440, 900))) as window:
+def test_a_conversation_is_opened_renamed_pinned_and_found(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server, "zh") as window:
         page = window.page
         window.import_conversations(TITLES)
         expect(page.locator(".tx-entry")).to_have_count(4)
@@ -42,8 +74,8 @@ def test_a_conversation_is_opened_renamed_pinned_and_found(chromium: Browser, ke
         expect(page.locator(".tx-entry")).to_have_count(4)
 
 
-def test_the_keyboard_moves_renames_and_deletes_with_undo(chromium: Browser, kept: Server) -> None:
-    with contextlib.closing(Window(chromium, kept.url, "en", (1440, 900))) as window:
+def test_the_keyboard_moves_renames_and_deletes_with_undo(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server) as window:
         page = window.page
         window.import_conversations(TITLES)
         expect(page.locator(".tx-entry")).to_have_count(4)
@@ -66,8 +98,8 @@ def test_the_keyboard_moves_renames_and_deletes_with_undo(chromium: Browser, kep
         expect(page.locator(".tx-entry")).to_have_count(4)
 
 
-def test_what_was_deleted_is_restored_from_the_bin_which_can_be_emptied(chromium: Browser, kept: Server) -> None:
-    with contextlib.closing(Window(chromium, kept.url, "en", (1440, 900))) as window:
+def test_what_was_deleted_is_restored_from_the_bin_which_can_be_emptied(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server) as window:
         page = window.page
         window.import_conversations(TITLES)
         for title in TITLES[:3]:
@@ -88,14 +120,14 @@ def test_what_was_deleted_is_restored_from_the_bin_which_can_be_emptied(chromium
         expect(page.locator(".tx-entry")).to_have_count(2)
 
 
-def test_the_list_follows_another_window(chromium: Browser, kept: Server) -> None:
-    first = Window(chromium, kept.url, "en", (1440, 900))
-    with contextlib.closing(first), contextlib.closing(Window(chromium, kept.url, "zh", (390, 844))) as phone:
+def test_the_list_follows_another_window(chromium: Browser, server: Server) -> None:
+    phone = Window(chromium, server.url, "zh", (390, 844))
+    with opened(chromium, server) as first, contextlib.closing(phone):
         ids = first.import_conversations(TITLES[:1])
         phone.page.locator("#tx-open-menu").click()
         expect(entry(phone, "Lighthouse")).to_be_visible()
         renamed = {"title": "Beacon"}
-        first.page.request.post(f"{kept.url}/chat/{ids[0]}/rename", data=renamed, headers={"Origin": kept.url})
+        first.page.request.post(f"{server.url}/chat/{ids[0]}/rename", data=renamed, headers={"Origin": server.url})
         expect(entry(phone, "Beacon")).to_be_visible()
         entry(phone, "Beacon").click()
         expect(phone.page.locator("#tx-sidebar")).to_be_hidden()
@@ -115,8 +147,8 @@ SEARCH = """async (text) => {
 }"""
 
 
-def test_two_thousand_conversations_are_drawn_in_parts_and_searched_quickly(chromium: Browser, kept: Server) -> None:
-    with contextlib.closing(Window(chromium, kept.url, "en", (1440, 900))) as window:
+def test_two_thousand_conversations_are_drawn_in_parts_and_searched_quickly(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server) as window:
         page = window.page
         window.import_conversations([f"Conversation {number}" for number in range(2000)])
         rows = page.locator("#tx-conversations li")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from modules.planning.starter_models import STARTER_MODELS
-from tests.browser.conftest import Server, Window
+from tests.browser.conftest import Server, Window, kept_open
 from tests.browser.test_shell_page import check_accessibility
 from tests.support.hub_server import HubServer
 
@@ -25,7 +25,7 @@ WORDS = {
         "restore": "Restore",
     },
 }
-SIZES = [("zh", 1440), ("en", 1440), ("zh", 390), ("en", 390)]
+SIZES = [("zh", 1440), ("zh", 390), ("en", 390), ("en", 1440)]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,23 @@ def opened(chromium: Browser, server: Server, language: str, width: int) -> Iter
         yield window
 
 
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size[0]}-{size[1]}")
+def size(request: pytest.FixtureRequest) -> tuple[str, int]:
+    """A language and a width. As a fixture of the module, so that all tests of one size come one after another."""
+    chosen: tuple[str, int] = request.param
+    return chosen
+
+
+@contextlib.contextmanager
+def listed(chromium: Browser, server: Server, language: str, width: int) -> Iterator[Window]:
+    """Yield a window on the Model page, with the whole list, that tests of the same size pass on to each other."""
+    with kept_open(chromium, server, language, (width, 900)) as (window, new):
+        if new:
+            window.tab(WORDS[language]["model"])
+        window.page.locator(".tx-ml-search").fill("")
+        yield window
+
+
 def row(window: Window, name: str) -> Locator:
     return window.page.locator(f'#tx-model-list [data-name="{name}"]')
 
@@ -78,11 +95,10 @@ def check_width(window: Window) -> None:
     assert window.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.mark.parametrize(("language", "width"), SIZES)
 def test_a_model_is_found_loaded_and_unloaded_in_the_list(
-    chromium: Browser, server: Server, language: str, width: int
+    chromium: Browser, server: Server, size: tuple[str, int]
 ) -> None:
-    with opened(chromium, server, language, width) as window:
+    with listed(chromium, server, *size) as window:
         expect(window.page.locator(".tx-ml-row")).to_have_count(60)
         window.page.locator(".tx-ml-search").fill("other q8")
         expect(window.page.locator(".tx-ml-row")).to_have_count(1)
@@ -96,12 +112,9 @@ def test_a_model_is_found_loaded_and_unloaded_in_the_list(
         expect(row(window, OTHER)).to_have_attribute("data-state", "")
 
 
-@pytest.mark.parametrize(("language", "width"), SIZES)
-def test_a_deletion_can_be_undone_at_once_and_later(
-    chromium: Browser, server: Server, language: str, width: int
-) -> None:
-    words = WORDS[language]
-    with opened(chromium, server, language, width) as window:
+def test_a_deletion_can_be_undone_at_once_and_later(chromium: Browser, server: Server, size: tuple[str, int]) -> None:
+    words = WORDS[size[0]]
+    with listed(chromium, server, *size) as window:
         page, path = window.page, server.models / OTHER
         page.locator(".tx-ml-search").fill("other")
         choose_from_menu(window, OTHER, words["delete"])
@@ -122,14 +135,14 @@ def test_a_deletion_can_be_undone_at_once_and_later(
 
 
 def test_more_rows_follow_at_the_end_of_the_list(chromium: Browser, server: Server) -> None:
-    with opened(chromium, server, "en", 1440) as window:
+    with listed(chromium, server, "en", 1440) as window:
         for count in (120, 152):
             window.page.locator(".tx-ml-end").scroll_into_view_if_needed()
             expect(window.page.locator(".tx-ml-row")).to_have_count(count)
 
 
 def test_the_menu_of_a_model_works_by_keyboard(chromium: Browser, server: Server) -> None:
-    with opened(chromium, server, "en", 1440) as window:
+    with listed(chromium, server, "en", 1440) as window:
         page = window.page
         window.context.grant_permissions(["clipboard-read", "clipboard-write"])
         row(window, DEMO).locator(".tx-ml-more").focus()
@@ -147,6 +160,58 @@ def test_the_menu_of_a_model_works_by_keyboard(chromium: Browser, server: Server
         assert page.evaluate("navigator.clipboard.readText()") == str(server.models)
 
 
+SCHEMES = [("en", "light"), ("zh", "dark")]
+
+
+@pytest.mark.parametrize(("language", "scheme"), SCHEMES)
+def test_axe_finds_nothing_serious_in_the_list(chromium: Browser, server: Server, language: str, scheme: str) -> None:
+    words = WORDS[language]
+    with kept_open(chromium, server, language, (1440, 900), scheme) as (window, new):
+        window.tab(words["model"])
+        window.page.locator(".tx-ml-search").fill("many-7")
+        choose_from_menu(window, "many-77.gguf", words["delete"])
+        if not new:
+            expect(window.page.locator(".tx-ml-bin")).to_be_visible()  # an earlier test has opened it
+        else:
+            window.page.locator(".tx-ml-bin summary").click()
+        row(window, "many-78.gguf").locator(".tx-ml-more").click()
+        check_accessibility(window.page)
+        window.page.keyboard.press("Escape")
+        window.page.locator(".tx-ml-bin").get_by_role("button", name=words["restore"]).click()
+        expect(row(window, "many-77.gguf")).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory, hub: HubServer) -> Iterator[Server]:
+    """A server without models."""
+    with serving(tmp_path_factory.mktemp("first run"), "--hf-endpoint", hub.url) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("language", "scheme"), SCHEMES[::-1])
+def test_axe_finds_nothing_serious_in_the_first_run(
+    chromium: Browser, empty: Server, language: str, scheme: str
+) -> None:
+    with kept_open(chromium, empty, language, (1440, 900), scheme) as (window, _):
+        check_accessibility(window.page)
+        window.tab(WORDS[language]["model"])
+        field = window.page.locator("#tx-hub-text").get_by_role("textbox")
+        field.fill("qwen3")
+        field.press("Enter")
+        window.page.locator("#tx-hub-results [data-repo]").first.click()
+        expect(window.page.locator(".tx-dl-table")).to_be_visible()
+        check_accessibility(window.page)
+
+
+def test_a_file_put_into_the_folder_is_found_by_refreshing(chromium: Browser, empty: Server, tiny: Path) -> None:
+    with kept_open(chromium, empty, "en") as (window, _):
+        window.tab("Model")
+        (empty.models / "mine.gguf").symlink_to(tiny)
+        window.page.locator("#tx-model-first [data-act=refresh]").click()
+        expect(row(window, "mine.gguf")).to_be_visible()
+        expect(window.page.locator("#tx-model-first section")).to_have_count(0)
+
+
 @pytest.mark.parametrize(("language", "width"), [("zh", 390), ("en", 1440)])
 def test_somebody_without_a_model_gets_one_with_one_click(
     chromium: Browser, tmp_path: Path, hub: HubServer, language: str, width: int
@@ -162,39 +227,3 @@ def test_somebody_without_a_model_gets_one_with_one_click(
         expect(page.locator("#tx-model-first section")).to_have_count(0)
         expect(page.locator(".tx-ml-row[data-state=ready]")).to_have_count(1)
         expect(page.locator("#tx-opts")).to_be_visible()
-
-
-def test_a_file_put_into_the_folder_is_found_by_refreshing(chromium: Browser, tmp_path: Path, tiny: Path) -> None:
-    with serving(tmp_path) as server, opened(chromium, server, "en", 1440) as window:
-        (server.models / "mine.gguf").symlink_to(tiny)
-        window.page.locator("#tx-model-first [data-act=refresh]").click()
-        expect(row(window, "mine.gguf")).to_be_visible()
-        expect(window.page.locator("#tx-model-first section")).to_have_count(0)
-
-
-@pytest.mark.parametrize(("language", "scheme"), [("zh", "dark"), ("en", "light")])
-def test_axe_finds_nothing_serious_in_the_list_and_the_first_run(
-    chromium: Browser, server: Server, tmp_path: Path, hub: HubServer, language: str, scheme: str
-) -> None:
-    words = WORDS[language]
-    with contextlib.closing(Window(chromium, server.url, language, (1440, 900), scheme)) as window:
-        window.tab(words["model"])
-        window.page.locator(".tx-ml-search").fill("many-7")
-        choose_from_menu(window, "many-77.gguf", words["delete"])
-        window.page.locator(".tx-ml-bin summary").click()
-        row(window, "many-78.gguf").locator(".tx-ml-more").click()
-        check_accessibility(window.page)
-        window.page.keyboard.press("Escape")
-        window.page.locator(".tx-ml-bin").get_by_role("button", name=words["restore"]).click()
-    with (
-        serving(tmp_path, "--hf-endpoint", hub.url) as empty,
-        contextlib.closing(Window(chromium, empty.url, language, (1440, 900), scheme)) as window,
-    ):
-        check_accessibility(window.page)
-        window.tab(words["model"])
-        field = window.page.locator("#tx-hub-text").get_by_role("textbox")
-        field.fill("qwen3")
-        field.press("Enter")
-        window.page.locator("#tx-hub-results [data-repo]").first.click()
-        expect(window.page.locator(".tx-dl-table")).to_be_visible()
-        check_accessibility(window.page)

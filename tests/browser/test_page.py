@@ -57,7 +57,7 @@ def test_an_answer_streams_and_can_be_stopped(shared_window: Window) -> None:
     expect(window.page.locator("#tx-send")).to_be_visible()
     before, stopped = "", window.answers.last.inner_text()
     while stopped != before:  # text that was already on its way is still drawn
-        window.page.wait_for_timeout(1000)
+        window.page.wait_for_timeout(300)
         before, stopped = stopped, window.answers.last.inner_text()
     assert len(half) <= len(stopped) < 5000
     # The engine is free again: a short question is answered at once.
@@ -217,6 +217,32 @@ def test_a_damaged_file_shows_its_problem(shared_window: Window) -> None:
     expect(page.locator("#tx-status [role=alert]")).to_contain_text("truncated.gguf")
 
 
+COUNT_FRAMES = """
+  const counts = (window.counts = { frames: 0, timers: 0 });
+  const { requestAnimationFrame, setTimeout } = window;
+  window.requestAnimationFrame = (callback) => (counts.frames++, requestAnimationFrame.call(window, callback));
+  window.setTimeout = (callback, delay, ...rest) => (
+    (counts.timers += delay === 250), setTimeout.call(window, callback, delay, ...rest));
+"""
+
+
+def test_an_idle_page_only_polls_the_digest_and_draws_no_frames(shared_window: Window) -> None:
+    window, page = shared_window, shared_window.context.new_page()
+    page.add_init_script(COUNT_FRAMES)
+    page.goto(f"{window.url}/zh/")
+    expect(page.locator("#tx-page")).to_have_class(re.compile("show-"), timeout=30_000)
+    page.wait_for_timeout(2000)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url.removeprefix(window.url)))
+    page.evaluate("counts.frames = counts.timers = 0")
+    page.wait_for_timeout(3000)
+    counts = page.evaluate("counts")
+    page.close()
+    assert 1 <= len(requests) <= 4 and set(requests) == {"/status/zh"}
+    assert counts["frames"] < 90, "otherwise sixty a second for each timer"
+    assert counts["timers"] > 2, "Gradio's timers stop by themselves now: frames.js is no longer needed"
+
+
 IS_DARK = "document.body.classList.contains('dark')"
 
 
@@ -239,29 +265,6 @@ def test_the_system_theme_is_followed_until_another_is_chosen_which_is_remembere
         assert not window.page.evaluate(IS_DARK)
         window.open("/")
         assert not window.page.evaluate(IS_DARK)
-
-
-COUNT_FRAMES = """
-  const counts = (window.counts = { frames: 0, timers: 0 });
-  const { requestAnimationFrame, setTimeout } = window;
-  window.requestAnimationFrame = (callback) => (counts.frames++, requestAnimationFrame.call(window, callback));
-  window.setTimeout = (callback, delay, ...rest) => (
-    (counts.timers += delay === 250), setTimeout.call(window, callback, delay, ...rest));
-"""
-
-
-def test_an_idle_page_only_polls_the_digest_and_draws_no_frames(window: Window) -> None:
-    window.page.add_init_script(COUNT_FRAMES)
-    window.open("/")
-    window.page.wait_for_timeout(3000)
-    requests: list[str] = []
-    window.page.on("request", lambda request: requests.append(request.url.removeprefix(window.url)))
-    window.page.evaluate("counts.frames = counts.timers = 0")
-    window.page.wait_for_timeout(3000)
-    counts = window.page.evaluate("counts")
-    assert 1 <= len(requests) <= 4 and set(requests) == {"/status/zh"}
-    assert counts["frames"] < 90, "otherwise sixty a second for each timer"
-    assert counts["timers"] > 2, "Gradio's timers stop by themselves now: frames.js is no longer needed"
 
 
 @pytest.mark.window("zh", 390, 844)
