@@ -44,7 +44,8 @@ class Outbox:
     """Collects events by their calls: of several texts one, of several positions in a queue the last.
 
     Any thread may put events; one thread takes them, and opens and closes calls. `drained` is called with a call whose
-    text was MOST_UNREAD, as soon as it has been taken.
+    text was MOST_UNREAD, as soon as it has been taken. The first text of a call waits for PAUSE_SECONDS at most,
+    however many calls there are.
     """
 
     def __init__(self, drained: Callable[[int], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,9 +53,11 @@ class Outbox:
         self._lock = threading.Lock()
         self._open: set[int] = set()
         self._waiting: dict[int, _Waiting] = {}
+        self._fresh: set[int] = set()  # those that wait, of which no text has been taken yet
+        self._begun: set[int] = set()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_interrupted = False
-        self._taken_at = -PAUSE_SECONDS
+        self._taken_at = self._all_taken_at = -PAUSE_SECONDS
 
     def open(self, call: int) -> None:
         self._open.add(call)
@@ -64,6 +67,8 @@ class Outbox:
         self._open.discard(call)
         with self._lock:
             self._waiting.pop(call, None)
+            self._fresh.discard(call)
+            self._begun.discard(call)
 
     @property
     def pause(self) -> float:
@@ -75,10 +80,13 @@ class Outbox:
         with self._lock:
             if call not in self._open:
                 return True
-            was_empty = not self._waiting
+            wakes = not self._waiting
             waiting = self._waiting.get(call)
             if waiting is None:
                 waiting = self._waiting[call] = _Waiting()
+                if call not in self._begun:
+                    wakes = wakes or not self._fresh
+                    self._fresh.add(call)
             if isinstance(event, Text):
                 waiting.parts.append(event.text)
                 waiting.tokens += event.tokens
@@ -90,7 +98,7 @@ class Outbox:
                 waiting.end = event
             else:
                 waiting.state = event
-        if was_empty:
+        if wakes:
             self._wake.put(None)
         return not waiting.is_full
 
@@ -100,19 +108,35 @@ class Outbox:
         Returns none if it was interrupted.
         """
         while not self._is_interrupted:
-            rest = self._taken_at + self.pause - self._clock() if self._waiting else None
+            rest = self._rest()
             if rest is not None and rest <= 0:
-                return self._take_all()
+                return self._take_due()
             try:
                 self._wake.get(timeout=rest)
             except queue.Empty:
                 continue
         return []
 
-    def _take_all(self) -> list[tuple[int, Event]]:
+    def _rest(self) -> float | None:
+        """Return the seconds until something may be taken, None if nothing waits."""
+        if not self._waiting:
+            return None
+        rest = self._all_taken_at + self.pause
+        if self._fresh:
+            rest = min(rest, self._taken_at + PAUSE_SECONDS)
+        return rest - self._clock()
+
+    def _take_due(self) -> list[tuple[int, Event]]:
+        now = self._clock()
         with self._lock:
-            taken, self._waiting = self._waiting, {}
-        self._taken_at = self._clock()
+            if now >= self._all_taken_at + self.pause:
+                taken, self._waiting = self._waiting, {}
+                self._all_taken_at = now
+            else:
+                taken = {call: self._waiting.pop(call) for call in self._fresh}
+            self._fresh -= taken.keys()
+            self._begun |= {call for call, waiting in taken.items() if waiting.parts}
+        self._taken_at = now
         for call, waiting in taken.items():
             if waiting.is_full:
                 self._drained(call)

@@ -62,6 +62,22 @@ def test_the_pause_grows_with_the_calls_and_the_first_text_does_not_wait() -> No
     assert waited.wait(2)
 
 
+def test_the_first_text_of_a_call_does_not_wait_for_the_pause_of_a_thousand() -> None:
+    outbox, clock, _ = box_of(*range(1, 1001))
+    outbox.put(1, Text("first"))
+    assert outbox.take() == [(1, Text("first"))]
+    outbox.put(1, Text("second"))
+    outbox.put(2, Waiting(1))
+    clock.now += PAUSE_SECONDS + 0.001
+    assert outbox.take() == [(2, Waiting(1))]
+    outbox.put(2, Text("third"))
+    outbox.put(3, Done("stop"))
+    clock.now += PAUSE_SECONDS + 0.001
+    assert sorted(outbox.take(), key=lambda one: one[0]) == [(2, Text("third")), (3, Done("stop"))]
+    clock.now += outbox.pause
+    assert outbox.take() == [(1, Text("second"))]
+
+
 def test_a_closed_call_gets_nothing_and_an_interruption_ends_the_wait() -> None:
     outbox, _, _ = box_of(1)
     outbox.put(1, Text("a"))
