@@ -150,7 +150,7 @@ class Worker:
     def __init__(self, plan: Any, text: str, count: int) -> None:
         loader = find_loader(plan["loader"])
         overlay = overlay_of(loader)
-        self._worker = WorkerProcess(overlay and overlay.folder, binds_threads=True)
+        self._worker = WorkerProcess(overlay and overlay.folder, waiting={})
         options = {key: option["value"] for key, option in plan["options"].items()}
         path = plan["calls"]["llama_model_load_from_file"]["path_model"]
         for event in self._worker.events("load", engine=loader.engine, path=path, options=options):

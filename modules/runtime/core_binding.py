@@ -11,6 +11,9 @@ Environment variables (OMP_PROC_BIND, OMP_PLACES) would be simpler, but with the
 to the first core at once. Whatever that thread starts inherits this: threads that load weights, compilers, and the
 number of available cores, from which that of compute threads is derived. So the engine binds its threads itself after
 the load, in an operation of its own (`binds_threads` in modules/loaders/registry.py).
+
+Where threads cannot be bound (`cpu_memory.bindable_cores`), the workers that compute share the number of threads alone,
+and where they run is left to the system.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from modules.core.events import Event
-from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
+from modules.runtime.worker_process import DECIDED_BY_USER, SHORT_WAITING, WorkerProcess
 from modules.system import cpu_memory
 
 Cores = list[list[int]]
-"""The logical CPUs of each core."""
+"""The logical CPUs of each core; none of a core to which no thread is to be bound."""
 
 
 class CoreBinding:
@@ -35,7 +38,7 @@ class CoreBinding:
     """
 
     def __init__(
-        self, environment: Mapping[str, str] = os.environ, cores: Callable[[], Cores] = cpu_memory.cpus_by_core
+        self, environment: Mapping[str, str] = os.environ, cores: Callable[[], Cores] = cpu_memory.bindable_cores
     ) -> None:
         self._environment = environment
         self._cores = cores
@@ -45,24 +48,29 @@ class CoreBinding:
     def bind(self, worker: WorkerProcess) -> bool:
         """Bind the compute threads of `worker` to cores until it ends: to all of them, unless other workers compute.
 
-        Returns False if they stay unbound: the user has set an environment variable, there is only one core, the system
-        does not list them, or the engine declines. Raises the error of the worker if the operation fails.
+        Returns False if they stay unbound: the user has set an environment variable, there is only one core, threads
+        cannot be bound, or the engine declines. Raises the error of the worker if the operation fails.
         """
-        cores = self._bindable()
-        if not cores or not worker.call("bind_threads", cores=cores):
+        cores = self._shareable()
+        if not cores:
+            return False
+        bound = bool(worker.call("bind_threads", cores=cores))
+        if not bound and all(cores):  # the engine declines
             return False
         with self._lock:
             self._shares[worker] = cores
         worker.call_at_end(partial(self._forget, worker))
         worker.watch(self._share)
-        return True
+        return bound
 
     @property
-    def is_possible(self) -> bool:
-        """Whether a worker can be bound. If not, its threads must not wait in a busy loop."""
-        return bool(self._bindable())
+    def waiting(self) -> Mapping[str, str]:
+        """The variables of a worker that is to be bound: those of OpenMP's default, which waits in a busy loop for some
+        milliseconds, or of a shorter one if it cannot be bound."""
+        cores = self._shareable()
+        return {} if cores and all(cores) else SHORT_WAITING
 
-    def _bindable(self) -> Cores:
+    def _shareable(self) -> Cores:
         cores = self._cores()
         decided = any(name in self._environment for name in DECIDED_BY_USER)
         return [] if decided or len(cores) < 2 else cores
@@ -85,14 +93,14 @@ class CoreBinding:
             for worker, share in zip(computing, shares, strict=True):
                 if self._shares[worker] != share:
                     self._shares[worker] = share
-                    worker.start("bind_threads", _ignore, cores=share, shared=len(computing) > 1)
+                    worker.start("bind_threads", _ignore, cores=share, workers=len(computing))
 
 
 def divided(cores: Sequence[list[int]], count: int) -> list[Cores]:
-    """Return the cores of each of `count` workers: neighbors, and if there are fewer cores than workers, one."""
+    """Return the cores of each of `count` workers: equally fast ones, and if there are more workers than cores, one."""
     if count > len(cores):
         return [[cores[number % len(cores)]] for number in range(count)]
-    return [list(cores[number * len(cores) // count : (number + 1) * len(cores) // count]) for number in range(count)]
+    return [list(cores[number::count]) for number in range(count)]
 
 
 def _ignore(event: Event) -> None:

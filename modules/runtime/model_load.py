@@ -18,7 +18,7 @@ from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.node_watch import NodeWatch
 from modules.runtime.totals import GenerationTotals
-from modules.runtime.worker_process import WorkerProcess
+from modules.runtime.worker_process import PASSIVE_WAITING, WorkerProcess
 from modules.system import rpc_node
 from modules.system.terminal import terminal_language
 
@@ -88,11 +88,11 @@ class ModelLoad:
     def _start_worker(self) -> WorkerProcess:
         plan = self._plan
         overlay = overlay_of(plan.loader, plan.record.format, plan.options)
-        binds_threads = plan.loader.binds_threads and self._cores.is_possible
+        waiting = self._cores.waiting if plan.loader.binds_threads else PASSIVE_WAITING
         try:
             watch = NodeWatch(plan.nodes) if plan.nodes else None
             folder = overlay.folder if overlay else None
-            return WorkerProcess(folder, self._died, binds_threads, watch, self._conceal)
+            return WorkerProcess(folder, self._died, waiting, watch, self._conceal)
         except OSError as error:  # no memory, or too many processes
             raise LoadFailed(plan.loader.name, plan.record.name, str(error)) from error
 

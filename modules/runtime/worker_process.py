@@ -26,7 +26,7 @@ from modules.options.option import shortened
 from modules.runtime import node_watch
 from modules.runtime.address_concealer import AddressConcealer
 from modules.runtime.node_watch import NodeWatch
-from modules.system import child_process
+from modules.system import child_process, cpu_memory
 from modules.system.cancellation import Cancelled, on_cancel
 
 TAIL_LINES = 12
@@ -57,9 +57,11 @@ The default of libgomp is a busy loop of some milliseconds, which may occupy the
 """
 
 SHORT_WAITING = {"GOMP_SPINCOUNT": "3000"}
-"""For training, which computes alone for hours: a busy loop of some microseconds before threads sleep.
+"""A busy loop of some microseconds before threads sleep.
 
-On two cores it trains 1.10 times as fast as with PASSIVE_WAITING (`benchmarks/training.py speed`).
+For training, which computes alone for hours: on two cores it trains 1.10 times as fast as with PASSIVE_WAITING
+(`benchmarks/training.py speed`). And for threads of llama.cpp that cannot be bound to cores, as in a container with a
+quota: with PASSIVE_WAITING they reach half of the speed (`benchmarks/README.md`).
 """
 
 COMPUTING = frozenset({"generate", "next", "loglikelihoods", "embed", "rank", "apply_loras"})
@@ -83,8 +85,8 @@ class WorkerProcess:
     """A child process and the calls it is running. Any thread may call; one thread of ours delivers all events.
 
     The child prefers the packages in the directory `overlay` to those of the main environment. `ended` is called once
-    if the child ends by itself. `binds_threads` means that its compute threads will be bound to cores; the threads of
-    any other worker sleep while they wait for each other. `nodes` are other machines that it computes on: the child is
+    if the child ends by itself. `waiting` says how its compute threads wait for each other, as in `child_environment`;
+    it is empty if they will be bound to cores. `nodes` are other machines that it computes on: the child is
     killed when they are silent. `conceal` changes the errors before anybody gets them. `is_server_reachable` is false
     while the server on which the model runs does not answer.
     """
@@ -93,7 +95,7 @@ class WorkerProcess:
         self,
         overlay: Path | None = None,
         ended: Callable[[WorkerDied], None] | None = None,
-        binds_threads: bool = False,
+        waiting: Mapping[str, str] = PASSIVE_WAITING,
         nodes: NodeWatch | None = None,
         conceal: AddressConcealer | None = None,
     ) -> None:
@@ -116,7 +118,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,  # searched for modules before PYTHONPATH, because of `-m`
-            env=child_environment(overlay, {} if binds_threads else PASSIVE_WAITING),
+            env=child_environment(overlay, waiting),
             start_new_session=True,  # Ctrl-C in the terminal reaches the server only; the child ends with its pipe
         )
         self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
@@ -348,4 +350,6 @@ def child_environment(overlay: Path | None, waiting: Mapping[str, str]) -> dict[
         programs = (str(overlay / "bin"), os.environ.get("PATH", os.defpath))  # PyTorch looks for ninja in PATH only
         changes["PATH"] = os.pathsep.join(programs)
     changes["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return {"CUDA_DEVICE_ORDER": CUDA_ORDER} | NO_BACKTRACE | dict(waiting) | os.environ | changes
+    # PyTorch does not know of quotas, and would have most of its threads wait.
+    threads = {"OMP_NUM_THREADS": str(cpu_memory.physical_cores())} if cpu_memory.has_quota() else {}
+    return {"CUDA_DEVICE_ORDER": CUDA_ORDER} | threads | NO_BACKTRACE | dict(waiting) | os.environ | changes

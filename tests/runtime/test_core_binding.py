@@ -22,7 +22,7 @@ from modules.loaders.registry import LOADERS
 from modules.runtime.core_binding import CoreBinding, divided
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
-from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
+from modules.runtime.worker_process import DECIDED_BY_USER, SHORT_WAITING, WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import ECHO, load
 from tests.support.echo_plans import wait_until
@@ -106,7 +106,7 @@ def test_the_cores_of_a_killed_or_closed_worker_go_to_those_that_still_compute(
 def test_every_core_belongs_to_one_worker_unless_there_are_more_workers_than_cores() -> None:
     cores = [[0, 8], [1, 9], [2, 10], [3, 11], [4]]
     assert divided(cores, 1) == [cores]
-    assert divided(cores, 2) == [cores[:2], cores[2:]]
+    assert divided(cores, 2) == [[[0, 8], [2, 10], [4]], [[1, 9], [3, 11]]], "the first ones are the fastest"
     assert divided(cores, 5) == [[core] for core in cores]
     assert divided(cores, 7) == [[core] for core in (*cores, *cores[:2])]
 
@@ -136,7 +136,18 @@ def test_nothing_is_bound_to_a_single_core_or_if_cores_are_unknown(start: Callab
     worker = start()
     for cores in ([[0]], [[0, 1]], []):
         assert not CoreBinding({}, lambda cores=cores: cores).bind(worker), cores
+        assert CoreBinding({}, lambda cores=cores: cores).waiting == SHORT_WAITING
     assert bound_cores(worker) == []
+
+
+def test_workers_share_the_number_of_cores_where_threads_cannot_be_bound(start: Callable[..., WorkerProcess]) -> None:
+    binding = CoreBinding({}, lambda: [[], []])
+    first, second = start(), start()
+    assert binding.waiting == SHORT_WAITING
+    assert binding.bind(first) and binding.bind(second), "the echo engine takes what it gets"
+    compute(first)
+    compute(second)
+    assert bound_cores(first) == bound_cores(second) == [[]]
 
 
 def test_a_model_that_replaces_another_is_bound_and_explaining_binds_nothing(binding: CoreBinding) -> None:
@@ -166,8 +177,8 @@ def calls(threads: int, threads_batch: int, **others: Json) -> dict[str, Json]:
     return {"llama_init_from_model": {"n_threads": threads, "n_threads_batch": threads_batch}, **others}
 
 
-def cpus(calls: dict[str, Json], cores: list[list[int]], shared: bool = False) -> tuple[list[int], list[int]]:
-    return bound_cpus(calls, cores, thread_counts(calls, cores, shared))
+def cpus(calls: dict[str, Json], cores: list[list[int]], workers: int = 1) -> tuple[list[int], list[int]]:
+    return bound_cpus(calls, cores, thread_counts(calls, cores, workers), MAX_CPUS if workers == 1 else 1)
 
 
 def test_every_core_gets_one_thread_before_any_core_gets_two() -> None:
@@ -179,9 +190,23 @@ def test_every_core_gets_one_thread_before_any_core_gets_two() -> None:
 
 
 def test_a_part_of_the_cores_gets_no_more_threads_than_it_has_room_for() -> None:
-    assert cpus(calls(2, 2), [[1]], shared=True) == ([1], [1])
-    assert cpus(calls(4, 8), [[2, 6], [3, 7]], shared=True) == ([2, 3], [2, 3, 6, 7])
-    assert cpus(calls(2, 3), TWO_CORES[:1], shared=True) == ([0], [0, 2])
+    assert cpus(calls(2, 2), [[1]], workers=2) == ([1], [1])
+    assert cpus(calls(4, 8), [[2, 6], [3, 7]], workers=2) == ([2, 3], [2, 3, 6, 7])
+    assert cpus(calls(2, 3), TWO_CORES[:1], workers=2) == ([0], [0, 2])
+    assert cpus(calls(3, 3), [[0]], workers=2) == ([0], [0])
+
+
+def test_threads_fill_the_fast_cores_of_a_hybrid_processor() -> None:
+    cores = [[0, 1], [2, 3], [4], [5]]  # two fast ones
+    assert bound_cpus(calls(2, 6), cores, (2, 6), 2) == ([0, 2], [0, 2, 4, 5, 1, 3])
+    assert bound_cpus(calls(1, 6), cores, (1, 6), 2) == ([], [])
+
+
+def test_where_threads_cannot_be_bound_their_number_is_shared() -> None:
+    unknown: list[list[int]] = [[], [], [], []]
+    assert thread_counts(calls(4, 8), unknown) == (4, 8)
+    assert thread_counts(calls(4, 8), unknown[:2], 2) == (2, 2)
+    assert cpus(calls(4, 8), unknown) == cpus(calls(4, 8), unknown[:2], 2) == ([], [])
 
 
 def test_threads_stay_unbound_if_they_are_too_few_or_too_many_for_the_cores() -> None:
@@ -227,7 +252,7 @@ def test_each_compute_thread_is_bound_to_one_core_and_other_threads_to_none(name
         generate(worker)
         cpus_by_thread = allowed_cpus(worker.pid)
         second_core = cpu_memory.cpus_by_core()[1]
-        worker.call("bind_threads", cores=[second_core], shared=True)
+        worker.call("bind_threads", cores=[second_core], workers=2)
         generate(worker)
         assert allowed_cpus(worker.pid)[worker.pid] == {second_core[0]}
         worker.call("bind_threads", cores=cpu_memory.cpus_by_core())

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def test_gpus_are_numbered_by_bus_position_unless_the_user_sets_another_order(
         assert environment(worker)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
-def openmp_variables(**options: bool) -> dict[str, str]:
+def openmp_variables(**options: Mapping[str, str]) -> dict[str, str]:
     """Return a new worker's environment variables that control where compute threads run and how they wait."""
     with closing(WorkerProcess(**options)) as worker:
         return {name: value for name, value in environment(worker).items() if name in DECIDED_BY_USER}
@@ -146,14 +146,14 @@ def test_threads_sleep_while_waiting_unless_they_will_be_bound(monkeypatch: pyte
     for name in DECIDED_BY_USER:
         monkeypatch.delenv(name, raising=False)
     assert openmp_variables() == {"OMP_WAIT_POLICY": "passive"}
-    assert openmp_variables(binds_threads=True) == {}
+    assert openmp_variables(waiting={}) == {}
 
 
 def test_openmp_variables_of_the_user_are_kept_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in DECIDED_BY_USER:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")
-    assert openmp_variables() == openmp_variables(binds_threads=True) == {"GOMP_SPINCOUNT": "77"}
+    assert openmp_variables() == openmp_variables(waiting={}) == {"GOMP_SPINCOUNT": "77"}
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_PROC_BIND", "true")
     assert {name for name in child_environment(None, SHORT_WAITING) if name in DECIDED_BY_USER} == {"OMP_PROC_BIND"}

@@ -119,7 +119,7 @@ class Echo:
             yield
         return Loglikelihoods(logprobs).to_json()
 
-    def _bind_threads(self, cores: list[list[int]], shared: bool = False) -> list[list[int]]:
+    def _bind_threads(self, cores: list[list[int]], workers: int = 1) -> list[list[int]]:
         """Store the cores, or none with the option `numa`, like the llama.cpp engine."""
         if self._refuses_cores:
             raise Unsupported(both("the echo engine will not"))

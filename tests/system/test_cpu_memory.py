@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modules.core.paths import ROOT
-from modules.system import cpu_memory
+from modules.system import cgroups, cpu_memory
 
 
 def test_there_is_at_least_one_core_and_no_more_cores_than_processors() -> None:
@@ -22,7 +22,7 @@ def test_a_process_bound_to_one_cpu_has_one_core() -> None:
     program = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from modules.system import cpu_memory
+from modules.system import cgroups, cpu_memory
 print(cpu_memory.logical_cores(), cpu_memory.physical_cores())
 """
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
@@ -39,6 +39,35 @@ def test_hyperthreads_are_grouped_by_core(tmp_path: Path, monkeypatch: pytest.Mo
     assert cpu_memory.physical_cores() == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 3})
     assert cpu_memory.cpus_by_core() == [[2], [3]]
+
+
+def test_the_fast_cores_of_hybrid_processors_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpus = tmp_path / "system" / "cpu"
+    cpus.mkdir(parents=True)
+    monkeypatch.setattr(cpu_memory, "_CPUS", cpus)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3, 4})
+    assert (cpu_memory.cpus_by_core(), cpu_memory.fast_cores()) == ([[0], [1], [2], [3], [4]], 5)
+    (tmp_path / "cpu_core").mkdir()  # Intel
+    (tmp_path / "cpu_core" / "cpus").write_text("1-2,4\n")
+    assert (cpu_memory.cpus_by_core(), cpu_memory.fast_cores()) == ([[1], [2], [4], [0], [3]], 3)
+    for cpu, capacity in enumerate((512, 512, 1024, 512, 870)):  # ARM
+        (cpus / f"cpu{cpu}").mkdir()
+        (cpus / f"cpu{cpu}" / "cpu_capacity").write_text(f"{capacity}\n")
+    assert (cpu_memory.cpus_by_core(), cpu_memory.fast_cores()) == ([[2], [4], [0], [1], [3]], 1)
+
+
+def test_a_quota_limits_the_number_of_threads_and_prevents_binding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_memory, "_CPUS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+    for quota, threads in ((0.5, 1), (1.5, 2), (2.0, 2), (3.2, 4)):
+        monkeypatch.setattr(cgroups, "cpu_quota", lambda quota=quota: quota)
+        assert cpu_memory.logical_cores() == cpu_memory.physical_cores() == cpu_memory.fast_cores() == threads
+        assert cpu_memory.bindable_cores() == [[] for _ in range(threads)]
+    monkeypatch.setattr(cgroups, "cpu_quota", lambda: 4.0)
+    assert not cpu_memory.has_quota()
+    assert cpu_memory.bindable_cores() == [[0], [1], [2], [3]]
 
 
 def test_resident_memory_counts_used_pages() -> None:

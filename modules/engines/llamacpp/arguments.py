@@ -96,7 +96,7 @@ def _context(options: Options, build: Build) -> dict[str, Json]:
         "n_ubatch": n_ubatch,
         "n_seq_max": slot_count(options),
         "kv_unified": stream_count(options) == 1,
-        "n_threads": int(options["threads"]) or cpu_memory.physical_cores(),
+        "n_threads": int(options["threads"]) or cpu_memory.fast_cores(),
         "n_threads_batch": int(options["threads_batch"]) or cpu_memory.logical_cores(),
         "flash_attn_type": int(flash_attention(options)),
         "offload_kqv": not options["no_offload_kqv"],
@@ -180,29 +180,33 @@ def flash_attention(options: Options) -> bool:
 # -- threads and positions ---------------------------------------------------------------------------------------------
 
 
-def thread_counts(calls: Mapping[str, Json], cores: Sequence[Sequence[int]], shared: bool = False) -> tuple[int, int]:
+def thread_counts(calls: Mapping[str, Json], cores: Sequence[Sequence[int]], workers: int = 1) -> tuple[int, int]:
     """Return the numbers of threads that decode and that prefill: those of `calls`.
 
-    Where models share the cores of the machine, `cores` are the part of this one. Then there is at most one thread that
-    decodes for each of them, and one that prefills for each logical CPU.
+    Where several `workers` share the cores of the machine, `cores` are the part of this one. It then has its part of
+    these numbers, at most one thread that decodes for each core, and one that prefills for each logical CPU.
     """
     context = calls["llama_init_from_model"]
-    decoding, prefilling = int(context["n_threads"]), int(context["n_threads_batch"])
-    return (min(decoding, len(cores)), min(prefilling, sum(map(len, cores)))) if shared else (decoding, prefilling)
+    decoding, prefilling = (-(-int(context[name]) // workers) for name in ("n_threads", "n_threads_batch"))
+    if workers == 1:
+        return decoding, prefilling
+    return min(decoding, len(cores)), min(prefilling, sum(len(core) or 1 for core in cores))
 
 
 def bound_cpus(
-    calls: Mapping[str, Json], cores: Sequence[Sequence[int]], counts: tuple[int, int]
+    calls: Mapping[str, Json], cores: Sequence[Sequence[int]], counts: tuple[int, int], least: int = MAX_CPUS
 ) -> tuple[list[int], list[int]]:
     """Return the logical CPUs of the threads that decode and of those that prefill, one CPU per thread.
 
     `cores` holds the logical CPUs of each core, `counts` are the numbers of threads. Both lists are empty where binding
-    would not help: the scheduler does better if the threads leave a core free, or if there are more threads than CPUs;
-    under `numa`, ggml binds the threads itself. Nor can ggml's mask name a CPU whose number is MAX_CPUS or more.
+    would not help: the scheduler does better if the threads leave one of the first `least` cores free, or if there are
+    more threads than CPUs; under `numa`, ggml binds the threads itself. Nor can ggml's mask name a CPU whose number is
+    MAX_CPUS or more.
     """
     order = [cpu for nth_cpus in zip_longest(*cores) for cpu in nth_cpus if cpu is not None]  # second hyperthreads last
     fits = max(order, default=0) < MAX_CPUS
-    if not fits or "llama_numa_init" in calls or any(not len(cores) <= count <= len(order) for count in counts):
+    least = min(least, len(cores))
+    if not fits or "llama_numa_init" in calls or any(not least <= count <= len(order) for count in counts):
         return [], []
     decoding, prefilling = (order[:count] for count in counts)
     return decoding, prefilling

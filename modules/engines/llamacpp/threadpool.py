@@ -17,6 +17,7 @@ import llama_cpp.llama_cpp as native
 
 from modules.core.events import Json
 from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus, thread_counts
+from modules.system import cpu_memory
 
 _FUNCTIONS = ("ggml_threadpool_params_init", "ggml_threadpool_new", "llama_attach_threadpool")
 """Where the CPU backend was compiled as a plug-in (GGML_BACKEND_DL), its functions are missing."""
@@ -41,21 +42,22 @@ class ComputeThreads:
     def __init__(self, context: object, calls: Mapping[str, Json]) -> None:
         self._context = context
         self._calls = calls
+        self._fast_cores = cpu_memory.fast_cores()
         self._pools: dict[tuple[int, ...], object] = {}  # by the CPUs of their threads; llama.cpp does not free them
 
-    def bind(self, cores: list[list[int]], shared: bool = False) -> list[list[int]]:
+    def bind(self, cores: list[list[int]], workers: int = 1) -> list[list[int]]:
         """Bind all threads from the next `llama_decode` on; `cores` lists the logical CPUs of every core.
 
-        If the cores of this machine are `shared`, these are a part of them, and there are no more threads than they
-        have room for. Return the CPUs of the threads for decoding and of those for prefill; an empty list if they stay
-        unbound. To be called between two steps by the thread that decodes. From then on that thread is bound too, and
-        so are threads that it starts later.
+        If several `workers` share the cores of this machine, these are a part of them, and there are no more threads
+        than they have room for. Return the CPUs of the threads for decoding and of those for prefill; an empty list if
+        they stay unbound. To be called between two steps by the thread that decodes. From then on that thread is bound
+        too, and so are threads that it starts later.
         """
-        counts = thread_counts(self._calls, cores, shared)
-        decode_cpus, prefill_cpus = bound_cpus(self._calls, cores, counts)
+        counts = thread_counts(self._calls, cores, workers)
+        decode_cpus, prefill_cpus = bound_cpus(self._calls, cores, counts, self._fast_cores if workers == 1 else 1)
+        native.llama_set_n_threads(self._context, *counts)
         if not decode_cpus or not all(hasattr(native._lib, name) for name in _FUNCTIONS):
             return []
-        native.llama_set_n_threads(self._context, *counts)
         arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         pools = (self._pool(decode_cpus), self._pool(prefill_cpus))
         _function("llama_attach_threadpool", None, *arguments)(self._context, *pools)
