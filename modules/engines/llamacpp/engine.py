@@ -16,7 +16,7 @@ from modules.core.prompt import Image
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
-from modules.engines.llamacpp.arguments import arguments
+from modules.engines.llamacpp.arguments import ADD_NODES, arguments
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model, largest
 from modules.engines.llamacpp.drafting import DraftPlanner
@@ -76,12 +76,13 @@ class LlamaCpp:
             "cache": self._cache.describe,
             "forget": self.forget,
             "apply_loras": prompts.following(LoraSet(LlamaAdapters(self.model, self._cache.clear)).apply),
-            "keep_prompts": prompts.keep,
             "loglikelihoods": self._windows.loglikelihoods,
             "bind_threads": ComputeThreads(self.model.context, calls).bind,
         }
         if self._vision is not None:
             self.operations = {**self.operations, "images": self._vision.describe}
+        if ADD_NODES not in calls:  # else a state would come over the network, during which nothing can be asked
+            self.operations = {**self.operations, "keep_prompts": prompts.keep}
         self.info = Info(
             context_length=self.model.n_ctx,
             special_tokens=self._vocabulary.special_tokens,

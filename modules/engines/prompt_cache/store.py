@@ -45,9 +45,6 @@ MAX_SURPLUS = 8
 """A file is not read for less than one in so many of its tokens."""
 _SUPERSEDED_TOKENS = 64
 """A file goes when one is written that has all but fewer of its tokens."""
-_FIRST_RATE = 200e6
-"""Bytes that are written in a second, until that has been measured."""
-
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -70,7 +67,7 @@ class PromptStore:
 
     def __init__(self, folder: PromptFolder, model: str, key: PromptKey) -> None:
         self._folder, self._model, self._key = folder, model, key
-        self._rate = _FIRST_RATE
+        self._rate = float("inf")  # bytes that the last file took a second
         self.prompts: list[StoredPrompt] = []
         with _logging_failure():
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -142,7 +139,7 @@ class PromptStore:
 
     def is_worth_writing(self, tokens: array[int], size: int, at_end: bool, seconds: float = float("inf")) -> bool:
         """Tell whether a prompt with a state of `size` bytes should be saved, and probably can be in that time."""
-        if len(tokens) < MIN_TOKENS or size > self._rate * seconds:
+        if len(tokens) < MIN_TOKENS or size / self._rate > seconds:
             return False
         stored = max((common_prefix_length(prompt.tokens, tokens) for prompt in self.prompts), default=0)
         if len(tokens) - stored < (MIN_NEW_TOKENS_AT_END if at_end else MIN_NEW_TOKENS):
