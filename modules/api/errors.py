@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from modules.api.error_shapes import anthropic_error, openai_error, speaks_anthropic
 from modules.core.embedding_errors import InputTooLong
-from modules.core.errors import InternalError, OptionError, UnknownOption, WebUIError, Words
+from modules.core.errors import InternalError, NoModelLoaded, OptionError, UnknownOption, WebUIError, Words
 from modules.core.events import Json
 from modules.core.paths import ROOT
 from modules.core.worker_errors import PromptTooLong, TextTooLong
@@ -66,6 +66,18 @@ class OwnersKeyNeeded(WebUIError):
         "en": "Not allowed with the API key {name!r}, which may use models, but not load, unload or download any.",
         "zh": "API 密钥 {name!r} 只能使用模型，不能加载、卸载或下载模型。",
     }
+
+
+@dataclass(eq=False)
+class OwnerMustLoad(NoModelLoaded):
+    """No model is loaded, and who asked may not load any."""
+
+    template = {
+        "en": "No model is loaded. Only the owner of this server can load one, on its page or with an API key of the "
+        "role owner.",
+        "zh": "尚未加载模型。只有服务器机主可以加载：在页面上，或使用 owner 角色的 API 密钥。",
+    }
+    template_elsewhere = template
 
 
 def too_deep() -> OptionError:

@@ -14,9 +14,10 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 from modules.api.auth import is_owner, require_owner
+from modules.api.errors import OwnerMustLoad
 from modules.api.generations import cancel_on_disconnect
 from modules.app import App
-from modules.core.errors import ModelNotFound
+from modules.core.errors import ModelNotFound, NoModelLoaded
 from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import Lease, LoadedModel
@@ -65,17 +66,19 @@ async def use_model(
     A model that is not in memory is loaded with its saved settings if the client may load models. For a name that no
     model has, the current one answers, and a header says so; with `--strict-model`, it is refused. With `task`, as in
     `ModelRecord.task`, a resident of this task answers in its stead if it is of another. `keep_alive` is how many
-    seconds the model stays in memory after its last answer. Raises ModelNotFound, OwnerOnly or OwnersKeyNeeded,
-    what `Planner.plan` and `LoadService.prepare` raise, and what `ModelManager.request` and its future raise.
+    seconds the model stays in memory after its last answer. Raises ModelNotFound, OwnerOnly, OwnersKeyNeeded or
+    OwnerMustLoad, what `Planner.plan` and `LoadService.prepare` raise, and what `ModelManager.request` and its future
+    raise.
     """
     may_load = is_owner(app, request.scope)
     found = await find_model(app, name)
-    headers = _substituted(name) if name and not found else {}
+    headers = substituted(name) if name and not found else {}
     if found and not may_load and not app.models.is_resident(found):
         require_owner(app, request.scope)
     make_plan = partial(plan_on_demand, app, found) if found and may_load else None
-    pending = app.models.request(found, make_plan, keep_alive if may_load else None, task)
-    return ModelUse(*await _granted(pending, headers))
+    with advice_for_role(may_load):
+        pending = app.models.request(found, make_plan, keep_alive if may_load else None, task)
+        return ModelUse(*await _granted(pending, headers))
 
 
 async def await_model(
@@ -85,7 +88,18 @@ async def await_model(
     return await cancel_on_disconnect(request, use_model(app, request, name, keep_alive, task))
 
 
-def _substituted(name: str) -> dict[str, str]:
+@contextmanager
+def advice_for_role(may_load: bool) -> Iterator[None]:
+    """Raise OwnerMustLoad in place of NoModelLoaded, whose advice is for those who may load models."""
+    try:
+        yield
+    except NoModelLoaded as error:
+        if may_load or type(error) is not NoModelLoaded:
+            raise
+        raise OwnerMustLoad from error
+
+
+def substituted(name: str) -> dict[str, str]:
     """Return the header of an answer by another model than `name`."""
     return {SUBSTITUTED: quote(name[:_MAX_NAME], safe="/:.,+ ")}
 

@@ -12,7 +12,7 @@ WebUIError
 ├── InsufficientMemory · ModelsBusy · ModelAsleep · NotInMemory   a model that is not in memory: see `runtime/errors.py`
 ├── Unsupported           a valid request that this model or loader cannot fulfill
 ├── OwnerOnly             guests may chat, and nothing else
-├── OwnersKeyNeeded       an API key for using models only: see `api/errors.py`
+├── OwnersKeyNeeded · OwnerMustLoad   an API key for using models only: see `api/errors.py`
 ├── OpenToNetwork         an action that could harm, on a server that anyone on the network can use
 ├── SetByFilesOnly        an option that neither the page nor the API may set: see `planning/errors.py`
 ├── NoSaveToUndo          there is no change that could be undone

@@ -160,13 +160,13 @@ _SHARED_SAMPLERS = frozenset(
         *("dynamic_temperature", "dynatemp_low", "dynatemp_high", "dynatemp_exponent"),
         *("mirostat_mode", "mirostat_tau", "mirostat_eta"),
         *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"),
-        *("ban_eos_token", "custom_token_bans", "grammar_string"),
+        *("ban_eos_token", "min_length", "custom_token_bans", "grammar_string"),
         "logit_bias",  # a parameter of the API, without a widget
     }
 )
 _LLAMACPP_SAMPLERS = _SHARED_SAMPLERS | {"top_n_sigma", "prompt_lookup_num_tokens"}
 _EXLLAMAV2_SAMPLERS = _SHARED_SAMPLERS | {
-    *("tfs", "top_a", "smoothing_factor", "temperature_last", "do_sample", "min_length"),
+    *("tfs", "top_a", "smoothing_factor", "temperature_last", "do_sample"),
     *("guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"),
 }
 _HF_SAMPLERS = (

@@ -101,6 +101,8 @@ def test_a_key_for_using_models_wakes_but_does_not_load(make_echo: MakeApp, tmp_
         http.headers["Authorization"] = "Bearer his"
         response = ask(http, "a")
         assert (response.status_code, response.json()["error"]["code"]) == (403, "owners_key_needed")
+        for response in (ask(http, "gpt-9"), http.get("/props")):
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "owner_must_load")
         for path in ("/models/load", "/models/unload"):
             assert http.post(path, json={"model": "a"}).status_code == 403
         http.headers["Authorization"] = "Bearer hers"
@@ -192,6 +194,8 @@ def test_the_tokenizer_is_that_of_the_model_that_was_named(app: App, http: httpx
         content = {"messages": [{"role": "user", "content": "x"}]} if path == "/apply-template" else {"content": "x"}
         response = http.post(path, json={"model": name, **content})
         assert (response.status_code, response.json().get("error", {"code": ""})["code"]) == (status, code), name
+        assert response.headers.get("X-Model-Substituted") == ("gpt-9" if name == "gpt-9" else None)
+    assert http.get("/props", params={"model": "gpt-9"}).headers["X-Model-Substituted"] == "gpt-9"
     ask(http, "a", keep_alive=0)
     wait_until(lambda: states(app)["a.gguf"] == "asleep")
     assert http.post("/tokenize", json={"model": "a", "content": "x"}).json()["error"]["code"] == "model_asleep"

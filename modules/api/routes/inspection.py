@@ -45,14 +45,16 @@ def routes(state: ApiState) -> APIRouter:
 
     @router.post("/chat-prompt")
     async def show_prompt(body: ChatRequest, request: Request) -> Response:
-        with await await_model(state.app, request, body.model, task=GENERATE) as model:
+        use = await await_model(state.app, request, body.model, task=GENERATE)
+        with use as model:
             call = await prepare_chat(state, model, body)
-        return json_response({"prompt": shown(call.prompt.prompt.text)})
+        return json_response({"prompt": shown(call.prompt.prompt.text)}, headers=use.headers)
 
     @router.post("/logits")
     async def next_tokens(body: LogitsRequest, request: Request) -> Response:
-        with await await_model(state.app, request, body.model, task=GENERATE) as model:
-            return json_response({"logits": await _logits(state, model, body)})
+        use = await await_model(state.app, request, body.model, task=GENERATE)
+        with use as model:
+            return json_response({"logits": await _logits(state, model, body)}, headers=use.headers)
 
     @router.post("/stop-generation")
     async def stop(request: Request) -> Response:

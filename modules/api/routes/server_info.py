@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import ConfigDict
 from starlette.responses import Response
 
+from modules.api.auth import is_owner
 from modules.api.chat_calls import prepare_chat
 from modules.api.errors import json_response
 from modules.api.metrics import CONTENT_TYPE, exposition
-from modules.api.model_use import find_model
+from modules.api.model_use import advice_for_role, find_model, substituted
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens
 from modules.api.schemas import ChatRequest
 from modules.api.state import ApiState
@@ -74,54 +76,72 @@ def root_routes(state: ApiState) -> APIRouter:
         return Response(text, media_type=CONTENT_TYPE)
 
     @router.get("/props")
-    async def props(model: str = "") -> Response:
+    async def props(request: Request, model: str = "") -> Response:
         try:
-            found = await loaded_model(app, model)
+            found = await resident_model(app, request, model)
         except ModelAsleep as error:
             return json_response(_asleep(error.model))
-        return json_response(await asyncio.to_thread(_props_of, state, found))
+        return found.answer(await asyncio.to_thread(_props_of, state, found.model))
 
     @router.get("/slots")
-    async def slots(model: str = "", fail_on_no_slot: str = "") -> Response:
-        found = _slots(await loaded_model(app, model))
-        if fail_on_no_slot and all(slot["is_processing"] for slot in found):
+    async def slots(request: Request, model: str = "", fail_on_no_slot: str = "") -> Response:
+        found = await resident_model(app, request, model)
+        slots = _slots(found.model)
+        if fail_on_no_slot and all(slot["is_processing"] for slot in slots):
             error = {"code": 503, "message": "no slot available", "type": "unavailable_error"}
             return json_response({"error": error}, HTTPStatus.SERVICE_UNAVAILABLE)
-        return json_response(found)
+        return found.answer(slots)
 
     @router.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> Response:
+    async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         if not body.parse_special:
             raise Unsupported({"en": "parse_special: false is not supported.", "zh": "不支持 parse_special: false。"})
-        model = await loaded_model(app, body.model)
+        found = await resident_model(app, request, body.model)
         if not body.with_pieces:
-            ids = await model.ask_async("encode", text=body.content, add_special=body.add_special)
-            return json_response({"tokens": ids})
-        pieces = await model.ask_async("pieces", text=body.content, add_special=body.add_special)
-        return json_response({"tokens": [_piece(id, text, raw) for id, text, raw, _ in pieces]})
+            ids = await found.model.ask_async("encode", text=body.content, add_special=body.add_special)
+            return found.answer({"tokens": ids})
+        pieces = await found.model.ask_async("pieces", text=body.content, add_special=body.add_special)
+        return found.answer({"tokens": [_piece(id, text, raw) for id, text, raw, _ in pieces]})
 
     @router.post("/detokenize")
-    async def detokenize(body: DetokenizeRequest) -> Response:
-        model = await loaded_model(app, body.model)
-        return json_response({"content": await model.ask_async("decode", tokens=body.tokens)})
+    async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
+        found = await resident_model(app, request, body.model)
+        return found.answer({"content": await found.model.ask_async("decode", tokens=body.tokens)})
 
     @router.post("/apply-template")
-    async def apply_template(body: ChatRequest) -> Response:
-        call = await prepare_chat(state, await loaded_model(app, body.model, GENERATE), body)
-        return json_response({"prompt": shown(call.prompt.prompt.text)})
+    async def apply_template(body: ChatRequest, request: Request) -> Response:
+        found = await resident_model(app, request, body.model, GENERATE)
+        call = await prepare_chat(state, found.model, body)
+        return found.answer({"prompt": shown(call.prompt.prompt.text)})
 
     return router
 
 
-async def loaded_model(app: App, name: str, task: str | None = None) -> LoadedModel:
+@dataclass(frozen=True)
+class _Found:
+    """The model that answers a request, and the headers of the answer."""
+
+    model: LoadedModel
+    headers: Mapping[str, str]
+
+    def answer(self, body: Json) -> Response:
+        return json_response(body, headers=self.headers)
+
+
+async def resident_model(app: App, request: Request, name: str, task: str | None = None) -> _Found:
     """Return the resident of that name, in its short form too. If no model has it, return the current one.
 
     That is the page's model or, if it has none, the one used last; with `task`, as in `Info.task`, one of this task if
-    there is any. None is woken. Raises ModelAsleep, ModelLoading, NoModelLoaded, NotInMemory for a model that is on
-    disk alone, and with `--strict-model` ModelNotFound.
+    there is any. None is woken. Raises ModelAsleep, ModelLoading, NoModelLoaded or OwnerMustLoad, NotInMemory for a
+    model that is on disk alone, and with `--strict-model` ModelNotFound.
     """
     if found := await find_model(app, name):
-        return _resident_model(app, found)
+        return _Found(_named_model(app, found), {})
+    with advice_for_role(is_owner(app, request.scope)):
+        return _Found(_current_model(app, task), substituted(name) if name else {})
+
+
+def _current_model(app: App, task: str | None) -> LoadedModel:
     able = [model for model in app.models.loaded() if task in (None, model.info.task)]
     if able and not any(resident.is_chosen for resident in app.models.residents()):
         return able[0]
@@ -129,7 +149,7 @@ async def loaded_model(app: App, name: str, task: str | None = None) -> LoadedMo
     return able[0] if able and task not in (None, current.info.task) else current
 
 
-def _resident_model(app: App, name: str) -> LoadedModel:
+def _named_model(app: App, name: str) -> LoadedModel:
     loaded = next((model for model in app.models.loaded() if model.record.name == name), None)
     if loaded is not None:
         return loaded

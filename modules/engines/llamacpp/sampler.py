@@ -42,10 +42,8 @@ class Sampler:
 
     def __init__(self, model: Model, params: Mapping[str, Json], prompt: Sequence[int]) -> None:
         self._model = model
-        end_tokens = model.vocabulary.end_tokens if params["ban_eos_token"] else ()  # finding them takes a while
-        biases = logit_biases(params, model.n_vocab, end_tokens)
-        self._biased_tokens = np.array(list(biases), np.int64)
-        self._biases = np.array(list(biases.values()), np.float32)
+        self._params, self._tokens_before_end = params, int(params["min_length"])
+        self._set_biases(ban_end=bool(params["ban_eos_token"]) or self._tokens_before_end > 0)
         request = GrammarRequest.of(params)
         self._grammar = model.grammars.compile(request)() if request else None
         self._adjusting = _chain(_adjusting_samplers(model, params))
@@ -61,11 +59,25 @@ class Sampler:
             for token in prompt[-_lookback_tokens(params) :]:
                 native.llama_sampler_accept(self._adjusting, token)
 
+    def _set_biases(self, ban_end: bool) -> None:
+        end_tokens = self._model.vocabulary.end_tokens if ban_end else ()  # finding them takes a while
+        biases = logit_biases({**self._params, "ban_eos_token": ban_end}, self._model.n_vocab, end_tokens)
+        self._biased_tokens = np.array(list(biases), np.int64)
+        self._biases = np.array(list(biases.values()), np.float32)
+
     def sample(self, row: int) -> int:
         """Sample a token from that row of logits and record it. Raises GenerationFailed if no token is allowed.
 
         The logits themselves are unchanged afterwards.
         """
+        token = self._sample(row)
+        if self._tokens_before_end:
+            self._tokens_before_end -= 1
+            if not self._tokens_before_end:
+                self._set_biases(ban_end=bool(self._params["ban_eos_token"]))
+        return token
+
+    def _sample(self, row: int) -> int:
         logits = self._model.logits(row)
         if self._greedy and self._grammar is None and not len(self._biased_tokens):
             return int(logits.argmax())
@@ -82,7 +94,10 @@ class Sampler:
         with time_limit():
             token = self._select(logits)
             if not self._advance(grammar, token):
-                token = self._select(_only(grammar.allowed(), logits))
+                allowed = _only(grammar.allowed(), logits)
+                if self._tokens_before_end and allowed.max() == -np.inf and grammar.may_end():
+                    return min(self._model.vocabulary.end_tokens)  # a text that is complete ends, however short it is
+                token = self._select(allowed)
                 self._advance(grammar, token)
         return token
 
