@@ -61,8 +61,8 @@ _LIBRARY = (
         0,
         {"en": "Threads", "zh": "线程数"},
         {
-            "en": "CPU threads for decoding; 0 = automatic. Recommended: the number of physical cores.",
-            "zh": "生成回答时使用的线程数；0 表示自动。建议设为物理核心数。",
+            "en": "CPU threads for decoding; 0 = automatic: the first load measures which number is fastest here.",
+            "zh": "生成回答时使用的线程数；0 表示自动，由首次加载时在本机实测决定。",
         },
         minimum=0,
         maximum=512,  # GGML_MAX_N_THREADS

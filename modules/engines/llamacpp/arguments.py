@@ -11,7 +11,7 @@ from modules.core.events import Json
 from modules.core.paths import ROOT
 from modules.options.load_llamacpp import OFF, rpc_nodes
 from modules.options.option import Value
-from modules.system import cpu_memory
+from modules.system import cpu_memory, thread_count
 
 # Values of llama.h's and ggml.h's enums, as of llama.cpp in llama-cpp-python 0.3.36.
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}  # by (mmap, mlock)
@@ -96,7 +96,7 @@ def _context(options: Options, build: Build) -> dict[str, Json]:
         "n_ubatch": n_ubatch,
         "n_seq_max": slot_count(options),
         "kv_unified": stream_count(options) == 1,
-        "n_threads": int(options["threads"]) or cpu_memory.fast_cores(),
+        "n_threads": int(options["threads"]) or thread_count.default_threads(),
         "n_threads_batch": int(options["threads_batch"]) or cpu_memory.logical_cores(),
         "flash_attn_type": int(flash_attention(options)),
         "offload_kqv": not options["no_offload_kqv"],

@@ -93,6 +93,10 @@ class Model:
         message = self.log.last_errors() or "no reason given"
         return LoadFailed("llama.cpp", path.name, message, cause(message))
 
+    def use_threads(self, count: int) -> None:
+        """Decode with so many threads from the next step on."""
+        native.llama_set_n_threads(self.context, count, native.llama_n_threads_batch(self.context))
+
     # -- decoding -------------------------------------------------------------------------------------------------
 
     def decode(self, batch: Batch, interruptible: bool = True) -> int:

@@ -16,7 +16,7 @@ from modules.core.prompt import Image
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
-from modules.engines.llamacpp.arguments import ADD_NODES, arguments
+from modules.engines.llamacpp.arguments import ADD_NODES, arguments, offloads
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model, largest
 from modules.engines.llamacpp.drafting import DraftPlanner
@@ -31,6 +31,7 @@ from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, no_library_note, n
 from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
 from modules.engines.llamacpp.saved_prompts import save_prompts, state_facts
 from modules.engines.llamacpp.scheduler import Request, Scheduler
+from modules.engines.llamacpp.thread_choice import choose_threads
 from modules.engines.llamacpp.threadpool import ComputeThreads
 from modules.engines.llamacpp.tokenizer import Tokenizer
 from modules.engines.lora_set import LoraSet
@@ -68,6 +69,8 @@ class LlamaCpp:
         self._drafts = DraftPlanner(self.model.n_batch, self.model.n_ctx)
         self._windows = WindowEvaluator(self.model, self._cache, self._scheduler, self._batch)
         self._warm_up()
+        if not options["threads"] and not offloads(options, build):
+            choose_threads(self.model, calls["llama_init_from_model"], self._evaluate_filler)
         self._vision, vision_notes = _open_vision(path, self.model, calls)
         self._tokenizer = Tokenizer(self._vocabulary)
         prompts = PromptKeeper(path, state_facts(calls, self.model), self._use_store)
@@ -101,10 +104,16 @@ class LlamaCpp:
 
     def _warm_up(self) -> None:
         """Evaluate one token, so that the first answer does not wait for threads and page faults."""
+        self._evaluate_filler()
+        self.model.clear_cache()
+
+    def _evaluate_filler(self) -> None:
+        """Evaluate a token and forget it. Raises GenerationFailed."""
+        self._batch.clear()
         self._batch.add(array("i", [self._vocabulary.filler_token]), 0, 0, False)
         if self.model.decode(self._batch) != DECODED:
             raise GenerationFailed("llama.cpp", "it cannot evaluate a single token of this model")
-        self.model.clear_cache()
+        self.model.truncate(0, 0)
 
     # -- requests -------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from modules.engines.llamacpp.arguments import (
     stream_count,
     tensor_split,
 )
+from modules.system import thread_count
 
 CANNOT_SHIFT_NOTE = Note(
     "streaming_llm",
@@ -42,6 +43,7 @@ def notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
     yield from _removed(options)
     yield from _sinks(options)
     yield from _streams(options)
+    yield from _threads(options)
     yield from _rpc(options)
     if not build.gpu_offload and not nodes(options):
         yield from _without_gpu(options)
@@ -56,6 +58,20 @@ def _streams(options: Options) -> Iterator[Note]:
                 "en": f"Each of the {count} requests has a KV cache of its own: "
                 f"{count} times the memory of one, and fast with many at once.",
                 "zh": f"{count} 个请求各用一份 KV 缓存：内存占用为共用时的 {count} 倍，多人同时使用时更快。",
+            },
+        )
+
+
+def _threads(options: Options) -> Iterator[Note]:
+    rates = {} if options["threads"] else thread_count.remembered()
+    if rates:
+        listed = ", ".join(f"{count}: {rate:.1f}" for count, rate in rates.items())
+        count = thread_count.fastest(rates)
+        yield Note(
+            "threads",
+            {
+                "en": f"Automatic: {count}, as measured on this machine (tokens a second by threads: {listed}).",
+                "zh": f"自动：{count}，依据本机实测（线程数与每秒词符数：{listed}）。",
             },
         )
 

@@ -18,7 +18,7 @@ from modules.engines.llamacpp.notes import notes
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value
-from modules.system import cpu_memory
+from modules.system import cpu_memory, thread_count
 
 CPU_BUILD = Build(gpu_offload=False, max_devices=16)
 GPU_BUILD = Build(gpu_offload=True, max_devices=4)
@@ -185,7 +185,10 @@ def test_options_set_the_fields_of_the_same_meaning(subtests: pytest.Subtests) -
 
 def test_automatic_threads_match_the_machines_cores() -> None:
     made = calls()[CONTEXT]
-    assert (made["n_threads"], made["n_threads_batch"]) == (cpu_memory.physical_cores(), cpu_memory.logical_cores())
+    assert (made["n_threads"], made["n_threads_batch"]) == (
+        thread_count.default_threads(),
+        cpu_memory.logical_cores(),
+    )
 
 
 def test_alpha_raises_the_given_frequency_base_or_the_default() -> None:
