@@ -16,6 +16,7 @@ from modules.core.errors import OptionError
 from modules.core.events import Done, Json
 from modules.core.product import revision
 from modules.core.prompt import Prompt
+from modules.engines.llamacpp.draft_arguments import draft_path
 from modules.engines.repetition import MAX_CACHED_TOKENS
 from modules.loaders import generation_settings
 from modules.options.generation import PARAMETERS
@@ -56,6 +57,7 @@ def receipt(
             # Others name machines, secrets and programs: a conversation may be sent to anybody.
             if setting.value != OPTIONS[key].default and OPTIONS[key].set_by == "anyone"
         },
+        **_draft_identity(model),
         "loras": [{"name": lora.name, "weight": lora.weight} for lora in model.loras],
         "template": {
             "sha256": _sha256(template.for_tools(None)),
@@ -124,6 +126,20 @@ def model_identity(record: ModelRecord) -> dict[str, Json]:
             {"name": path.name, "size": size, "modified": modified // 1_000_000_000} for path, size, modified in files
         ],
     }
+
+
+def _draft_identity(model: LoadedModel) -> dict[str, Json]:
+    """Return what tells a draft model from others; nothing without one. It changes no answer but by rounding."""
+    values = {key: setting.value for key, setting in model.settings.items()}
+    path = draft_path(model.record.path, values)
+    if path is None:
+        return {}
+    try:
+        status = path.stat()
+    except OSError:  # it was deleted after the load, or never there
+        return {}
+    files = ((path, status.st_size, status.st_mtime_ns),)
+    return {"draft_model": {"name": values["model_draft"], "size": status.st_size, "hash": _hash_files(files)}}
 
 
 @lru_cache(maxsize=16)

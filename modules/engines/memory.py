@@ -42,6 +42,15 @@ class Estimate:
         """Return the bytes without which the model cannot run."""
         return self.total - self.spare
 
+    def __add__(self, other: Estimate) -> Estimate:
+        return Estimate(
+            self.weights + other.weights,
+            self.cache + other.cache,
+            self.compute + other.compute,
+            self.other + other.other,
+            self.spare + other.spare,
+        )
+
 
 NOTHING = Estimate(0, 0, 0, 0)
 

@@ -54,6 +54,7 @@ class GgufHeader:
     `long_strings` has, of lists of strings, the bytes of the strings of more than 15 bytes.
     `named_templates` are chat templates beside `chat_template`, `special_tokens` texts by transformers' names.
     `projectors` are the headers of vision parts beside the file, by file name; only the catalog knows them.
+    `drafts` are those of draft models, by the names that load options have for them; only the planner knows them.
     `adapter` is the type of an adapter, such as "lora", `base` the model it was trained on, and `alpha` that of a LoRA
     (0: it is not scaled).
     """
@@ -88,6 +89,7 @@ class GgufHeader:
     named_templates: Mapping[str, str] = field(default_factory=dict, hash=False)
     special_tokens: Mapping[str, str] = field(default_factory=dict, hash=False)
     projectors: Mapping[str, GgufHeader] = field(default_factory=dict, hash=False)
+    drafts: Mapping[str, GgufHeader] = field(default_factory=dict, hash=False)
 
     @staticmethod
     def from_json(facts: Mapping[str, Any]) -> GgufHeader:

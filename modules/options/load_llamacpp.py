@@ -40,6 +40,12 @@ def excess_address(address: str) -> Words | None:
     return None
 
 
+def _outside_models(name: str) -> Words | None:
+    if name and {"", ".", ".."} & set(name.split("/")):
+        return {"en": "a name within the models folder", "zh": "模型文件夹中的名称"}
+    return None
+
+
 _LIBRARY = (
     Option(
         "n_gpu_layers",
@@ -258,6 +264,61 @@ LLAMACPP = (
         },
         pattern=r"none|[^/\\]+\.gguf",
         example="mmproj-model-f16.gguf",
+        group="advanced",
+    ),
+    Option(
+        "model_draft",
+        "model-draft",
+        "",
+        {"en": "Draft model", "zh": "草稿模型"},
+        {
+            "en": "A small GGUF model of the models folder with the same vocabulary. It drafts where that is faster.",
+            "zh": "模型文件夹中词表相同的小型 GGUF 模型。由它先预测、大模型检验，仅在更快时采用。",
+        },
+        pattern=r"[^/\\]+(/[^/\\]+)*\.gguf",
+        example="Qwen2.5-0.5B-Instruct-Q8_0.gguf",
+        excess=_outside_models,
+        group="advanced",
+    ),
+    Option(
+        "draft_max",
+        "draft-max",
+        4,
+        {"en": "Draft tokens", "zh": "草稿词符数"},
+        {
+            "en": "Most tokens that the draft model drafts at once.",
+            "zh": "草稿模型每次最多预测的词符数。",
+        },
+        minimum=1,
+        maximum=16,
+        step=1,
+        group="advanced",
+    ),
+    Option(
+        "gpu_layers_draft",
+        "gpu-layers-draft",
+        256,
+        {"en": "GPU layers of the draft model", "zh": "草稿模型的 GPU 层数"},
+        {
+            "en": "Number of the draft model's layers to offload to the GPU: 0 = none, 256 = all.",
+            "zh": "草稿模型放到 GPU 上的层数：0 表示不使用 GPU，256 表示全部。",
+        },
+        minimum=-1,
+        maximum=256,
+        step=1,
+        group="advanced",
+    ),
+    Option(
+        "ctx_size_draft",
+        "ctx-size-draft",
+        0,
+        {"en": "Context of the draft model", "zh": "草稿模型的上下文长度"},
+        {
+            "en": "The draft model's context length in tokens; longer conversations get no drafts. 0 = the model's.",
+            "zh": "草稿模型的上下文长度（词符数），更长的对话不使用草稿。0 表示与大模型相同。",
+        },
+        minimum=0,
+        maximum=1 << 20,
         group="advanced",
     ),
     Option(

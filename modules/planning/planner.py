@@ -16,6 +16,7 @@ from modules.lora.manager import LoraManager, parse_saved
 from modules.options.load import OPTIONS
 from modules.planning.code_consent import CodeConsent
 from modules.planning.command_line import CommandLine
+from modules.planning.draft_header import with_draft_header
 from modules.planning.errors import SetByFilesOnly
 from modules.planning.load_request import LoadRequest
 from modules.planning.memory_budget import MemoryBudget
@@ -59,6 +60,7 @@ class Planner:
             raise refusal
         flags = self._command_line.options_for(record)
         settings = resolve(loader, model=record.defaults, saved=saved, flags=flags, form=request.form)
+        record = with_draft_header(record, option_values(settings))
         settings = self._memory.shrink_context(record, loader, settings, request.shown_context)
         settings = self._memory.choose_streams(record, loader, settings)
         plan = LoadPlan(record, loader, settings, self._loras_for(record, saved))

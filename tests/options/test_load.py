@@ -69,7 +69,7 @@ def test_exllamav2_has_the_options_of_exllamav2_hf() -> None:
     assert LOADERS["ExLlamav2"].options == LOADERS["ExLlamav2_HF"].options
 
 
-OWN = {"parallel", "mmproj", "kv_unified"}
+OWN = {"parallel", "mmproj", "kv_unified", "model_draft", "draft_max", "gpu_layers_draft", "ctx_size_draft"}
 """The options that only llama.cpp has, and that the original web UI of that time did not have."""
 
 ELSEWHERE = """rpc server-url server-model server-kind server-prompts server-key-env server-ca server-streams
@@ -77,11 +77,11 @@ ELSEWHERE = """rpc server-url server-model server-kind server-prompts server-key
 """Flags for what other machines do, which the original web UI does not have."""
 
 
-def test_llamacpp_hf_has_every_option_of_llama_cpp_except_three() -> None:
+def test_llamacpp_hf_has_every_option_of_llama_cpp_except_these() -> None:
     assert set(LOADERS["llama.cpp"].options) - set(LOADERS["llamacpp_HF"].options) == OWN
 
 
-def test_only_llama_cpp_has_these_three_options() -> None:
+def test_only_llama_cpp_has_these_options() -> None:
     assert [loader.name for loader in LOADERS.values() if OWN & set(loader.options)] == ["llama.cpp"]
 
 

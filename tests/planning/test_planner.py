@@ -282,3 +282,15 @@ def test_every_format_of_every_loader_has_a_reason_in_both_languages(folder: Pat
 def test_the_form_has_every_option_of_every_loader(folder: Path, make_app: MakeApp) -> None:
     app = make_app()
     assert set(app.planner.form_settings(app.record(NAME), {})) == set(OPTIONS)
+
+
+def test_the_plan_of_a_model_with_a_draft_model_knows_its_header(make_app: MakeApp, folder: Path) -> None:
+    app = make_app()
+    record = app.catalog.find(NAME)
+
+    def drafts(name: str) -> list[str]:
+        header = app.planner.plan(LoadRequest(record, form={"model_draft": name, "n_ctx": 512})).record.header
+        return list(header.drafts) if header else []
+
+    (folder / "damaged.gguf").write_bytes(b"GGUF")
+    assert [drafts(name) for name in ("other.gguf", "damaged.gguf", "absent.gguf", "")] == [["other.gguf"], [], [], []]

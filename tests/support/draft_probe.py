@@ -57,7 +57,10 @@ def main() -> None:
     request = json.load(sys.stdin)
     options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form=request["options"]))
     engine = LlamaCpp(Path(request["path"]), options, lambda progress: None)
-    engine.__dict__["_drafts"].costs = _FreeTokens()
+    drafts: Any = engine.__dict__["_drafts"]
+    drafts.costs = _FreeTokens(1.0)
+    if drafts._model is not None:
+        drafts._model.costs = _FreeTokens(0.0)
     answers = []
     for group in request["groups"]:
         answers.append([dataclasses.asdict(answer) for answer in _together(engine, group)])
@@ -67,13 +70,19 @@ def main() -> None:
 
 
 class _FreeTokens:
-    """Costs of batches that are all the same."""
+    """Batches that all take the same time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
 
     def record(self, size: int, seconds: float) -> None:
         pass
 
-    def estimate(self, size: int) -> float:
-        return 1.0
+    def seconds(self, size: int) -> float:
+        return self._seconds
+
+    def is_known(self, size: int) -> bool:
+        return True
 
 
 def _together(engine: Any, questions: Sequence[Question]) -> list[DraftedAnswer]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modules.core.events import Json
 from modules.core.paths import ROOT
+from modules.engines.llamacpp.draft_arguments import draft_calls
 from modules.options.load_llamacpp import OFF, rpc_nodes
 from modules.options.option import Value
 from modules.system import cpu_memory, thread_count
@@ -29,6 +30,8 @@ DEFAULT_SINK_SIZE = 5
 RPC_LIBRARY = ROOT / "overlays" / "rpc" / "libggml-rpc.so"
 """The RPC backend, which is compiled into an overlay of its own and loaded into any build of llama.cpp."""
 ADD_NODES = "ggml_backend_rpc_add_server"
+DRAFT = "draft"
+"""The name under which the calls have those of the draft model."""
 NO_PROJECTOR = "none"
 """The value of `mmproj` that leaves out a vision part which is beside the model."""
 
@@ -72,6 +75,8 @@ def arguments(path: Path, options: Options, build: Build) -> dict[str, Json]:
         calls["mtmd_init_from_file"] = {"mmproj_fname": name, "use_gpu": gpu, "n_threads": threads}
     if options["streaming_llm"]:  # not while loading, but whenever old messages have been dropped
         calls["llama_memory_seq_add"] = {"attention_sink_size": int(options["attention_sink_size"])}
+    if draft := draft_calls(path, options, calls):
+        calls[DRAFT] = draft
     return calls
 
 

@@ -47,6 +47,14 @@ class BatchCosts:
         is_fresh = self._batches - self._measured_at[size] < FRESH_STEPS
         return measured if is_fresh else min(measured, self._interpolate(size))
 
+    def seconds(self, size: int) -> float:
+        """Return the seconds that a batch of `size` tokens takes at the present pace; `estimate` before any batch."""
+        return self.estimate(size) * (statistics.median(self._paces) if self._paces else 1.0)
+
+    def is_known(self, size: int) -> bool:
+        """Tell whether the time of batches of `size` tokens was measured."""
+        return len(self._samples.get(size, ())) >= KNOWN_SAMPLES
+
     def _interpolate(self, size: int) -> float:
         """Return the cost between the sizes measured next to `size`, or by the assumed share from the only one."""
         smaller = max((other for other in self._measured_at if other < size), default=0)

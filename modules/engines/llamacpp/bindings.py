@@ -35,13 +35,21 @@ DECODED, CACHE_FULL, ABORTED = 0, 1, 2
 class Model:
     """A model with one context. `n_ctx`, `n_batch` and `n_ubatch` count tokens; `n_embd` is the size of an embedding.
 
-    `calls` are those of `llamacpp.arguments`; `progress` gets the loaded fraction, 0 to 1. Raises LoadFailed with
+    `calls` are those of `llamacpp.arguments`; `progress` gets the loaded fraction, 0 to 1. A second model of a process
+    uses the `log` of the first. Raises LoadFailed with
     llama.cpp's own message, Unsupported for a model that cannot generate text.
     """
 
-    def __init__(self, path: Path, calls: Mapping[str, Json], progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        calls: Mapping[str, Json],
+        progress: Callable[[float], None],
+        log: library.NativeLog | None = None,
+    ) -> None:
         library.initialize(calls["llama_numa_init"]["numa"] if "llama_numa_init" in calls else 0)
-        self.log = library.NativeLog()
+        self.path = path
+        self.log = library.NativeLog() if log is None else log
         nodes = _add_nodes(path, calls)
         model = ModelParams(calls["llama_model_load_from_file"], progress)
         self.handle = native.llama_model_load_from_file(os.fsencode(path), model.params)

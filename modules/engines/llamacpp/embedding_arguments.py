@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules.core.errors import ModelProblem
 from modules.core.events import Json, Note
-from modules.engines.llamacpp.arguments import Build, Options, arguments
+from modules.engines.llamacpp.arguments import DRAFT, Build, Options, arguments
 from modules.engines.llamacpp.notes import notes
 from modules.formats.embedding import POOLING_LAST, POOLING_MEAN, gguf_task, is_encoder
 from modules.formats.gguf_header import GgufHeader, read_header
@@ -25,7 +25,7 @@ MAX_TEXTS = 32
 """Texts that are computed together at most."""
 
 _UNUSED = ("type_k", "type_v")
-_GENERATION_ONLY = ("streaming_llm", "cache_4bit", "cache_8bit", "kv_unified")
+_GENERATION_ONLY = ("streaming_llm", "cache_4bit", "cache_8bit", "kv_unified", "model_draft")
 _NO_EFFECT = {
     "en": "No effect: this model computes vectors or scores and generates no text.",
     "zh": "无效：此模型只计算向量或分数，不生成文本。",
@@ -56,14 +56,15 @@ def embedding_arguments(path: Path, options: Options, build: Build, header: Gguf
         "embeddings": True,
         "pooling_type": pooling_type(header),
     }
-    calls.pop("llama_memory_seq_add", None)
+    for other in ("llama_memory_seq_add", DRAFT):
+        calls.pop(other, None)
     return calls
 
 
 def embedding_notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
     """Yield the notes of `notes`, but for the options that matter to the generation of text only."""
     yield from (note for note in notes(path, options, build) if note.option not in _GENERATION_ONLY)
-    yield from (Note(key, _NO_EFFECT) for key in _GENERATION_ONLY if options.get(key) not in (None, False, AUTO))
+    yield from (Note(key, _NO_EFFECT) for key in _GENERATION_ONLY if options.get(key) not in (None, False, "", AUTO))
 
 
 def pooling_type(header: GgufHeader) -> int:

@@ -19,12 +19,12 @@ from modules.engines.engine_protocol import Operations, Report
 from modules.engines.llamacpp.arguments import ADD_NODES, arguments, offloads
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model, largest
+from modules.engines.llamacpp.draft_model import open_draft_model
 from modules.engines.llamacpp.drafting import DraftPlanner
 from modules.engines.llamacpp.image_cells import text_tokens
 from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.loglikelihoods import WindowEvaluator
-from modules.engines.llamacpp.lookup_drafter import LookupDrafter
 from modules.engines.llamacpp.lora import LlamaAdapters
 from modules.engines.llamacpp.next_turn import NextTurn
 from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, no_library_note, notes, unusable_projector_note
@@ -61,12 +61,13 @@ class LlamaCpp:
         self._batch = Batch(self.model.n_batch)
         attention_sink_size = calls.get("llama_memory_seq_add", {}).get("attention_sink_size")
         max_saved_bytes = min(MAX_SAVED_BYTES, cpu_memory.total_memory() // 16)
-        slots = calls["llama_init_from_model"]["n_seq_max"]
+        slots, streaming_llm = calls["llama_init_from_model"]["n_seq_max"], bool(options["streaming_llm"])
         self._cache = KVCache(self.model, slots, attention_sink_size, max_saved_bytes)
         self._scheduler = Scheduler(self.model, self._cache)
         self._is_interrupted = False
         self._next_turn = NextTurn(self.model, self._cache, self._batch)
-        self._drafts = DraftPlanner(self.model.n_batch, self.model.n_ctx)
+        draft_model, draft_notes = open_draft_model(self.model, calls)
+        self._drafts = DraftPlanner(self.model.n_batch, self.model.n_ctx, draft_model)
         self._windows = WindowEvaluator(self.model, self._cache, self._scheduler, self._batch)
         self._warm_up()
         if not options["threads"] and not offloads(options, build):
@@ -90,7 +91,7 @@ class LlamaCpp:
             context_length=self.model.n_ctx,
             special_tokens=self._vocabulary.special_tokens,
             memory=cpu_memory.resident_memory(),
-            notes=(*notes(path, options, build), *self._runtime_notes(bool(options["streaming_llm"])), *vision_notes),
+            notes=(*notes(path, options, build), *self._runtime_notes(streaming_llm), *vision_notes, *draft_notes),
             vocabulary_size=self._vocabulary.size,
             fim=self._vocabulary.fim_tokens,
             slots=slots,
@@ -143,8 +144,8 @@ class LlamaCpp:
         request.images = {first: chunk for first, chunk in chunks if first in used}
         texts = params.get("visible", ())
         request.visible = frozenset(token for text in texts for token in self._vocabulary.tokenize(text, False))
-        if params["prompt_lookup_num_tokens"] and self.model.can_truncate and not images:
-            request.drafter = LookupDrafter(tokens, params["prompt_lookup_num_tokens"])
+        if self.model.can_truncate and not request.images:
+            self._drafts.prepare(request)
         self._scheduler.add(request)
 
     def forget(self) -> None:

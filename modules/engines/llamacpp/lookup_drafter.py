@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from array import array
-from bisect import bisect_right
 
+from modules.engines.llamacpp.acceptance import AcceptanceRates
 from modules.engines.prompt_lookup import PromptLookup
 
-_LEARNING_RATE = 0.5
-_SHARED_LEARNING_RATE = 0.3
-
-
-class AcceptanceRates:
-    """How likely draft tokens are right, by the length of the match they continue, learned from those of one answer.
-
-    An online logistic regression with a weight for each group of lengths, and one for all, as some answers copy more
-    than others. `_STARTS` are the shortest matches of each group, `_ASSUMED` its rates before anything is known, as
-    they were measured in chats (benchmarks/draft.py).
-    """
-
-    _STARTS = (1, 2, 3, 5, 8, 12, 20)
-    _ASSUMED = (0.15, 0.45, 0.57, 0.67, 0.85, 0.92, 0.95)
-
-    def __init__(self) -> None:
-        self._weights = [math.log(rate / (1 - rate)) for rate in self._ASSUMED]
-        self._shared = 0.0
-
-    def record(self, matched: int, is_right: bool) -> None:
-        error = is_right - self.rate(matched)
-        self._weights[self._group(matched)] += _LEARNING_RATE * error
-        self._shared += _SHARED_LEARNING_RATE * error
-
-    def rate(self, matched: int) -> float:
-        return 1 / (1 + math.exp(-self._shared - self._weights[self._group(matched)]))
-
-    def _group(self, matched: int) -> int:
-        return bisect_right(self._STARTS, matched) - 1
+MATCH_LENGTHS = (1, 2, 3, 5, 8, 12, 20)
+ASSUMED_RATES = (0.15, 0.45, 0.57, 0.67, 0.85, 0.92, 0.95)
+"""How often the token after a match of such a length was right in eight chats with SmolLM2."""
 
 
 class LookupDrafter:
@@ -44,7 +17,7 @@ class LookupDrafter:
 
     def __init__(self, tokens: array[int], max_tokens: int) -> None:
         self._lookup = PromptLookup(tokens)
-        self._rates = AcceptanceRates()
+        self._rates = AcceptanceRates(MATCH_LENGTHS, ASSUMED_RATES)
         self._max_tokens = max_tokens
 
     def draft(self, room: int) -> tuple[list[int], list[float]]:

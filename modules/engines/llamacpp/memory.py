@@ -31,6 +31,7 @@ from modules.engines.llamacpp.arguments import (
     tensor_split,
     vision_on_gpu,
 )
+from modules.engines.llamacpp.draft_arguments import draft_options
 from modules.engines.llamacpp.embedding_arguments import logit_bytes, longest_text, step_tokens
 from modules.engines.memory import CUDA_CONTEXT_BYTES, MIN_CONTEXT, Estimate, Options, fits
 from modules.formats.embedding import gguf_task
@@ -84,8 +85,14 @@ def estimate(header: GgufHeader, options: Options) -> Estimate:
 def placed(header: GgufHeader, options: Options, gpus: Sequence[int] = ()) -> tuple[Estimate, ...]:
     """Estimate what main memory will hold, then each GPU.
 
-    `gpus` are their free bytes, by which llama.cpp splits the layers unless tensor_split is set.
+    `gpus` are their free bytes, by which llama.cpp splits the layers unless tensor_split is set. A draft model counts.
     """
+    draft = header.drafts.get(str(options.get("model_draft", "")))
+    if draft is not None:
+        n_ctx = (int(options["n_ctx"]) or header.context_length) * stream_count(options)
+        alone = placed(header, {**options, "model_draft": ""}, gpus)
+        beside = placed(draft, draft_options(options, n_ctx), gpus)
+        return tuple(one + other for one, other in zip(alone, beside, strict=True))
     context = _context(header, options if gpus else {**options, "cpu": True})
     devices = _layer_devices(header, options, gpus)
     logits = logit_bytes(header, options) if gguf_task(header) else 0

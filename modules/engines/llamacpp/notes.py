@@ -17,6 +17,7 @@ from modules.engines.llamacpp.arguments import (
 )
 from modules.system import thread_count
 
+DRAFT_DEFAULTS = {"draft_max": 4, "gpu_layers_draft": 256, "ctx_size_draft": 0}
 CANNOT_SHIFT_NOTE = Note(
     "streaming_llm",
     {
@@ -44,6 +45,7 @@ def notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
     yield from _sinks(options)
     yield from _streams(options)
     yield from _threads(options)
+    yield from _draft(options)
     yield from _rpc(options)
     if not build.gpu_offload and not nodes(options):
         yield from _without_gpu(options)
@@ -104,6 +106,12 @@ def _sinks(options: Options) -> Iterator[Note]:
                 "zh": "无效：仅在 streaming_llm 启用时生效。",
             },
         )
+
+
+def _draft(options: Options) -> Iterator[Note]:
+    for key in DRAFT_DEFAULTS if not options["model_draft"] else ():
+        if options[key] != DRAFT_DEFAULTS[key]:
+            yield Note(key, {"en": "No effect without model_draft.", "zh": "无效：仅在设置 model_draft 时生效。"})
 
 
 def _rpc(options: Options) -> Iterator[Note]:
@@ -178,5 +186,16 @@ def no_library_note() -> Note:
             "python server.py --install llama.cpp installs one that has it.",
             "zh": "不支持图片：所安装的 llama-cpp-python 编译时未包含 mtmd。"
             "运行 python server.py --install llama.cpp 可重新安装。",
+        },
+    )
+
+
+def unusable_draft_note(model: str, draft: str, reason: str, reason_zh: str) -> Note:
+    """Return the note that a draft model was not loaded."""
+    return Note(
+        "model_draft",
+        {
+            "en": f"Not used: {draft} cannot draft for {model}: {reason.rstrip('.')}.",
+            "zh": f"未使用：{draft} 不能为 {model} 起草：{reason_zh.rstrip('。')}。",
         },
     )

@@ -10,6 +10,7 @@ import llama_cpp
 import llama_cpp.llama_cpp as native
 
 from modules.core.events import Json
+from modules.engines.llamacpp.arguments import DRAFT
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import has_images
 from modules.engines.llamacpp.kv_cache import KVCache, SavedPrefix
@@ -19,7 +20,7 @@ _WITHOUT_EFFECT = {
     "llama_init_from_model": ("n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch"),
 }
 """Arguments by calls that change neither keys and values nor how they are saved, except for rounding."""
-_OTHER_CALLS = ("llama_numa_init", "ggml_backend_load", "mtmd_init_from_file")
+_OTHER_CALLS = ("llama_numa_init", "ggml_backend_load", "mtmd_init_from_file", DRAFT)
 _META_BYTES = 128
 MAX_COPY_WHILE_LOADED = 512 << 20
 """Bytes of a slot's state that are copied while the model stays loaded: a request that arrives waits for that copy.

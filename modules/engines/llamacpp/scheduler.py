@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from modules.core.events import Json
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import Model
+from modules.engines.llamacpp.draft_model import ModelDrafter
 from modules.engines.llamacpp.image_cells import text_length
 from modules.engines.llamacpp.kv_cache import KVCache, Slot
 from modules.engines.llamacpp.lookup_drafter import LookupDrafter
@@ -60,7 +61,8 @@ class Request:
     first_token_at: float = 0.0
     visible: frozenset[int] = frozenset()
     images: Mapping[int, ImageChunk] = field(default_factory=dict)
-    drafter: LookupDrafter | None = None
+    lookup_drafter: LookupDrafter | None = None
+    model_drafter: ModelDrafter | None = None
     draft: array[int] = field(default_factory=lambda: array("i"))
     drafted_tokens: int = 0
     accepted_tokens: int = 0

@@ -14,6 +14,7 @@ from modules.core.errors import OptionError
 from modules.core.paths import ROOT
 from modules.engines.llamacpp import arguments as ours
 from modules.engines.llamacpp.arguments import ADD_NODES, Build, arguments
+from modules.engines.llamacpp.draft_arguments import draft_path
 from modules.engines.llamacpp.notes import notes
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
@@ -44,7 +45,8 @@ def changed(option: Option) -> Value:
         return not option.default
     if isinstance(option.default, str):
         return option.choices[-1] if option.choices else option.example
-    return option.parse(option.default + max(3, option.least or 0))
+    larger = option.default + max(3, option.least or 0)
+    return option.parse(larger if option.maximum is None or larger <= option.maximum else option.minimum)
 
 
 def test_every_option_changes_the_calls_or_has_a_note(subtests: pytest.Subtests) -> None:
@@ -74,7 +76,10 @@ def test_every_note_names_an_option_of_this_loader_in_both_languages(subtests: p
 def all_calls() -> list[dict[str, Any]]:
     single = [{key: changed(OPTIONS[key])} for key in KEYS]
     combined = {key: changed(OPTIONS[key]) for key in KEYS}
-    return [calls(build, **options) for build in BUILDS for options in [{}, *single, combined]]
+    made = [calls(build, **options) for build in BUILDS for options in [{}, *single, combined]]
+    drafts = [large.pop("draft") for large in made if "draft" in large]
+    assert all(draft.pop("common_params_speculative") for draft in drafts), "no call of the library: a limit of ours"
+    return made + drafts
 
 
 def test_every_field_exists_in_the_structs_of_the_library() -> None:
@@ -281,3 +286,39 @@ def test_impossible_nodes_are_refused(subtests: pytest.Subtests) -> None:
     for value in ("host", "host:0", "host:65536", "1.2.3:1", "1.2.3.256:1", "a:1,a:1", "[::1]:1", ",".join(nodes)):
         with subtests.test(value=value[:20]), pytest.raises(OptionError):
             option.parse(value)
+
+
+# -- draft models ------------------------------------------------------------------------------------------------------
+
+
+def test_a_draft_model_is_loaded_with_what_suits_it() -> None:
+    assert "draft" not in calls()
+    made = calls(
+        GPU_BUILD, model_draft="small.gguf", n_ctx=4096, rope_freq_base=5e5, tensor_split="1,2", n_gpu_layers=9
+    )
+    small = made["draft"]
+    assert (small[CONTEXT]["n_ctx"], small[MODEL]["n_gpu_layers"]) == (4096, -1)
+    assert "rope_freq_base" not in small[CONTEXT] and "tensor_split" not in small[MODEL]
+    assert small["common_params_speculative"] == {"n_max": 4}
+    made = calls(model_draft="small.gguf", draft_max=7, ctx_size_draft=512, gpu_layers_draft=3, kv_unified="off")
+    assert (made["draft"][CONTEXT]["n_ctx"], made["draft"][MODEL]["n_gpu_layers"]) == (512, 3)
+    assert made["draft"][CONTEXT]["kv_unified"] and not made[CONTEXT]["kv_unified"]
+    assert made["draft"]["common_params_speculative"] == {"n_max": 7}
+
+
+def test_a_draft_model_is_found_beside_the_model_and_in_the_folders_above(tmp_path: Path) -> None:
+    model = tmp_path / "models" / "publisher" / "large.gguf"
+    (model.parent / "sub").mkdir(parents=True)
+    for path in (model.parent / "a.gguf", tmp_path / "models" / "b.gguf", model.parent / "sub" / "c.gguf"):
+        path.touch()
+    for name, found in {"a.gguf": model.parent, "b.gguf": tmp_path / "models", "absent.gguf": model.parent}.items():
+        assert draft_path(model, {"model_draft": name}) == found / name
+    assert draft_path(model, {"model_draft": "publisher/sub/c.gguf"}) == model.parent / "sub" / "c.gguf"
+    assert draft_path(model, {"model_draft": ""}) is None
+
+
+def test_a_draft_model_cannot_be_named_outside_the_folder_of_models(subtests: pytest.Subtests) -> None:
+    for name in ("/etc/a.gguf", "../a.gguf", "a/../../b.gguf", "a//b.gguf", "./a.gguf", "a.bin", "c:\\a.gguf"):
+        with subtests.test(name), pytest.raises(OptionError):
+            OPTIONS["model_draft"].parse(name)
+    assert OPTIONS["model_draft"].parse("publisher/a b.gguf") == "publisher/a b.gguf"

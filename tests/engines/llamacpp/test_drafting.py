@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 
 from modules.core.events import Text
+from modules.engines.llamacpp.acceptance import AcceptanceRates
 from modules.engines.llamacpp.drafting import DraftPlanner
-from modules.engines.llamacpp.lookup_drafter import AcceptanceRates, LookupDrafter
+from modules.engines.llamacpp.lookup_drafter import ASSUMED_RATES, MATCH_LENGTHS, LookupDrafter
 from modules.engines.llamacpp.scheduler import Request
 from modules.engines.token_ids import common_prefix_length
 from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import load
 from tests.support.answers import Crowd, answer, forget
 from tests.support.draft_probe import DraftedAnswer, Question, drafted_answers
+from tests.support.hf_folder import read_metadata
 from tests.support.llama_requests import OPTIONS, TOPICS, chat
+from tests.support.tiny_model import tiny_gguf_bytes
 
 COPIED = list(range(100, 140))
 CHEAP, DEAR = 0.05, 1.0
@@ -33,7 +37,7 @@ def request(text: Sequence[int], max_new_tokens: int = 0, lookup: int = 8) -> Re
     tokens = array("i", text)
     made = Request(1, tokens, {"max_new_tokens": max_new_tokens}, None, None, len(tokens), 0.0)  # type: ignore[arg-type]
     made.evaluated = len(tokens) - 1
-    made.drafter = LookupDrafter(tokens, lookup) if lookup else None
+    made.lookup_drafter = LookupDrafter(tokens, lookup) if lookup else None
     return made
 
 
@@ -66,7 +70,7 @@ def test_unlikely_drafts_are_not_evaluated() -> None:
 def test_drafts_that_would_have_been_wrong_are_soon_given_up_without_having_been_evaluated() -> None:
     text = [token for number in range(40) for token in (1, 2, 3, 100 + number)]
     wrong = request([*text, 1, 2, 3])
-    assert wrong.drafter is not None
+    assert wrong.lookup_drafter is not None
     drafting = planner(0.3)
     assert draft_lengths(drafting, wrong) == [1]
     for number in range(20):
@@ -107,7 +111,7 @@ def test_no_draft_shares_a_batch_with_a_part_of_a_prompt_or_follows_one_without_
 
 
 def test_rates_follow_the_answer_and_long_matches_are_trusted_more() -> None:
-    rates = AcceptanceRates()
+    rates = AcceptanceRates(MATCH_LENGTHS, ASSUMED_RATES)
     assert [rates.rate(length) for length in (1, 2, 4, 30)] == sorted(rates.rate(length) for length in (1, 2, 4, 30))
     before = rates.rate(2), rates.rate(12)
     for _ in range(10):
@@ -140,18 +144,24 @@ ENDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def answers(tiny: Path) -> dict[str, tuple[DraftedAnswer, DraftedAnswer]]:
-    """Return answers without and with drafts by name, all from one child process."""
+@pytest.fixture(scope="module", params=["lookup", "draft model"])
+def answers(request: pytest.FixtureRequest, tiny: Path) -> dict[str, tuple[DraftedAnswer, DraftedAnswer]]:
+    """Return answers without and with drafts by name. The draft model is the model itself: its drafts are right where
+    the likeliest token is taken."""
     single: dict[str, Question] = {f"seed {number}": (SENTENCE, params) for number, params in enumerate(SAMPLED)}
     single |= {"greedy": (SENTENCE, PLAIN), "penalties": (SENTENCE, PENALIZED)}
+    single["free"] = (SENTENCE, {"max_new_tokens": 40, "ban_eos_token": True})
     single |= {name: (SENTENCE * 3, settings) for name, settings in ENDS.items()}
     crowd: dict[str, Question] = {topic: (chat(topic), PLAIN) for topic in TOPICS}
     groups = [[question] for question in single.values()] + [list(crowd.values())]
-    with_drafts = [[(prompt, {**settings, **LOOKUP}) for prompt, settings in group] for group in groups]
-    mixed = [question if number % 2 else with_drafts[-1][number] for number, question in enumerate(groups[-1])]
     options = {**OPTIONS, "n_ctx": 256}
-    both = drafted_answers(tiny, options, [*groups, *with_drafts[:-1], mixed])
+    if request.param == "lookup":
+        with_drafts = [[(prompt, {**settings, **LOOKUP}) for prompt, settings in group] for group in groups]
+        mixed = [question if number % 2 else with_drafts[-1][number] for number, question in enumerate(groups[-1])]
+        both = drafted_answers(tiny, options, [*groups, *with_drafts[:-1], mixed])
+    else:
+        both = drafted_answers(tiny, options, groups)
+        both += drafted_answers(tiny, {**options, "model_draft": tiny.name, "draft_max": 6}, groups)
     plain, drafted = (
         [answer for group in side for answer in group] for side in (both[: len(groups)], both[len(groups) :])
     )
@@ -166,7 +176,7 @@ def test_answers_end_with_drafts_as_they_do_without(answers: Answers, subtests: 
         with subtests.test(name):
             plain, drafted = answers[name]
             assert dataclasses.replace(drafted, drafted=0, accepted=0) == plain
-            assert drafted.error or 0 < drafted.accepted <= drafted.drafted
+            assert drafted.error or drafted.drafted > 0
 
 
 def test_drafts_change_neither_the_likeliest_tokens_nor_what_a_seed_draws(answers: Answers) -> None:
@@ -177,11 +187,12 @@ def test_drafts_change_neither_the_likeliest_tokens_nor_what_a_seed_draws(answer
     assert sum(drafted.accepted for _, drafted in pairs) < sum(drafted.drafted for _, drafted in pairs)
 
 
-def test_drafts_save_batches_and_are_counted(answers: Answers) -> None:
-    plain, drafted = answers["grammar"]
+def test_drafts_save_batches_and_are_counted(answers: Answers, request: pytest.FixtureRequest) -> None:
+    by_model = "draft model" in request.node.callspec.id  # which does not know the grammar
+    plain, drafted = answers["free" if by_model else "grammar"]
     assert (plain.drafted, plain.accepted) == (0, 0)
     assert drafted.accepted > drafted.completion_tokens / 2
-    assert [answers[topic][1].drafted > 0 for topic in TOPICS] == [True, False, True, False]
+    assert sum(answers[topic][1].drafted > 0 for topic in TOPICS) in (2, 4), "two of them look nothing up"
 
 
 def test_a_request_with_a_draft_is_cancelled_at_once(tiny_llama: WorkerProcess) -> None:
@@ -191,3 +202,33 @@ def test_a_request_with_a_draft_is_cancelled_at_once(tiny_llama: WorkerProcess) 
     crowd.wait(call, Text, 5)
     tiny_llama.cancel(call)
     assert answer(tiny_llama, SENTENCE * 3, max_new_tokens=9, grammar_string=GRAMMAR).text == SENTENCE.rstrip()
+
+
+@pytest.fixture
+def fitting_names(smollm2: Path, tmp_path: Path, tiny: Path) -> Path:
+    """Return a model that lies in a folder with others, of which one has another vocabulary."""
+    metadata = read_metadata(smollm2)
+    texts = metadata["tokenizer.ggml.tokens"]
+    (tmp_path / "publisher").mkdir()
+    model = tmp_path / "publisher" / "large.gguf"
+    model.symlink_to(tiny)
+    (tmp_path / "small.gguf").symlink_to(tiny)
+    changed = {**metadata, "tokenizer.ggml.tokens": [*texts[:17], "<other>", *texts[18:]]}
+    (tmp_path / "publisher" / "foreign.gguf").write_bytes(tiny_gguf_bytes(changed))
+    return model
+
+
+def test_a_draft_model_that_does_not_fit_is_left_out_with_a_note(fitting_names: Path, worker: WorkerProcess) -> None:
+    options = {"n_ctx": 256, "threads": 1, "threads_batch": 1}
+    reasons = {}
+    for name in ("small.gguf", "publisher/foreign.gguf", "foreign.gguf", "absent.gguf"):
+        info = load(worker, fitting_names, **options, model_draft=name)
+        reasons[name] = [note.text["en"] for note in info.notes if note.option == "model_draft"]
+        assert answer(worker, SENTENCE, max_new_tokens=2).done.completion_tokens == 2
+    foreign = "Not used: foreign.gguf cannot draft for large.gguf: its token 17 is another text."
+    assert reasons == {
+        "small.gguf": [],
+        "publisher/foreign.gguf": [foreign],
+        "foreign.gguf": [foreign],
+        "absent.gguf": ["Not used: absent.gguf cannot draft for large.gguf: there is no such file."],
+    }

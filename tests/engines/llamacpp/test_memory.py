@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,17 @@ def test_the_vision_part_takes_its_size_and_a_buffer_as_large_as_mtmd_logs(
             buffer = (beside.other - without.other - 10**8) / 2**20
             assert mebibytes <= buffer <= 1.25 * mebibytes
             assert estimate(header, options(mmproj="absent.gguf")).other == without.other
+
+
+def test_a_draft_model_takes_what_it_takes_alone_with_its_own_options(make: Make) -> None:
+    large, small = make(), make(block_count=1)
+    both = dataclasses.replace(large, drafts={"small.gguf": small})
+    drafting = {"model_draft": "small.gguf", "gpu_layers_draft": 1, "n_ctx": 2048, "n_gpu_layers": -1, "parallel": 2}
+    for changes, n_ctx in (({}, 2048), ({"ctx_size_draft": 512}, 512), ({"kv_unified": "off"}, 4096)):
+        alone = placed(large, options(**drafting | changes), [GIB])
+        beside = placed(small, options(n_ctx=n_ctx, n_gpu_layers=1, parallel=2), [GIB])
+        assert placed(both, options(**drafting | changes), [GIB]) == tuple(map(add, alone, beside))
+    assert largest_context(both, options(**drafting), [sum(parts(alone[0])), GIB]) < 2048
 
 
 def test_the_vocabulary_and_the_logits_of_each_request_take_memory(smollm2: Path) -> None:
