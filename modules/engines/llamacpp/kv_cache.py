@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from modules.core.events import Json
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import has_images, positions, whole_chunks
-from modules.engines.prompt_cache.prompt_file import DamagedFile
+from modules.engines.llamacpp.stored_state import read_state
 from modules.engines.prompt_cache.store import PromptStore
 from modules.engines.token_ids import common_prefix_length
 
@@ -151,17 +151,11 @@ class KVCache:
         """Read the prefix in a file with which more of `tokens` need not be evaluated than `held`, if there is one."""
         if self.store is None:
             return None
-        prompt = self.store.find(tokens, held, self._model.can_truncate)
-        if prompt is None or len(prompt.tokens) > self._model.n_ctx:
+        busy = any(slot.busy for slot in self.slots)
+        if (found := read_state(self.store, self._model, tokens, held, busy)) is None:
             return None
-        state = np.empty(prompt.header.size, np.uint8)
-        try:
-            with self.store.reading(prompt) as reader:
-                reader.read_into(state.data)
-        except DamagedFile:
-            return None
-        length = min(common_prefix_length(prompt.tokens, tokens), len(tokens) - 1)
-        return Reuse(length, SavedPrefix(prompt.tokens[:], state), length)
+        length = min(common_prefix_length(found[0], tokens), len(tokens) - 1)
+        return Reuse(length, SavedPrefix(*found), length)
 
     def take_empty(self) -> Slot | None:
         """Return an empty slot, now busy; None if all are.
