@@ -36,6 +36,7 @@ from modules.core.prompt import Image, Prompt
 from modules.core.worker_errors import PromptTooLong
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
+from modules.runtime import loaded_model
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
@@ -93,6 +94,14 @@ def sent_prompt(
 
 SYSTEM: Message = {"role": "system", "content": "be brief"}
 LONG = " ".join(["word"] * 20)
+
+
+def test_a_prompt_says_what_follows_its_answer_in_the_next_turn(model: LoadedModel) -> None:
+    prompt = chat(model, conversation("hi")).prompt
+    assert prompt.next_turn == "\nuser: "
+    assert loaded_model._arguments(prompt, params())["params"]["next_turn"] == "\nuser: "
+    form = PromptForm(lambda messages, continue_last: "hi", ModelTemplate("echo", PLAIN))
+    assert chat(model, conversation("hi"), form=form).prompt.next_turn == "", "a form of another mode"
 
 
 def test_a_conversation_that_fits_is_sent_unchanged(model: LoadedModel) -> None:
