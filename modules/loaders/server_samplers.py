@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from modules.core.product import PRODUCT
+
 SCHEMA = "json_schema"
 """Among the samplers of a server: JSON schemas are enforced. Where grammars are, schemas are as well."""
 
@@ -22,11 +24,8 @@ _HUGGING_FACE = (
     }
 )
 _OPENAI = _COMMON | _BIASES | {"do_sample"}
-
-SERVER_SAMPLERS: Mapping[str, frozenset[str]] = {
-    "vllm": _HUGGING_FACE | {"add_bos_token"},
-    "sglang": _HUGGING_FACE,
-    "llama-server": _COMMON
+_LLAMA = (
+    _COMMON
     | _BIASES
     | {
         *("top_k", "min_p", "typical_p", "top_n_sigma", "xtc_threshold", "xtc_probability"),
@@ -35,7 +34,14 @@ SERVER_SAMPLERS: Mapping[str, frozenset[str]] = {
         *("mirostat_mode", "mirostat_tau", "mirostat_eta"),
         *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"),
         *("ban_eos_token", "grammar_string"),
-    },
+    }
+)
+
+SERVER_SAMPLERS: Mapping[str, frozenset[str]] = {
+    "vllm": _HUGGING_FACE | {"add_bos_token"},
+    "sglang": _HUGGING_FACE,
+    "text-studio": _LLAMA,  # it refuses what the loader of its model lacks
+    "llama-server": _LLAMA,
     "ollama": _COMMON | {"top_k", "min_p", "typical_p", "repetition_penalty", "repetition_penalty_range"},
     "lm-studio": _OPENAI | {"top_k", "repetition_penalty"},
     "openai": _OPENAI,
@@ -45,6 +51,7 @@ SERVER_SAMPLERS: Mapping[str, frozenset[str]] = {
 SERVER_NAMES: Mapping[str, str] = {
     "vllm": "vLLM",
     "sglang": "SGLang",
+    "text-studio": PRODUCT,
     "llama-server": "llama-server",
     "ollama": "Ollama",
     "lm-studio": "LM Studio",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from modules.options import load_shared as shared
 from modules.options.option import Option
 
-KINDS = ("auto", "vllm", "sglang", "llama-server", "ollama", "lm-studio", "openai")
+KINDS = ("auto", "vllm", "sglang", "text-studio", "llama-server", "ollama", "lm-studio", "openai")
 
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 SERVER_URL = Option(

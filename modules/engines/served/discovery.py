@@ -1,7 +1,7 @@
 """Find out which kind of server an address has, which model is used there, and what that can do.
 
-All questions are short GET and POST requests that change nothing. SGLang is asked for before Ollama, whose addresses it
-imitates.
+All questions are short GET and POST requests that change nothing. SGLang is asked for before Ollama, and other programs
+of this kind before llama-server, whose addresses they imitate.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from modules.engines.served.openai import LmStudio, OpenAi
 from modules.engines.served.server_facts import AUTO, LONGEST_TEXT, Choices, Wanted
 from modules.engines.served.server_kind import DISCOVERY_SECONDS, Ask, ServerFacts, ServerKind
 from modules.engines.served.sglang import Sglang
+from modules.engines.served.text_studio import TextStudio
 from modules.engines.served.vllm import Vllm
 from modules.options.load_remote import SERVER_MODEL
 
@@ -64,6 +65,7 @@ class _Row:
 KINDS: Mapping[str, _Row] = {
     "vllm": _Row(Vllm, server_facts.of_vllm, server_facts.is_vllm, frozenset({"vllm"})),
     "sglang": _Row(Sglang, server_facts.of_sglang, server_facts.is_sglang, frozenset({"sglang"})),
+    "text-studio": _Row(TextStudio, server_facts.of_text_studio, server_facts.is_text_studio),
     "llama-server": _Row(
         LlamaServer, server_facts.of_llama_server, server_facts.is_llama_server, frozenset({"llamacpp"})
     ),

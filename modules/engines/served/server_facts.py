@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from modules.core.events import Json, Note
+from modules.core.product import PRODUCT
 from modules.engines.served.prompts import ids_of
 from modules.engines.served.server_kind import DISCOVERY_SECONDS, MOST_TOKENS, Answer, Ask, ServerFacts, ServerLora
 from modules.engines.served.template_probe import derived_template
@@ -158,6 +159,19 @@ def of_sglang(ask: Ask, wanted: Wanted) -> ServerFacts:
         special_tokens=wanted.choices.special_tokens,
         loras=_loras(wanted),
     )
+
+
+# -- other programs of this kind ---------------------------------------------------------------------------------------
+
+
+def is_text_studio(ask: Ask) -> bool:
+    """Tell whether a server is another program of this kind, with a model in memory."""
+    return _text(_object(ask, "/props").get("build_info")).startswith(PRODUCT)
+
+
+def of_text_studio(ask: Ask, wanted: Wanted) -> ServerFacts:
+    """Return what another program of this kind tells, in the fields of a llama-server."""
+    return replace(of_llama_server(ask, wanted), kind="text-studio", alias="", loras=())
 
 
 # -- llama-server ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from modules.core.errors import OptionError
 from modules.core.events import Json
+from modules.core.product import PRODUCT
 from modules.core.server_errors import ServerDenied, ServerFailed, ServerRefused
 from modules.engines.served.discovery import MESSAGES_TEMPLATE, UNKNOWN_CONTEXT, Choices, discover, info_of
 from modules.engines.served.server_kind import ASK_SECONDS, Answer, ServerFacts, ServerLora
@@ -44,6 +45,12 @@ LLAMA: dict[str, Canned] = {
     },
     "/tokenize": {"tokens": []},
     "/lora-adapters?model=m.gguf": [{"id": 0, "path": "/l/green.gguf", "scale": 1.0}],
+}
+TEXT_STUDIO: dict[str, Canned] = {
+    **models({"id": "m.gguf", "owned_by": "local", "context_length": 1024}),
+    "/props": {**LLAMA["/props?model=m.gguf"], "build_info": f"{PRODUCT} 1234"},  # type: ignore[dict-item]
+    "/props?model=m.gguf": {**LLAMA["/props?model=m.gguf"], "build_info": f"{PRODUCT} 1234"},  # type: ignore[dict-item]
+    "/tokenize": {"tokens": []},
 }
 SGLANG: dict[str, Canned] = {
     **models({"id": "qwen", "owned_by": "sglang", "root": "qwen", "max_model_len": 32768}),
@@ -81,6 +88,7 @@ def test_each_kind_of_server_is_recognized(subtests: pytest.Subtests) -> None:
     for name, answers in {
         "vllm": VLLM,
         "llama-server": LLAMA,
+        "text-studio": TEXT_STUDIO,
         "sglang": SGLANG,
         "ollama": OLLAMA,
         "lm-studio": LM_STUDIO,

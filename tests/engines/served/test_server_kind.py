@@ -117,6 +117,21 @@ EXPECTED: dict[str, tuple[str, dict[str, Json]]] = {
             "stop": ["STOP"],
         },
     ),
+    "text-studio": (
+        "/v1/completions",
+        {
+            **_STREAM,
+            **{key: value for key, value in VALUES.items() if key in SERVER_SAMPLERS["text-studio"]},
+            "dynamic_temperature": False,
+            "dynatemp_low": 1.0,
+            "dynatemp_high": 1.0,
+            "dynatemp_exponent": 1.0,
+            "logit_bias": {"13": 2.5},
+            "max_tokens": 9,
+            "stop": ["STOP"],
+            "prompt": "Hi",
+        },
+    ),
     "ollama": (
         "/api/generate",
         {
@@ -215,6 +230,7 @@ def test_a_json_schema_is_enforced_by_each_server_in_its_own_words(subtests: pyt
         "ollama": {"format": CLEAN},
         "lm-studio": {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True}}},
     }
+    fields["text-studio"] = fields["lm-studio"]
     fields["lm-studio"]["response_format"]["json_schema"]["schema"] = CLEAN
     fields["openai"] = fields["lm-studio"]
     plain = {**params(), "answer_grammar": ["json", SCHEMA]}
@@ -334,7 +350,7 @@ def test_token_ids_are_sent_as_they_are_or_refused_by_name(subtests: pytest.Subt
     prompt = ServedPrompt(tokens=(5, 6))
     for name in KINDS:
         with subtests.test(name):
-            if name in ("vllm", "sglang", "llama-server"):
+            if name in ("vllm", "sglang", "text-studio", "llama-server"):
                 assert kind_of(name).request(prompt, params()).body["prompt"] == [5, 6]
             else:
                 with pytest.raises(Unsupported, match="token ids"):
