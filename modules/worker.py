@@ -40,7 +40,7 @@ from modules.core.events import (
     texts_line,
     to_line,
 )
-from modules.core.prompt import Prompt
+from modules.core.prompt import PRIVATE, Prompt
 from modules.core.worker_errors import LoadFailed
 from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
@@ -112,6 +112,7 @@ class Worker:
         self._evaluations: dict[int, Generator[None, None, Json]] = {}  # operations that run in parts, by their calls
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
         self._large: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._is_private = False  # whether a prompt is in the cache that must not be stored
         self._tokenizing: dict[int, CancelToken] = {}  # generations that are not in the inbox yet
         self._queueing, self._finishing = threading.Lock(), threading.Lock()
         threading.Thread(target=self._run_large, daemon=True).start()
@@ -122,6 +123,7 @@ class Worker:
         A `large` one is left to a thread that serves one of them after the other, as is one with images: the file of a
         picture may be small, and take seconds to decode.
         """
+        self._is_private |= bool(args.get("params", {}).pop(PRIVATE, False))
         engine, large = self._engine, large or Prompt.has_images(args.get("prompt"))
         if operation == "next":
             args = {"top": next_token.DEFAULT_CANDIDATES} | args
@@ -232,7 +234,7 @@ class Worker:
     def _take_requests(self) -> None:
         """Serve all requests that have arrived; wait for one if there is nothing to do."""
         if self._idle:
-            self._serve(*next_request(self._inbox, self._engine))
+            self._serve(*next_request(self._inbox, None if self._is_private else self._engine))
         if self._engine is not None:
             self._engine.resume()  # before looking: requests from now on interrupt again
         while not self._inbox.empty():
@@ -243,7 +245,7 @@ class Worker:
         """Save prompts, also those of generations under way, as far as there is time, and end the process."""
         for call in list(self._running):
             self._cancel(call)
-        save_at_end(self._engine)
+        save_at_end(None if self._is_private else self._engine)
         child_process.end()
 
     def _line(self, call: int, event: Event) -> bytes:

@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -18,12 +19,13 @@ from modules.chat.pictures import refuse_pictures
 from modules.chat.prompt import room
 from modules.chat.receipt import receipt
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
-from modules.conversations.errors import ConversationNotFound, ConversationNotSaved
+from modules.conversations.errors import ConversationNotFound, ConversationNotSaved, VisitorMemoryFull
 from modules.conversations.store import ConversationStore
 from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Done, Event, Failed, Json, Progress, Text, Waiting
 from modules.core.pieces import REASONING, Piece
 from modules.core.product import LOG_FILE
+from modules.core.prompt import PRIVATE
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_source import ModelSource, wait_for_lease
 from modules.system.cancellation import Cancelled, CancelToken
@@ -214,7 +216,8 @@ class Run:
             dropped = first
         if dropped != conversation.dropped_until:
             self._save(partial(_remember_dropped, dropped=dropped, space=space))
-        self._store.blobs.put(prompt.prompt.used_text(done.shortened).encode("utf-8", "surrogatepass"))
+        with suppress(VisitorMemoryFull):  # the answer is worth more than the prompt of its receipt
+            self._store.blobs.put(prompt.prompt.used_text(done.shortened).encode("utf-8", "surrogatepass"))
         return record
 
     def _prepared(
@@ -242,7 +245,8 @@ class Run:
         """Write what the model replies to the prompt. Return None if it was stopped before."""
         if self._stopped.is_set():
             return None
-        self._stop_worker = self._model.start(prompt.prompt, self._params, self._inbox.put)
+        private = {} if self._store.is_kept else {PRIVATE: True}
+        self._stop_worker = self._model.start(prompt.prompt, {**self._params, **private}, self._inbox.put)
         if self._stopped.is_set():
             self._stop_worker()
         return self._follow()

@@ -120,10 +120,10 @@ class ConversationNotSaved(ConversationError):
 class VisitorMemoryFull(ConversationError):
     status = 507
     template = {
-        "en": "Not saved: without a login, your conversations and your files may have {megabytes} MB each. "
-        "Delete conversations that you no longer need, or ask the owner of this server for a login.",
-        "zh": "未能保存：未登录时，对话和文件各不得超过 {megabytes} MB。请删除不再需要的对话，"
-        "或向服务器所有者申请登录账号。",
+        "en": "Not saved: conversations in memory (incognito, or without a login), and their files, may have "
+        "{megabytes} MB each. Delete some that you no longer need, or go on in one that is stored.",
+        "zh": "未能保存：保存在内存中的对话（无痕对话或未登录时的对话）及其文件各不得超过 {megabytes} MB。"
+        "请删除不再需要的对话，或改用会保存的对话。",
     }
     megabytes: int
 

@@ -52,12 +52,13 @@ class ConversationStore:
 
     Methods with an id raise ConversationNotFound; those that open a file, InvalidConversation; those that change one,
     also ReadOnlyConversation and ConversationNotSaved. `version` grows whenever the list changes. All methods may be
-    called from any thread.
+    called from any thread. `is_kept` is whether they are on the disk.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder: Folder = MemoryFolder() if folder is None else DiskFolder(folder)
         self._name = "" if folder is None else str(folder)
+        self.is_kept = folder is not None
         self.blobs = BlobStore(None if folder is None else folder / "attachments")
         self.version = 0
         self._lock = threading.Lock()  # of the fields below; held for moments only
@@ -194,6 +195,14 @@ class ConversationStore:
             return self.blobs.put(content)
         except ConversationNotSaved:
             return hashlib.sha256(content).hexdigest()
+
+    def has(self, id: str) -> bool:
+        """Return whether there is such a conversation."""
+        try:
+            self._folder.stamp(ids.path_of(id))
+        except (ConversationNotFound, FileNotFoundError):
+            return False
+        return True
 
     def problem(self, id: str) -> Words | None:
         """Return why the conversation must not be changed, as the end of a sentence; None if it may be."""

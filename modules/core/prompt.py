@@ -10,6 +10,8 @@ from modules.core.events import Json
 
 SYSTEM_ROLES = ("system", "developer")
 """Roles of messages that stay in a conversation whose oldest messages are dropped."""
+PRIVATE = "private"
+"""A parameter of a request whose prompt must never be on the disk: the worker then saves no prompts any more."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "search_conversations": ("搜索对话", "Search conversations"),
     "conversations": ("对话", "Conversations"),
     "no_conversations": ("还没有对话。", "No conversations yet."),
+    "incognito": ("无痕对话", "Incognito chat"),
+    "incognito_note": (
+        "无痕对话：只在服务器内存中，不写入磁盘；删除对话或服务器停止后即消失。",
+        "Incognito: only in the server's memory, never on its disk. Gone once you delete it or the server stops.",
+    ),
+    "deleted_for_good": ("已永久删除“{title}”。", "Deleted for good: “{title}”"),
     "not_kept": (
         "您是访客：对话只在服务器的内存中，服务器停止后即消失。",
         "You are a guest: conversations are only in the server's memory, until it stops.",

@@ -72,6 +72,13 @@ def test_a_conversation_is_opened_renamed_pinned_and_found(chromium: Browser, se
         expect(page.locator(".tx-entry mark").first).to_have_text("天空")
         page.keyboard.press("Escape")
         expect(page.locator(".tx-entry")).to_have_count(4)
+        page.get_by_role("button", name="无痕对话", exact=True).click()
+        expect(page.locator("#tx-incognito")).to_be_visible()
+        expect(page.locator('[data-group="无痕对话"] .tx-entry')).to_have_attribute("aria-current", "page")
+        page.locator('[data-group="无痕对话"] .tx-entry').focus()
+        page.keyboard.press("Delete")
+        expect(page.locator("#tx-incognito")).to_be_hidden()
+        expect(page.locator(".tx-entry")).to_have_count(4)
 
 
 def test_the_keyboard_moves_renames_and_deletes_with_undo(chromium: Browser, server: Server) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from modules.core.prompt import PRIVATE
 from modules.loaders.registry import Loader
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA, TRANSFORMERS, load
-from tests.support.answers import answer, ask, forget
+from tests.support.answers import answer, ask, forget, parameters
 from tests.support.llama_requests import LONG, OPTIONS, assert_same_answer, describe_cache
 from tests.support.worker_pool import WorkerPool
 
@@ -53,6 +54,9 @@ def test_llama_cpp_goes_on_with_a_conversation_of_a_worker_that_has_ended(
     assert cold.done.cached_tokens == 0
     assert_same_answer(again, cold)
     assert not any(slot["busy"] for slot in describe_cache(second)["slots"])
+    list(second.events("generate", prompt="A secret. " + LONG, params={**parameters(max_new_tokens=1), PRIVATE: True}))
+    second.close()
+    assert list(folder.glob("*.kv")) == [], "nothing is saved after a private prompt"
 
 
 def test_transformers_saves_a_conversation_while_it_is_idle(

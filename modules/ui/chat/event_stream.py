@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from modules.app import App
 from modules.conversations.errors import ConversationNotFound
@@ -18,7 +18,8 @@ from modules.ui.server_events import PING, News, Waker, event_bytes
 class EventStream:
     """The events of one page that shows the conversation `id`, "" for none.
 
-    Of a draft that has ended already, only a page that `wants_draft` is told.
+    It is in `store`, and the list shows those of `stores`. Of a draft that has ended already, only a page that
+    `wants_draft` is told.
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class EventStream:
         renderer: Renderer,
         id: str,
         wants_draft: bool = False,
+        stores: Sequence[ConversationStore] = (),
     ) -> None:
         self._app, self._page, self._store, self._id = app, page, store, id
+        self._stores = stores or (store,)
         self._view = ConversationView(page, renderer)
         self._listed: tuple[int, set[str]] | None = None
         self._unread = True  # whether the conversation may have changed since it was read
@@ -51,10 +54,10 @@ class EventStream:
             waker.wake()
 
         def on_run(store: ConversationStore, id: str, begun_or_ended: bool) -> None:
-            if store is self._store and (begun_or_ended or id == self._id):
+            if store in self._stores and (begun_or_ended or id == self._id):
                 waker.wake()
 
-        ends = (self._store.subscribe(on_change), self._app.runs.listen(on_run))
+        ends = (*(store.subscribe(on_change) for store in self._stores), self._app.runs.listen(on_run))
         try:
             while True:
                 waker.begin()
@@ -69,7 +72,8 @@ class EventStream:
                 end()
 
     def _list_news(self) -> News:
-        listed = (self._store.version, self._app.runs.running(self._store))
+        running: set[str] = set().union(*map(self._app.runs.running, self._stores))
+        listed = (version_of(self._stores), running)
         if listed == self._listed:
             return []
         self._listed = listed
@@ -106,8 +110,14 @@ class EventStream:
         saved = run.rev if run and self._live_message == message else None  # by the run: the page has it already
         if rev not in (self._rev, saved) or message != self._live_message or failure is not self._failure:
             self._live_message, self._failure = message, failure
-            news.append(("conversation", self._view.snapshot(conversation, run, failure)))
+            shown = self._view.snapshot(conversation, run, failure)
+            news.append(("conversation", {**shown, "incognito": self._store in self._stores[1:]}))
         self._rev = rev
         if run:
             news.append(("live", self._view.live(run)))
         return news + self._draft_news()
+
+
+def version_of(stores: Sequence[ConversationStore]) -> int:
+    """Return a number that grows whenever the list of these conversations changes."""
+    return sum(store.version for store in stores)

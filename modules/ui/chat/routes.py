@@ -27,7 +27,7 @@ from modules.conversations.store import ConversationStore
 from modules.core.errors import LANGUAGES
 from modules.core.events import Json
 from modules.ui.chat.bodies import MAX_TEXT, Id, Nothing, Rev, checked_template_kwargs
-from modules.ui.chat.event_stream import EventStream
+from modules.ui.chat.event_stream import EventStream, version_of
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.setup_routes import Mode, Name, add_setup_routes
 from modules.ui.chat.visitors import Visitors
@@ -91,9 +91,11 @@ def add_routes(server: FastAPI, app: App, visitors: Visitors) -> None:
 def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.get("/list")
     def list_conversations(request: Request, q: Annotated[str, Query(max_length=200)] = "") -> Response:
-        store, language = visitors.store(request.scope), language_of(request)
-        running, version = app.runs.running(store), store.version  # taken first: a change meanwhile is a newer version
-        found = store.search(q) if q.strip() else store.list()
+        stores, language = visitors.stores(request.scope), language_of(request)
+        # Taken first: a change meanwhile is a newer version.
+        running, version = set().union(*map(app.runs.running, stores)), version_of(stores)
+        kept, incognito = ((store.search(q) if q.strip() else store.list()) for store in stores)
+        found, hidden = [*incognito, *kept], {one.id for one in incognito}
         characters = {one.id: one.character if one.mode != INSTRUCT else "" for one in found}
         pictures = {id: app.characters.picture_version(id) for id in set(characters.values()) - {""}}
         body = [
@@ -106,36 +108,39 @@ def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
                 "snippet": one.snippet,
                 "problem": one.problem[language] if one.problem else "",
                 "running": one.id in running,
+                "incognito": one.id in hidden,
                 "character": characters[one.id],
                 "picture": pictures.get(characters[one.id], ""),
             }
             for one in found
         ]
-        kept = visitors.is_kept(request.scope)
-        response = JSONResponse({"conversations": body, "bin": store.count_deleted(), "kept": kept, "version": version})
+        facts = {"bin": stores[0].count_deleted(), "kept": visitors.is_kept(request.scope), "version": version}
+        response = JSONResponse({"conversations": body, **facts})
         visitors.introduce(request.scope, response)
         return response
 
     @router.post("/{id}/rename")
     def rename(request: Request, id: Id, body: Rename) -> Json:
-        visitors.store(request.scope).rename(id, body.title)
+        visitors.store(request.scope, id).rename(id, body.title)
         return {}
 
     @router.post("/{id}/pin")
     def pin(request: Request, id: Id, body: Pin) -> Json:
-        visitors.store(request.scope).pin(id, body.pinned)
+        visitors.store(request.scope, id).pin(id, body.pinned)
         return {}
 
     @router.post("/{id}/delete")
     def delete(request: Request, id: Id, body: Nothing) -> Json:
-        store = visitors.store(request.scope)
+        store = visitors.store(request.scope, id)
         app.runs.stop(store, id)
         store.delete(id)
+        if store is visitors.stores(request.scope)[1]:
+            store.empty_bin(0)
         return {}
 
     @router.post("/{id}/restore")
     def restore(request: Request, id: Id, body: Nothing) -> Json:
-        visitors.store(request.scope).restore(id)
+        visitors.store(request.scope, id).restore(id)
         return {}
 
     @router.get("/bin")
@@ -155,7 +160,7 @@ def _add_changes(router: APIRouter, app: App, visitors: Visitors) -> None:
             conversation.message(body.message)
             edit(conversation)
 
-        store = visitors.store(request.scope)
+        store = visitors.store(request.scope, id)
         app.runs.refuse_while_running(store, id)
         store.change(id, body.rev, checked)
         return {}
@@ -179,16 +184,16 @@ def _add_changes(router: APIRouter, app: App, visitors: Visitors) -> None:
         def set_system(tree: Conversation) -> None:
             tree.system = body.system
 
-        visitors.store(request.scope).change(id, None, set_system)
+        visitors.store(request.scope, id).change(id, None, set_system)
         return {}
 
     @router.post("/{id}/branch")
     def branch(request: Request, id: Id, body: OneMessage) -> Json:
-        return {"id": visitors.store(request.scope).branch(id, body.message).id}
+        return {"id": visitors.store(request.scope, id).branch(id, body.message).id}
 
     @router.post("/{id}/stop")
     def stop(request: Request, id: Id, body: Nothing) -> Json:
-        app.runs.stop(visitors.store(request.scope), id)
+        app.runs.stop(visitors.store(request.scope, id), id)
         return {}
 
 
@@ -200,16 +205,16 @@ def _add_prompts(router: APIRouter, app: App, visitors: Visitors) -> None:
 
     @router.post("/{id}/count")
     def count(request: Request, id: Id, body: Count) -> Json:
-        store = visitors.store(request.scope)
+        store = visitors.store(request.scope, id)
         return _count(app, store, store.read(id), body, visitors)
 
     @router.post("/{id}/prompt")
     def prompt(request: Request, id: Id, body: Nothing) -> Json:
-        return {"text": app.prompts.text(app.models.current, visitors.store(request.scope).read(id))}
+        return {"text": app.prompts.text(app.models.current, visitors.store(request.scope, id).read(id))}
 
     @router.get("/{id}/receipt")
     def receipt(request: Request, id: Id, message: Id) -> Json:
-        store = visitors.store(request.scope)
+        store = visitors.store(request.scope, id)
         paper = store.read(id).message(message).receipt or {}
         prompt = store.blobs.find(str(paper.get("prompt_sha256"))) if isinstance(paper, dict) else None
         return {"receipt": paper, "prompt": prompt.decode("utf-8", "replace") if prompt else ""}
@@ -233,7 +238,7 @@ def _count(app: App, store: ConversationStore, conversation: Conversation, body:
 def _add_files(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.get("/{id}/export")
     def export(request: Request, id: Id, format: str = "json") -> Response:
-        store = visitors.store(request.scope)
+        store = visitors.store(request.scope, id)
         return download(export_conversation(store.read(id), format, store.blobs.find, language_of(request)))
 
     @router.post("/import")
@@ -250,8 +255,8 @@ def _add_files(router: APIRouter, app: App, visitors: Visitors) -> None:
         return await run_in_threadpool(read_and_store)
 
     @router.post("/attachments")
-    async def attach(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Json:
-        data, store = await request.body(), visitors.store(request.scope)
+    async def attach(request: Request, name: Annotated[str, Query(max_length=300)] = "", id: Id = "") -> Json:
+        data, store = await request.body(), visitors.store(request.scope, id)
         attachment = await run_in_threadpool(visitors.uploads.add, store, name, data)
         if app.models.status.state == "ready":
             refuse_pictures(app.models.current, [attachment])
@@ -259,7 +264,7 @@ def _add_files(router: APIRouter, app: App, visitors: Visitors) -> None:
 
     @router.get("/{id}/picture/{sha256}")
     def picture(request: Request, id: Id, sha256: str) -> Response:
-        store = visitors.store(request.scope)
+        store = visitors.store(request.scope, id)
         files = (file for message in store.read(id).messages.values() for file in message.attachments)
         found = next((file for file in files if file.sha256 == sha256 and file.kind == IMAGE), None)
         data = store.blobs.find(sha256) if found else None
@@ -277,5 +282,6 @@ def _add_stream(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.get("/events")
     async def events(request: Request, id: Id = "", draft: bool = False) -> Response:
         language = language_of(request)
-        stream = EventStream(app, pages[language], visitors.store(request.scope), renderers[language], id, draft)
+        store, stores = visitors.store(request.scope, id), visitors.stores(request.scope)
+        stream = EventStream(app, pages[language], store, renderers[language], id, draft, stores)
         return stream_response(stream.events())

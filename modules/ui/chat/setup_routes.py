@@ -27,6 +27,7 @@ class Participants(Body):
 
 
 class New(Participants):
+    incognito: bool = False
     system: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
 
 
@@ -46,21 +47,25 @@ def add_setup_routes(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.post("/new")
     def new(request: Request, body: New) -> Json:
         conversation = app.setup.new(body.mode, body.character, body.persona, body.system)
-        return {"id": visitors.store(request.scope).add(conversation).id}
+        store = visitors.store(request.scope, incognito=body.incognito)
+        for other in store.list() if body.incognito else ():  # what was begun and left is not listed for ever
+            if not store.read(other.id).messages:
+                store.delete(other.id)
+        return {"id": store.add(conversation).id}
 
     @router.post("/{id}/setup")
     def setup(request: Request, id: Id, body: Setup) -> Json:
         def change(conversation: Conversation) -> None:
             app.setup.change(conversation, body.mode, body.character, body.persona)
 
-        store = visitors.store(request.scope)
+        store = visitors.store(request.scope, id)
         app.runs.refuse_while_running(store, id)
         store.change(id, body.rev, change)
         return {}
 
     @router.post("/{id}/add")
     def add(request: Request, id: Id, body: Added) -> Json:
-        store = visitors.store(request.scope)
+        store = visitors.store(request.scope, id)
         if not body.content.strip():
             raise NothingToAnswer()
         app.runs.refuse_while_running(store, id)

@@ -91,7 +91,7 @@ class ChatTab:
         sent = sent_by(event)
         answer: dict[str, Json] = {"n": sent.get("n"), "sent": sent.get("action") == "send"}
         try:
-            store = self._visitors.store(request.request.scope)
+            store = self._visitors.store(request.request.scope, text_in(sent.get("conversation")))
             answer["id"] = self._start(store, sent, values)
         except WebUIError as error:
             answer["error"] = self._page.alert(error)

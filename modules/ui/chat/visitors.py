@@ -24,10 +24,11 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 class Kept(NamedTuple):
-    """The stores of one visitor, kept in memory."""
+    """The stores of one visitor, kept in memory. Incognito conversations are in one that is never on the disk."""
 
     conversations: ConversationStore
     notebooks: NotebookStore
+    incognito: ConversationStore
 
 
 class Visitors:
@@ -39,12 +40,19 @@ class Visitors:
         self._app = app
         self.uploads = Uploads()
         self._lock = threading.Lock()
+        self._owner = Kept(app.conversations, app.notebooks, ConversationStore(None))
         self._users: dict[str, Kept] = {}
         self._guests: OrderedDict[str, Kept] = OrderedDict()  # the one used last comes last
 
-    def store(self, scope: Mapping[str, Any]) -> ConversationStore:
-        """Return the conversations of whoever sent the request."""
-        return self._kept(scope).conversations
+    def store(self, scope: Mapping[str, Any], id: str = "", incognito: bool = False) -> ConversationStore:
+        """Return the conversations of whoever sent the request, those among which `id` is; or the `incognito` ones."""
+        kept = self._kept(scope)
+        return kept.incognito if incognito or (id and kept.incognito.has(id)) else kept.conversations
+
+    def stores(self, scope: Mapping[str, Any]) -> tuple[ConversationStore, ConversationStore]:
+        """Return the conversations of whoever sent the request, and their incognito ones."""
+        kept = self._kept(scope)
+        return kept.conversations, kept.incognito
 
     def notebooks(self, scope: Mapping[str, Any]) -> NotebookStore:
         """Return the notebook of whoever sent the request."""
@@ -52,11 +60,12 @@ class Visitors:
 
     def _kept(self, scope: Mapping[str, Any]) -> Kept:
         if not self._app.flags.on("multi_user"):
-            return Kept(self._app.conversations, self._app.notebooks)
+            return self._owner
         if user := scope.get(LOGIN):
             with self._lock:
                 if user not in self._users:
-                    self._users[user] = Kept(self._app.conversations_of(user), self._app.notebooks_of(user))
+                    stores = (self._app.conversations_of(user), self._app.notebooks_of(user))
+                    self._users[user] = Kept(*stores, ConversationStore(None))
                 return self._users[user]
         return self._kept_of_guest(_guest(scope))
 
@@ -73,7 +82,7 @@ class Visitors:
         with self._lock:
             kept = self._guests.pop(token, None) if token else None
             if kept is None:
-                kept = Kept(ConversationStore(None), NotebookStore(None))
+                kept = Kept(ConversationStore(None), NotebookStore(None), ConversationStore(None))
             if token:
                 self._guests[token] = kept
                 if len(self._guests) > MAX_GUESTS:

@@ -14,7 +14,7 @@ from modules.conversations.conversation import ChatMessage
 from modules.conversations.store import ConversationStore
 from modules.core.errors import OptionError, WebUIError
 from modules.core.events import Json
-from modules.core.prompt import Prompt
+from modules.core.prompt import PRIVATE, Prompt
 from modules.runtime.loaded_model import LoadedModel
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import STALE_MENU, Options, Page, Updates, Values
@@ -38,8 +38,8 @@ _WORD = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\s\u3040-
 """A word with the blanks before it, as tokenizers cut texts; each Chinese, Japanese or Korean character is one."""
 
 
-StoreOf = Callable[[Mapping[str, Any]], ConversationStore]
-"""Returns the conversations of whoever sent the request of a scope: `Visitors.store`."""
+StoreOf = Callable[[Mapping[str, Any], str], ConversationStore]
+"""Returns the conversations of whoever sent the request of a scope, those among which an id is: `Visitors.store`."""
 
 
 class _Note(Exception):
@@ -72,7 +72,8 @@ class EffectPanel:
         sent = sent_by(event)
         answer: dict[str, Json] = {"n": sent.get("n")}
         try:
-            answer |= self._look(self._store_of(request.request.scope), sent, values)
+            store = self._store_of(request.request.scope, text_in(sent.get("conversation")))
+            answer |= self._look(store, sent, values)
         except _Note as note:
             answer["note"] = self._page.tr(note.key).format(**note.values)
         except OptionError:  # marked at its field
@@ -100,7 +101,8 @@ class EffectPanel:
         template = self._app.templates.of(model.record, model.info)
         markers, inside = reasoning_markers(self._app.templates, template, prompt)
         text = text_before(prompt, reply, len("".join(words[:at])), markers, inside)
-        found = model.ask("next", prompt=Prompt(text).to_json(), params=params, top=ASKED)
+        private = {} if store.is_kept else {PRIVATE: True}
+        found = model.ask("next", prompt=Prompt(text).to_json(), params={**params, **private}, top=ASKED)
         rows = rows_of(found["plain"], found["sampled"], "".join(words[at:]))
         return {
             "key": key,

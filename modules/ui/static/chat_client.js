@@ -52,7 +52,7 @@ export const post = async (path, body = {}) =>
 /** Send the bytes of a file. */
 export const upload = async (path, file) =>
   answered(
-    await fetch(address(`${path}?name=${encodeURIComponent(file.name)}`), {
+    await fetch(address(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`), {
       method: "POST",
       headers: { "Content-Type": "application/octet-stream" },
       body: file,

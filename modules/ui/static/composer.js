@@ -1,6 +1,7 @@
 // The box in which messages are written, and what it sends. Sending goes through Gradio, which knows the parameters.
 import { currentId, events, keepDraft, keptDraft, open, post, upload } from "./chat_client.js";
 import { iconButton, make } from "./dom.js";
+import { icon } from "./icons.js";
 import { choices, chosenSystem, create } from "./new_chat.js";
 import { register } from "./shortcuts.js";
 import * as templateVariables from "./template_variables.js";
@@ -26,7 +27,9 @@ const box = make("div", { id: "tx-text" }, attach, area, stop, send);
 
 const below = make("div", { id: "tx-below", class: "tx-below" }, startBox, meter);
 
-export const element = make("div", { id: "tx-composer" }, line, files, box, below, picker);
+const incognito = make("p", { id: "tx-incognito", hidden: true }, icon("incognito"), make("span", {}, tr("incognito_note")));
+
+export const element = make("div", { id: "tx-composer" }, incognito, line, files, box, below, picker);
 
 /** Put the controls of other modules beside the text and below it. */
 export function addControls(besideText, ...belowText) {
@@ -105,7 +108,12 @@ const useStart = () => {
 };
 events.addEventListener("placed", useStart);
 
+events.addEventListener("conversation", ({ detail }) => {
+  if (detail.id === currentId()) incognito.hidden = !detail.incognito;
+});
+
 events.addEventListener("open", () => {
+  incognito.hidden = true;
   useStart();
   if (draft && draft.id !== currentId()) {
     post(`/chat/${encodeURIComponent(draft.id)}/stop`).catch(() => null);
@@ -336,7 +344,7 @@ function drawFiles() {
 async function add(chosen) {
   for (const file of [...chosen].slice(0, MAX_FILES - attachments.length)) {
     try {
-      const added = await upload("/chat/attachments", file);
+      const added = await upload(`/chat/attachments?id=${encodeURIComponent(currentId())}`, file);
       if (added.kind === "image" && !previews.has(added.sha256)) previews.set(added.sha256, URL.createObjectURL(file));
       attachments.push(added);
       drawFiles();

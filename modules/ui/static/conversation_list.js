@@ -17,6 +17,7 @@ let listed = []; // what the server has answered, in its order
 let drawn = 0;
 let query = "";
 let binned = 0;
+let kept = true;
 let version; // what of the server's conversations has been listed
 let asked = 0; // counts requests: an answer that another one has overtaken is dropped
 let focusedId = ""; // the entry that Tab reaches
@@ -27,6 +28,9 @@ export const entryOf = (id) => listed.find((entry) => entry.id === id);
 
 /** Return the number of conversations in the bin. */
 export const binCount = () => binned;
+
+/** Return whether conversations are stored on the server's disk. */
+export const isKept = () => kept;
 
 // -- days ---------------------------------------------------------------------------------------------------------------
 
@@ -39,6 +43,7 @@ const fullTime = new Intl.DateTimeFormat(locale, { dateStyle: "long", timeStyle:
 const daysAgo = (date) => Math.round((new Date().setHours(0, 0, 0, 0) - new Date(date).setHours(0, 0, 0, 0)) / 86400000);
 
 const groupOf = (entry) => {
+  if (entry.incognito) return tr("incognito");
   if (entry.pinned) return tr("group_pinned");
   const days = daysAgo(entry.updated * 1000);
   if (days <= 0) return tr("group_today");
@@ -67,7 +72,7 @@ const rowOf = (entry) => {
     "a",
     { class: "tx-entry", href: `#chat/${encodeURIComponent(entry.id)}`, tabindex: entry.id === focusedId ? "0" : "-1", title: `${titleOf(entry)}\n${fullTime.format(date)}`, "aria-current": current && "page" },
     entry.character && avatar({ id: entry.character, name: entry.character, picture: entry.picture }),
-    make("span", { class: "tx-entry-title" }, ...marked(titleOf(entry))),
+    make("span", { class: "tx-entry-title" }, entry.incognito && icon("incognito"), ...marked(titleOf(entry))),
     entry.running && make("span", { class: "tx-entry-running" }, make("span", { class: "tx-unseen" }, tr("answering"))),
     entry.problem && make("span", { class: "tx-entry-problem", title: entry.problem }, "!"),
     make("time", { datetime: date.toISOString() }, shortTime(date)),
@@ -123,6 +128,7 @@ export async function refresh() {
     listed = answer.conversations;
     version = answer.version;
     binned = answer.bin;
+    kept = answer.kept !== false;
     const absent = listed.length ? "" : query ? tr("nothing_found") : tr("no_conversations");
     note.textContent = [absent, answer.kept === false && tr("not_kept")].filter(Boolean).join(" ");
   } catch (error) {
@@ -237,6 +243,7 @@ async function remove(id) {
   draw();
   if (hadFocus) linkOf(focusedId)?.focus();
   if (wasOpen && currentId() === id) open("");
+  if (entry.incognito) return toast(tr("deleted_for_good", { title: titleOf(entry) }));
   toast(tr("deleted", { title: titleOf(entry) }), { label: tr("undo"), action: () => restore(entry, wasOpen), seconds: UNDO_SECONDS });
 }
 

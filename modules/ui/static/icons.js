@@ -35,6 +35,7 @@ const PATHS = {
   attach: "M20 11l-8.5 8.5a5 5 0 0 1-7-7L13 4a3.3 3.3 0 0 1 4.7 4.7L9.5 17a1.7 1.7 0 0 1-2.4-2.4L15 6.8",
   to_bottom: "M12 5v14M6 13l6 6 6-6",
   close: "M6 6l12 12M18 6L6 18",
+  incognito: "M7 11l1.5-6h7L17 11M3 11h18M7.5 14.5a2.5 2.5 0 1 0 0 5 2.5 2.5 0 0 0 0-5zM16.5 14.5a2.5 2.5 0 1 0 0 5 2.5 2.5 0 0 0 0-5zM10 17c1.3-1 2.7-1 4 0",
 };
 
 /** Return the icon as an SVG element that screen readers skip. */

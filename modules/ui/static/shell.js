@@ -6,6 +6,7 @@ import "./model_menu.js";
 import { make } from "./dom.js";
 import "./effect.js";
 import { renameIn } from "./names.js";
+import { create } from "./new_chat.js";
 import * as parameters from "./parameter_drawer.js";
 import "./parameters.js";
 import "./residents.js";
@@ -66,6 +67,15 @@ const newChat = () => {
   document.querySelector("#tx-chat-root textarea, #tx-text textarea")?.focus();
 };
 
+const newIncognito = async () => {
+  const id = await conversations.attempt(create({ incognito: true }));
+  if (!id) return;
+  opened = true;
+  if (readAddress().at !== "chat") history.pushState(null, "", "#chat");
+  open(id);
+  showDestination();
+};
+
 events.addEventListener("open", ({ detail }) => {
   if (readAddress().at === "chat" && readAddress().conversation !== detail.id) history.pushState(null, "", addressOf(detail.id));
   titles.delete("");
@@ -116,7 +126,7 @@ document.body.prepend(make("a", { id: "tx-skip", href: "#tx-main-start", click: 
   event.preventDefault();
   document.querySelector("#tx-main-start")?.focus();
 } }, tr("skip")));
-sidebar.build(newChat);
+sidebar.build(newChat, newIncognito);
 const listed = conversations.refresh();
 
 document.addEventListener("click", (event) => {

@@ -120,7 +120,12 @@ export const element = make(
     make("a", { class: "tx-brand", href: "#chat" }, window.gradio_config?.title ?? document.title),
     iconButton("tx-close-menu", "sidebar", tr("hide_sidebar"), toggle),
   ),
-  make("button", { id: "tx-new-chat", type: "button", class: "tx-side-button" }, icon("plus"), make("span", {}, tr("new_chat"))),
+  make(
+    "div",
+    { class: "tx-side-new" },
+    make("button", { id: "tx-new-chat", type: "button", class: "tx-side-button" }, icon("plus"), make("span", {}, tr("new_chat"))),
+    make("button", { id: "tx-new-incognito", type: "button", class: "tx-side-button", "aria-label": tr("incognito"), title: tr("incognito") }, icon("incognito")),
+  ),
   make("search", { class: "tx-search" }, icon("search"), searchField, make("kbd", { "aria-hidden": "true" }, "Ctrl K")),
   conversations.element,
   make("button", { id: "tx-import", type: "button", class: "tx-side-button tx-quiet", click: conversations.importFiles }, icon("upload"), make("span", {}, tr("import"))),
@@ -137,13 +142,19 @@ export const element = make(
 
 const backdrop = make("div", { id: "tx-backdrop", click: closeDrawer });
 
-/** Put the sidebar into the page. `newChat` is called for a new chat. */
-export function build(newChat) {
+/** Put the sidebar into the page. `newChat` is called for a new chat, `newIncognito` for one that is never stored. */
+export function build(newChat, newIncognito) {
   const startChat = () => {
     newChat();
     closeDrawer();
   };
   element.querySelector("#tx-new-chat").addEventListener("click", startChat);
+  const incognito = element.querySelector("#tx-new-incognito");
+  incognito.addEventListener("click", () => {
+    newIncognito();
+    closeDrawer();
+  });
+  conversations.onList(() => { incognito.hidden = !conversations.isKept(); });
   element.addEventListener("click", (event) => event.target.closest("a[href^='#']") && closeDrawer());
   root.toggleAttribute("data-collapsed", Boolean(localStorage.getItem("tx-collapsed")));
   document.body.prepend(element, backdrop);

@@ -144,6 +144,28 @@ def test_the_bin_lists_what_was_deleted_until_it_is_emptied(app: App, http: Test
     assert [one["id"] for one in listed(http)] == [kept.id]
 
 
+def test_incognito_conversations_are_listed_with_the_others_and_never_on_the_disk(app: App, http: TestClient) -> None:
+    def files() -> set[Path]:
+        return {path for path in app.logs_folder.rglob("*") if path.is_file()}
+
+    def new() -> str:
+        id: str = http.post("/chat/new", json={"incognito": True}).json()["id"]
+        return id
+
+    kept, before, empty, id = stored(app, "a lighthouse").id, files(), new(), new()
+    assert [one["id"] for one in listed(http)] == [id, kept], f"{empty} was left without a message"
+    assert http.post(f"/chat/{id}/add", json={"role": "user", "content": "a secret"}).status_code == 200
+    file = http.post("/chat/attachments", params={"name": "s.txt", "id": id}, content=b"a secret file").json()
+    assert http.post(f"/chat/{id}/rename", json={"title": "mine"}).status_code == 200
+    assert [(one["title"], one["incognito"]) for one in listed(http, "secret")] == [("mine", True)]
+    assert [(one["id"], one["incognito"]) for one in listed(http)] == [(id, True), (kept, False)]
+    assert b"a secret" in http.get(f"/chat/{id}/export").content
+    assert files() == before and app.conversations.blobs.find(file["sha256"]) is None
+    assert http.post(f"/chat/{id}/delete", json={}).status_code == 200
+    assert [one["id"] for one in listed(http)] == [kept] and http.get("/chat/list").json()["bin"] == 0
+    assert http.post(f"/chat/{id}/restore", json={}).status_code == 404
+
+
 def test_guests_have_conversations_of_their_own_which_are_not_stored(make_app: Callable[..., App]) -> None:
     app = make_app("--multi-user")
     one = client_of(app)
