@@ -44,7 +44,8 @@ def test_llama_cpp_goes_on_with_a_conversation_of_a_worker_that_has_ended(
     (file,) = folder.iterdir()
     open_model(second, tiny, folder, LLAMA, **OPTIONS, alpha_value=2)
     assert answer(second, LONG + QUESTION, max_new_tokens=1).done.cached_tokens == 0
-    open_model(second, tiny, folder, LLAMA, **OPTIONS)
+    without_effect = {"parallel": 2, "n_batch": 256, "n_ctx": 1536}
+    open_model(second, tiny, folder, LLAMA, **OPTIONS | without_effect)
     again = answer(second, LONG + QUESTION, max_new_tokens=8, top_logprobs=10)
     length = ask(second, "count", text=LONG)
     assert again.done.cached_tokens >= length - 1 > 256

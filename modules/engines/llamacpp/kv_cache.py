@@ -145,7 +145,8 @@ class KVCache:
         stored = self._read_stored(tokens, reuse.length)
         if self._model.is_unified and not any(slot.busy for slot in self.slots):
             self._save_others(stored or reuse)
-        return self.acquire(stored or self.find_reuse(tokens))
+            reuse = self.find_reuse(tokens)
+        return self.acquire(stored or reuse)
 
     def _read_stored(self, tokens: array[int], held: int) -> Reuse | None:
         """Read the prefix in a file with which more of `tokens` need not be evaluated than `held`, if there is one."""

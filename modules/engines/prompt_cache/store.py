@@ -105,7 +105,10 @@ class PromptStore:
         last one of `tokens` will be evaluated in any case.
         """
         best, longest = None, held + MIN_GAIN - 1
+        beginning = tokens[:MIN_GAIN]
         for prompt in self.prompts:
+            if prompt.tokens[:MIN_GAIN] != beginning:  # which is quicker than to count
+                continue
             length = min(common_prefix_length(prompt.tokens, tokens), len(tokens) - 1)
             usable = length * MAX_SURPLUS >= len(prompt.tokens) if can_truncate else length == len(prompt.tokens)
             if usable and length > longest:
