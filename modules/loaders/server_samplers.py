@@ -40,7 +40,7 @@ _LLAMA = (
 SERVER_SAMPLERS: Mapping[str, frozenset[str]] = {
     "vllm": _HUGGING_FACE | {"add_bos_token"},
     "sglang": _HUGGING_FACE,
-    "text-studio": _LLAMA,  # it refuses what the loader of its model lacks
+    "text-studio": _LLAMA,  # at most: those of its model's loader
     "llama-server": _LLAMA,
     "ollama": _COMMON | {"top_k", "min_p", "typical_p", "repetition_penalty", "repetition_penalty_range"},
     "lm-studio": _OPENAI | {"top_k", "repetition_penalty"},

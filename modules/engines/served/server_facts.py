@@ -15,6 +15,8 @@ from modules.core.product import PRODUCT
 from modules.engines.served.prompts import ids_of
 from modules.engines.served.server_kind import DISCOVERY_SECONDS, MOST_TOKENS, Answer, Ask, ServerFacts, ServerLora
 from modules.engines.served.template_probe import derived_template
+from modules.loaders.registry import LOADERS
+from modules.loaders.server_samplers import SCHEMA, SERVER_SAMPLERS
 
 AUTO = "auto"
 LONGEST_TEMPLATE = 1 << 20
@@ -170,8 +172,13 @@ def is_text_studio(ask: Ask) -> bool:
 
 
 def of_text_studio(ask: Ask, wanted: Wanted) -> ServerFacts:
-    """Return what another program of this kind tells, in the fields of a llama-server."""
-    return replace(of_llama_server(ask, wanted), kind="text-studio", alias="", loras=())
+    """Return what another program of this kind tells, in the fields of a llama-server, and what its loader can do."""
+    info, samplers = _object(ask, "/v1/internal/model/info"), None
+    loader = LOADERS.get(_text(info.get("loader"))) if info.get("model_name") == wanted.model else None
+    if loader is not None and not loader.elsewhere:
+        schemas = {SCHEMA} if "grammar_string" in loader.samplers else set()
+        samplers = SERVER_SAMPLERS["text-studio"] & (loader.samplers | schemas)
+    return replace(of_llama_server(ask, wanted), kind="text-studio", alias="", loras=(), samplers=samplers)
 
 
 # -- llama-server ------------------------------------------------------------------------------------------------------

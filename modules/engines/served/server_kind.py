@@ -75,8 +75,8 @@ class ServerFacts:
     those of conversations are messages. `counts` tells whether the server counts tokens, `needs_length` whether it
     refuses an answer that might not fit the context, so that its limit depends on the length of the prompt. `bos` is
     the text of the BOS token that the server puts before a prompt, "" if it does not or if that is unknown. `alias` is
-    the name of the model in the server's answers, "" if they only repeat the request's. `notes` are remarks for the
-    user.
+    the name of the model in the server's answers, "" if they only repeat the request's. `samplers` are the generation
+    parameters of the model, None for those of the kind. `notes` are remarks for the user.
     """
 
     kind: str
@@ -96,6 +96,7 @@ class ServerFacts:
     chat_template: str = ""
     special_tokens: Mapping[str, Json] = field(default_factory=dict)
     loras: tuple[ServerLora, ...] = ()
+    samplers: frozenset[str] | None = None
     notes: tuple[Note, ...] = ()
 
 

@@ -1,7 +1,7 @@
 """Another program of this kind: the kind "text-studio".
 
-It answers questions as a llama-server does, and generates by OpenAI's API with our own generation parameters. What the
-loader of its model lacks, it refuses by name, unless the value asks for nothing.
+It answers questions as a llama-server does, and generates by OpenAI's API with our own generation parameters, as far as
+the loader of its model has them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class TextStudio(LlamaServer):
 
     def __init__(self, ask: Ask, facts: ServerFacts) -> None:
         super().__init__(ask, facts)
+        self.samplers = facts.samplers if facts.samplers is not None else SERVER_SAMPLERS["text-studio"]
         self.abilities = frozenset({"parallel"})
         self.operations: Operations = {}
 

@@ -15,6 +15,7 @@ from modules.core.product import PRODUCT
 from modules.core.server_errors import ServerDenied, ServerFailed, ServerRefused
 from modules.engines.served.discovery import MESSAGES_TEMPLATE, UNKNOWN_CONTEXT, Choices, discover, info_of
 from modules.engines.served.server_kind import ASK_SECONDS, Answer, ServerFacts, ServerLora
+from modules.loaders.server_samplers import SERVER_SAMPLERS
 from tests.support.served_kinds import Canned, CannedServer, words_tokenizer
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -102,6 +103,17 @@ def test_each_kind_of_server_is_recognized(subtests: pytest.Subtests) -> None:
             assert found({**answers, **props, "/v1/models": {"data": anonymous}}).kind == name, (
                 "a router names no owner"
             )
+
+
+def test_another_of_these_programs_has_the_parameters_of_its_loader() -> None:
+    assert found(TEXT_STUDIO).samplers is None
+    for loader, lacks in (("llama.cpp", set()), ("ExLlamav2", {"top_n_sigma"}), ("Remote", None), ("unheard of", None)):
+        answers = {**TEXT_STUDIO, "/v1/internal/model/info": {"model_name": "m.gguf", "loader": loader}}
+        samplers = found(answers).samplers
+        assert (samplers is None) is (lacks is None)
+        assert samplers is None or SERVER_SAMPLERS["text-studio"] - samplers == lacks
+    answers["/v1/internal/model/info"] = {"model_name": "another", "loader": "ExLlamav2"}
+    assert found(answers).samplers is None
 
 
 def test_a_server_is_what_the_user_says_it_is() -> None:
