@@ -60,6 +60,12 @@ _NOT_GENERATING: Words = {
     "of an embedding model (modules.json).",
     "zh": "此模型（{0}）不生成文本，而是用于分类、语音或图像，或缺少嵌入模型所需的文件（modules.json）。",
 }
+_ORIGINAL_LLAVA: Words = {
+    "en": "this is LLaVA in the form of its makers' own program ({0}). Download the version for Transformers "
+    "(LlavaForConditionalGeneration, such as those of llava-hf), or GGUF with its mmproj.",
+    "zh": "这是 LLaVA 作者自有程序使用的格式（{0}）。请下载 Transformers 版本（LlavaForConditionalGeneration，"
+    "例如 llava-hf 发布的版本），或 GGUF 版本及其 mmproj。",
+}
 LOOSE_WEIGHTS: Words = {
     "en": "weights alone cannot be loaded. Put the file into a folder of its own, together with config.json and the "
     "tokenizer's files from its repository.",
@@ -73,6 +79,7 @@ _TASKS = re.compile(
     r"|^(Whisper|Clip|CLIP|Siglip|ViT|Bert|Roberta|XLMRoberta|DistilBert|MPNet|Electra|Deberta|Albert|Wav2Vec2).*Model$"
     r"|^Whisper"
 )
+_LLAVA = re.compile(r"Llava[A-Z]\w*ForCausalLM")
 _EMBEDDING_FILES = (PIPELINE, PIPELINE_SETTINGS)
 
 
@@ -112,6 +119,9 @@ def unsupported_checkpoint(checkpoint: Checkpoint, folder: Path, files: Containe
     task = next((name for name in checkpoint.architectures if _TASKS.search(name)), "")
     if task or any(folder / name in files for name in _EMBEDDING_FILES):
         return _filled(_NOT_GENERATING, task or "sentence-transformers")
+    llava = next(filter(_LLAVA.fullmatch, checkpoint.architectures), "")
+    if llava and not checkpoint.format and not checkpoint.has_own_code:
+        return _filled(_ORIGINAL_LLAVA, llava)
     if checkpoint.format or not checkpoint.method:
         return None
     return missing_for_method(checkpoint.method, checkpoint.has_own_code)

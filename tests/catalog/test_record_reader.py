@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,20 @@ def test_a_folder_whose_classifier_has_one_label_ranks(tmp_path: Path) -> None:
 def test_a_model_for_another_task_is_named(tmp_path: Path, architecture: str) -> None:
     checkpoint(tmp_path / "x", config=CONFIG | {"architectures": [architecture]})
     assert f"does not generate text ({architecture})" in problem_message(only_record(tmp_path))
+
+
+def test_llava_in_its_original_form_is_named_in_the_list(tmp_path: Path) -> None:
+    """Transformers would call it no text generation model, or too new, only after loading it was tried."""
+    original = CONFIG | {"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"]}
+    folder = checkpoint(tmp_path / "x", config=original)
+    message = problem_message(only_record(tmp_path))
+    assert "LlavaLlamaForCausalLM" in message and "version for Transformers" in message
+    for supported in (
+        original | {"architectures": ["LlavaForConditionalGeneration"]},
+        original | {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}},
+    ):
+        (folder / "config.json").write_text(json.dumps(supported))
+        assert only_record(tmp_path).problem is None
 
 
 @pytest.mark.parametrize(
