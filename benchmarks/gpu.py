@@ -22,9 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from gpu_load import Request
 from gpu_models import SIZES
-from gpu_stages import Result, Runner, Stage, write_report
+from gpu_stages import Request, Result, Runner, Stage, write_report
 from program import ROOT
 
 sys.path.insert(0, str(ROOT))
@@ -104,7 +103,7 @@ class Run:
         main = sorted(map(str, (self.packages / "main").glob("*.whl"))) if self.packages else []
         skip = "" if main else "the environment has these packages already"
         stages = [self._stage("packages of the main environment", 60, *words, *main, skip=skip)]
-        for loader, seconds in (("llama.cpp", 330), ("ExLlamav2", 60), ("Transformers", 90), ("AutoGPTQ", 90)):
+        for loader, seconds in (("llama.cpp", 330), ("ExLlamav2", 60), ("Transformers", 120), ("AutoGPTQ", 120)):
             reason = self._why_not_installed(loader)
             needs = ("packages of the main environment",) if main else ()
             stages.append(

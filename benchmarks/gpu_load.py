@@ -11,13 +11,15 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from gpu_stages import Request
+from program import ROOT
+
+sys.path.insert(0, str(ROOT))
 from modules.app import App
 from modules.config import flags
 from modules.core.events import Done, Text
@@ -29,25 +31,8 @@ from modules.planning.load_request import LoadRequest
 from modules.runtime.loaded_model import LoadedModel
 from modules.system.gpus import hide_gpus, nvidia_gpus
 
-SCORED, ANSWER, SEED = 256, 128, 23
+SEED = 23
 PROMPT = "The lighthouse keeper climbed the stairs, as he had done every evening for thirty years. " * 6
-
-
-@dataclass(frozen=True)
-class Request:
-    """A load: a model of the folder `models` by its name, its loader and options, and how many tokens are generated.
-
-    `vocabulary` bounds the ids of the tokens that are scored.
-    """
-
-    models: str
-    model: str
-    loader: str
-    options: Mapping[str, object] = field(default_factory=dict)
-    vocabulary: int = 512
-    cpu: bool = False
-    answer: int = ANSWER
-    scored: int = SCORED
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Collect in a folder what `gpu.py` installs on a machine without a network: wheels and sources for its Python.
 
-    python benchmarks/gpu_packages.py .gpu
+    python benchmarks/gpu_packages.py .gpu --python python3.12
 
 `<folder>/main` gets what that machine's own environment lacks, the folder itself what the overlays are made of. Three
 packages are cut down, because a working tree of at most 64 MiB travels: bitsandbytes to the library of one version of
@@ -27,6 +27,8 @@ from program import ROOT
 PYTHON, CUDA = "3.12", "130"
 MAIN = ("bitsandbytes", "ruamel.yaml", "llguidance")
 """Packages of requirements.txt that the machine lacks."""
+COMPILED = "llama-cpp-python"
+"""Compiled on the machine with the card, from its source."""
 OVERLAYS = ("llamacpp", "exllamav2", "gptq", "legacy")
 BUILD_TOOLS = ("scikit-build-core", "pathspec", "packaging", "setuptools", "wheel")
 PLATFORMS = ("manylinux1_x86_64", "manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 40)))
@@ -35,18 +37,20 @@ UNUSED = re.compile(
     r"|/vendor/llama\.cpp/tools/(?!mtmd/)[^/]+/|/vendor/llama\.cpp/vendor/cpp-httplib/|-[^/]*/(docs|examples|tests|docker)/"
 )
 LIMIT = 64 << 20
-PIP_SECONDS = 60
+PIP_SECONDS = 120
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--python", default=f"python{PYTHON}", help="builds wheels of what has none")
+    args = parser.parse_args()
+    folder, python = args.folder, args.python
     (folder / "main").mkdir(parents=True, exist_ok=True)
     pins = dict(pinned("requirements.txt"))
     wanted = [pin for overlay in OVERLAYS for _, pin in pinned(f"requirements-{overlay}.txt")]
-    missing = [pin for pin in [pins[name] for name in MAIN] if not fetch(folder / "main", pin)]
-    missing += [pin for pin in [*dict.fromkeys(wanted), *BUILD_TOOLS] if not fetch(folder, pin)]
+    missing = [pin for pin in [pins[name] for name in MAIN] if not fetch(folder / "main", pin, python)]
+    missing += [pin for pin in [*dict.fromkeys(wanted), *BUILD_TOOLS] if not fetch(folder, pin, python)]
     for wheel in (folder / "main").glob("bitsandbytes-*.whl"):
         keep_members(wheel, lambda name: not re.search(rf"libbitsandbytes_(?!cpu|cuda{CUDA}\.)", name))
     for wheel in folder.glob("gekko-*.whl"):
@@ -67,15 +71,17 @@ def pinned(file: str) -> Iterator[tuple[str, str]]:
             yield re.split(r"[=<>]", requirement.strip())[0], requirement.strip()
 
 
-def fetch(folder: Path, requirement: str) -> bool:
-    """Download a wheel for that machine or else the source, without what it needs; return whether there is one."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
+def fetch(folder: Path, requirement: str, python: str) -> bool:
+    """Get a wheel for that machine, or build one, or get the source. Return whether one of them succeeded."""
+    words = ["--quiet", "--no-deps", requirement]
     target = ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp"]
     target += [word for platform in PLATFORMS for word in ("--platform", platform)]
+    download = [sys.executable, "-m", "pip", "download", "--dest", str(folder)]
+    build = [python, "-m", "pip", "wheel", "--wheel-dir", str(folder)]
+    ways = ([*download, *target], download if requirement.startswith(COMPILED) else build, download)
     environment = {**os.environ, "BUILD_CUDA_EXT": "0"}  # read by auto-gptq, whose kernels are not built
-    source = ["--no-binary=:all:"]
-    for words in (target, [*source, "--no-build-isolation"], source):
-        with contextlib.suppress(subprocess.SubprocessError):
+    for command in ways:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run([*command, *words], env=environment, capture_output=True, check=True, timeout=PIP_SECONDS)
             return True
     return False

@@ -50,6 +50,23 @@ class Stage:
     tolerance: float = 0.0
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `gpu_load.py` does: load a model of the folder `models`, generate `answer` tokens and score `scored` others.
+
+    `vocabulary` bounds the ids of the tokens that are scored; with `cpu`, all GPUs are hidden.
+    """
+
+    models: str
+    model: str
+    loader: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    vocabulary: int = 512
+    cpu: bool = False
+    answer: int = 128
+    scored: int = 256
+
+
 Result = dict[str, Any]
 
 
