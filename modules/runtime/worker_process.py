@@ -22,6 +22,7 @@ from modules.core.errors import Words
 from modules.core.events import ENDS, Event, Failed, Json, Result, ServerState, from_line
 from modules.core.paths import ROOT
 from modules.core.worker_errors import Unloaded, WorkerDied, WorkerStuck
+from modules.engines.time_limit import is_expiry
 from modules.options.option import shortened
 from modules.runtime import node_watch
 from modules.runtime.address_concealer import AddressConcealer
@@ -108,6 +109,7 @@ class WorkerProcess:
         self._nodes, self._conceal = nodes, conceal
         self._closing = False
         self._at_end: list[Callable[[], None]] = []
+        self._has_expired = False  # by its stderr, where there is no SIGALRM
         self._watchers: list[Callable[[], None]] = []
         self._computing: set[int] = set()  # calls of COMPUTING operations
         self.death: WorkerDied | Unloaded | None = None
@@ -321,7 +323,7 @@ class WorkerProcess:
 
     def _death_of(self, exit_code: int, activity: Words) -> WorkerDied:
         tail = "\n".join(self._tail)
-        if exit_code == -_OUT_OF_TIME:
+        if exit_code == -_OUT_OF_TIME if _OUT_OF_TIME else self._has_expired and exit_code == 1:
             return WorkerStuck(exit_code, activity, tail, next(iter(self._grammars.values()), ""))
         died = WorkerDied(exit_code, activity, tail)
         return died if self._nodes is None or self._closing else self._nodes.explain(died)
@@ -332,6 +334,7 @@ class WorkerProcess:
         for raw in iter(partial(self._child.stderr.readline, LINE_BYTES), b""):
             line = raw.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
             log.debug("%s", line)
+            self._has_expired |= is_expiry(line)
             if line:
                 self._tail.append(line)
 

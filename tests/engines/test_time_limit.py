@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from modules.core.paths import ROOT
+from modules.engines.time_limit import is_expiry
 
 IMPORTS = """
 import ctypes, signal
@@ -21,6 +24,21 @@ def run(program: str) -> int:
 
 def test_a_process_that_exceeds_the_limit_is_ended_though_native_code_holds_the_gil() -> None:
     assert run("with time_limit(0.2): ctypes.PyDLL(None).sleep(60)") == -signal.SIGALRM
+
+
+WITHOUT_TIMER = """
+import signal
+del signal.setitimer
+"""
+
+
+@pytest.mark.parametrize(("program", "status"), [("ctypes.PyDLL(None).sleep(60)", 1), ("pass", 0)])
+def test_without_a_timer_of_the_kernel_the_end_is_announced_on_stderr(program: str, status: int) -> None:
+    """As on Windows: a thread that needs no GIL ends the process."""
+    whole = WITHOUT_TIMER + IMPORTS + f"with time_limit(0.3): {program}\nctypes.CDLL(None).usleep(500_000)"
+    command = [sys.executable, "-c", whole]
+    ended = subprocess.run(command, cwd=ROOT, timeout=10, check=False, capture_output=True, text=True)
+    assert (ended.returncode, any(map(is_expiry, ended.stderr.splitlines()))) == (status, status == 1)
 
 
 def test_the_limit_ends_with_the_block() -> None:
