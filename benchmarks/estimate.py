@@ -24,7 +24,7 @@ MAX_ERROR = 0.1
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"parallel": 4},
-    {"parallel": 8},
+    {"parallel": 8, "kv_unified": "off"},
     {"no_mmap": True},
     {"cache_8bit": True},
     {"cache_4bit": True},

@@ -94,7 +94,7 @@ def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
 @pytest.mark.parametrize(
     "form",
     [
-        {"parallel": 4},
+        {"parallel": 8, "kv_unified": "off"},
         {"parallel": 1, "cache_4bit": True, "no_mmap": True},
         {"parallel": 1, "flash_attn": False},
     ],
