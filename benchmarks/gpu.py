@@ -20,8 +20,10 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import gpu_toolkit
 from gpu_models import SIZES
 from gpu_stages import Request, Result, Runner, Stage, write_report
 from program import ROOT
@@ -76,7 +78,7 @@ class Run:
     def small(self) -> str:
         return "tiny" if self.dry else "shallow"
 
-    @property
+    @cached_property
     def environment(self) -> dict[str, str]:
         """Variables of all stages: no network, packages from the folder, and compilation for this card alone."""
         jobs = str(max(self.machine.cores // 2, 1))
@@ -86,10 +88,12 @@ class Run:
             variables |= {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
             variables |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.packages)}
         if self.machine.capability:
-            architecture = self.machine.capability.replace(".", "")
             variables |= {
                 "TORCH_CUDA_ARCH_LIST": self.machine.capability,
-                "CMAKE_ARGS": f"-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES={architecture}",
+                "CMAKE_ARGS": gpu_toolkit.definitions(gpu_toolkit.TOOLKIT, self.machine.capability),
+                **gpu_toolkit.prepended(
+                    gpu_toolkit.complete(gpu_toolkit.TOOLKIT, gpu_toolkit.nvidia_packages(), self.work)
+                ),
             }
         return variables
 

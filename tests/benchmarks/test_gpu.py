@@ -16,6 +16,7 @@ from tests.support.echo_plans import wait_until
 sys.path.append(str(ROOT / "benchmarks"))
 import gpu
 import gpu_stages
+import gpu_toolkit
 from gpu_models import SIZES
 from gpu_stages import Runner, Stage
 
@@ -119,8 +120,26 @@ def test_without_a_card_what_needs_one_says_so_and_the_rest_runs(tmp_path: Path)
 def test_on_a_card_packages_come_from_the_folder_and_are_compiled_for_that_card(tmp_path: Path) -> None:
     variables = plan(CARD, tmp_path, dry=False)["install llama.cpp"].environment
     assert variables["PIP_NO_INDEX"] == "1" and variables["PIP_FIND_LINKS"] == str(tmp_path / "packages")
-    assert variables["CMAKE_ARGS"] == "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=90"
+    assert variables["CMAKE_ARGS"].startswith("-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=90")
     assert "CMAKE_ARGS" not in plan(NONE, tmp_path, dry=True)["install llama.cpp"].environment
+
+
+def test_a_toolkit_of_nvcc_alone_is_completed_by_the_packages_of_pytorch(tmp_path: Path) -> None:
+    toolkit, package = tmp_path / "toolkit", tmp_path / "nvidia" / "cu13"
+    for file in (package / "include" / "cublas_v2.h", package / "lib" / "libcublas.so.13"):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    found = gpu_toolkit.complete(toolkit, [package], tmp_path)
+    assert found["CPATH"] == found["CMAKE_INCLUDE_PATH"] == str(package / "include")
+    links = Path(found["LIBRARY_PATH"].split(":")[0])
+    assert (links / "libcublas.so").resolve() == package / "lib" / "libcublas.so.13"
+    assert gpu_toolkit.complete(toolkit, [package], tmp_path) == found, "the links exist already"
+    assert "NO_VMM" in gpu_toolkit.definitions(toolkit, "8.6")
+    for file in (toolkit / "include" / "cublas_v2.h", toolkit / "lib64" / "stubs" / "libcuda.so"):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert gpu_toolkit.complete(toolkit, [package], tmp_path) == {}
+    assert gpu_toolkit.definitions(toolkit, "8.6") == "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=86"
 
 
 def test_the_stages_that_were_chosen_bring_those_that_they_need(tmp_path: Path) -> None:
