@@ -19,11 +19,14 @@ from typing import Any
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
 _WHILE_LOADING = 128 << 10
 _AFTERWARDS = 4 << 20  # enough for most steps of inference; with 32 MB, a prompt in 8 bits left 160 MB over
+LARGEST = 32 << 20
+"""Up to which glibc raises the threshold by itself."""
 
 
 @contextlib.contextmanager
-def return_freed_memory() -> Iterator[None]:
-    """Return blocks of 128 KiB and more to the system as soon as they are freed; after the block those of 4 MiB."""
+def return_freed_memory(afterwards: int = _AFTERWARDS) -> Iterator[None]:
+    """Return freed blocks of 128 KiB and more to the system at once; at the end of the `with` statement, those of
+    `afterwards` bytes and more."""
     mallopt = _mallopt()
     if mallopt is None:
         yield
@@ -32,8 +35,8 @@ def return_freed_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        mallopt(_MMAP, _AFTERWARDS)
-        mallopt(_TRIM, 2 * _AFTERWARDS)
+        mallopt(_MMAP, afterwards)
+        mallopt(_TRIM, 2 * afterwards)
 
 
 def _mallopt() -> Any:

@@ -23,6 +23,7 @@ from modules.engines.hf.arguments import (
     uses_gptqmodel_on_cpu,
     uses_gptqmodel_on_gpus,
 )
+from modules.engines.hf.attention import speed_up_grouped_queries
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.environment import environment_with
 from modules.engines.hf.gptqmodel import check_layers_on_gpus, disable_compilation, run_kernels_in_bfloat16
@@ -30,6 +31,7 @@ from modules.engines.hf.model import Model, load_model
 from modules.engines.hf.model_folder import folder_for_transformers, in_folder
 from modules.engines.hf.notes import disk_note, no_images_note, notes
 from modules.engines.hf.offload_folder import temporary_offload_folder
+from modules.engines.hf.packed_linear import pack_linear_layers
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.hf.saved_prompts import PromptFiles
 from modules.engines.lora_set import LoraSet
@@ -65,6 +67,9 @@ def _build_engine(
         model = _load_quantized_on_gpus(calls, report, compiles=not gptqmodel_kernel(config, options, environment))
     else:
         model = load_model(calls, whole_percents(report))
+        speed_up_grouped_queries()
+        if not model.is_encoder_decoder and not model.must_prefill_at_once(model.new_cache()):
+            pack_linear_layers(model.module)  # T5 and Mamba look at weights at every token, which would unpack them
     vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
     vision, vision_notes = _open_vision(path, config, model)
     all_notes = (*notes(path, options, environment), *_offload_notes(model.devices), *vision_notes)

@@ -21,6 +21,8 @@ from modules.engines.engine_protocol import Operations
 from modules.engines.hf.batch import Batch, TokenSequence
 from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixFiles
 from modules.engines.hf.generation import Generation
+from modules.engines.hf.kv_cache import token_bytes
+from modules.engines.hf.limits import batch_size
 from modules.engines.hf.loglikelihoods import add_logits
 from modules.engines.hf.sampling.pipeline import NoTokenLeft
 from modules.engines.hf.sampling.vocabulary import Vocabulary
@@ -31,8 +33,6 @@ from modules.system import cpu_memory
 
 PREFILL_CHUNK_WHILE_DECODING = 96
 """Tokens of a prompt that one step evaluates while other answers are decoded."""
-MAX_BATCH = 4
-"""Answers in progress at once; further requests wait."""
 PREFIX_CACHE_BYTES = 2 << 30
 """Upper limit of the memory for caches of ended answers."""
 
@@ -76,7 +76,9 @@ class Engine:
         model = self.model
         cache = model.new_cache() if model.is_encoder_decoder else self._prefixes.take([0])[0]
         model.forward([0], cache, model.run_encoder([0]) if model.is_encoder_decoder else None)
-        self._max_batch = MAX_BATCH if model.can_batch and model.can_truncate(cache) else 1
+        self._max_batch = 1
+        if model.can_batch and model.can_truncate(cache):
+            self._max_batch = batch_size(token_bytes(cache) * self._context, _free_memory(model.device))
         self._prefill_at_once = model.must_prefill_at_once(cache)
         self._prefixes.clear()
 
@@ -378,5 +380,10 @@ class Engine:
 def _prefix_cache_bytes(device: torch.device) -> int:
     """Return the limit for caches of ended answers, which lie on `device`: on a GPU a quarter of its free memory."""
     if device.type == "cuda":
-        return min(PREFIX_CACHE_BYTES, int(torch.cuda.mem_get_info(device)[0]) // 4)
+        return min(PREFIX_CACHE_BYTES, _free_memory(device) // 4)
     return min(PREFIX_CACHE_BYTES, cpu_memory.total_memory() // 16)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return the bytes that caches on `device` may still take."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else cpu_memory.available_memory()

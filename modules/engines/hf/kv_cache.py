@@ -88,6 +88,15 @@ def is_growable(cache: Any) -> bool:
     return isinstance(cache, DynamicCache) and all(type(layer) is GrowableLayer for layer in cache.layers)
 
 
+def token_bytes(cache: Any) -> int:
+    """Return the bytes of keys and values for one token of one row, of a growable cache that holds some."""
+    return sum(
+        states.shape[1] * states.shape[3] * states.element_size()
+        for layer in cache.layers
+        for states in (layer.keys, layer.values)
+    )
+
+
 def truncate(cache: Any, length: int) -> bool:
     """Keep the first `length` tokens of every layer, which may hold different numbers. False if the cache cannot."""
     if not is_growable(cache):

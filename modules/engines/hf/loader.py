@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +19,8 @@ _FRAGMENTS_HEAP = ("load_in_8bit", "load_in_4bit", "use_eager_attention")
 
 def _load(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine | SerialEngine:
     fragments = any(options[key] for key in _FRAGMENTS_HEAP)
-    with malloc.return_freed_memory() if fragments else contextlib.nullcontext():
+    # Otherwise the weights that packed ones have replaced would stay in the heap.
+    with malloc.return_freed_memory() if fragments else malloc.return_freed_memory(malloc.LARGEST):
         return _engine(path, options, report)
 
 

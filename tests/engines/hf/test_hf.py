@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from modules.core.events import Progress, Waiting
+from modules.engines.hf.limits import MAX_BATCH, MIN_BATCH
 from modules.runtime.worker_process import WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import LLAMA, TRANSFORMERS
@@ -214,11 +215,13 @@ def test_answers_of_a_batch_equal_those_generated_alone(tiny_hf: WorkerProcess) 
     )
 
 
-def test_requests_beyond_the_batch_size_report_that_they_wait(tiny_hf: WorkerProcess) -> None:
-    crowd = Crowd(tiny_hf)
-    calls = [crowd.ask(f"{number} {STORY}", max_new_tokens=40, ban_eos_token=True) for number in range(5)]
-    received = [crowd.wait(call) for call in calls]
-    assert [any(isinstance(event, Waiting) for event in events) for events in received] == [False] * 4 + [True]
+def test_requests_beyond_the_slots_report_that_they_wait(workers: WorkerPool, tiny_folder: Path) -> None:
+    with workers.lease(tiny_folder, TRANSFORMERS) as leased:
+        crowd, slots = Crowd(leased.worker), leased.info.slots
+        calls = [crowd.ask(f"{number} {STORY}", max_new_tokens=40, ban_eos_token=True) for number in range(slots + 1)]
+        received = [crowd.wait(call) for call in calls]
+    assert MIN_BATCH <= slots <= MAX_BATCH
+    assert [any(isinstance(event, Waiting) for event in events) for events in received] == [False] * slots + [True]
 
 
 def test_a_cancelled_answer_ends_at_once(hf: WorkerProcess) -> None:
