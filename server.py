@@ -25,7 +25,7 @@ from modules.loaders.registry import RPC, find_loader
 from modules.planning.load_request import LoadRequest
 from modules.setup import install
 from modules.setup.overlay_installer import OverlayInstaller
-from modules.system.garbage_collection import spare_permanent_objects
+from modules.system.garbage_collection import pause_collection, spare_permanent_objects
 from modules.system.listener import listening_socket
 from modules.system.log_file import LogFile, unwritable
 from modules.system.open_files import allow_open_files
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 ROOT = Path(__file__).resolve().parent
+SETTLE_SECONDS = 2.0
+"""From the start until objects are counted as permanent."""
 log = logging.getLogger("server")
 
 
@@ -142,6 +144,7 @@ def build(app: App) -> ASGIApp:
 
 def serve(app: App, arguments: Sequence[str]) -> None:
     """Serve until Ctrl-C, then stop downloads and installations and unload the model."""
+    pause_collection()
     import uvicorn
 
     from modules.api.host_guard import guard
@@ -199,7 +202,10 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     url = f"http://{shown}:{port}"
     chinese = terminal_language() == "zh"
     print(f"已就绪：{url}" if chinese else f"Ready: {url}", flush=True)
-    spare_permanent_objects()
+    # Not yet: it would hold up the first page, which is often asked for at once.
+    settling = threading.Timer(SETTLE_SECONDS, spare_permanent_objects)
+    settling.daemon = True
+    settling.start()
     app.catalog.models(0)  # starts a scan, and waits for nothing
     threading.Thread(target=app.sweep, daemon=True).start()
     if app.serves_others and (warning := open_warning(app)):

@@ -9,6 +9,14 @@ THRESHOLDS = (10_000, 20, 50)
 program's half a million several times, for a third of the processor time of a request."""
 
 
+def pause_collection() -> None:
+    """Collect nothing until `spare_permanent_objects`: while a program starts, nearly all objects stay.
+
+    Collections took a fifth of the processor time until the page answered.
+    """
+    gc.disable()
+
+
 def spare_permanent_objects() -> None:
     """Leave the objects that exist now out of every later collection, and collect less often.
 
@@ -17,3 +25,4 @@ def spare_permanent_objects() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
+    gc.enable()

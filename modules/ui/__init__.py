@@ -19,7 +19,13 @@ from modules.ui.chat import routes, template_route
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_gate import MAX_UPLOAD, GradioGate, keep_uploads_in, log_refusals, remove_uploads
 from modules.ui.gradio_import import gradio
-from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_search, write_head
+from modules.ui.gradio_patches import (
+    mount,
+    slow_timer_frames,
+    speed_up_component_search,
+    without_unused_apps,
+    write_head,
+)
 from modules.ui.locales import supported
 from modules.ui.login import LoginGuard
 from modules.ui.model import residents
@@ -100,7 +106,8 @@ def attach(server: FastAPI, app: App) -> None:
     log_refusals()
     keep_uploads_in(UPLOADS)
     visitors = Visitors(app)
-    pages = {f"/{language}": build(app, language, visitors) for language in LANGUAGES}
+    with without_unused_apps():
+        pages = {f"/{language}": build(app, language, visitors) for language in LANGUAGES}
     server.add_middleware(GradioGate, pages=pages)
     _add_routes(server, app)
     status_feed.add_route(server, app)
@@ -114,11 +121,11 @@ def attach(server: FastAPI, app: App) -> None:
     training_routes.add_routes(server, app)
     perplexity.add_routes(server, app)
     price.add_routes(server, app)
-    for language in LANGUAGES:
-        gr.mount_gradio_app(
+    for path, page in pages.items():
+        mount(
             server,
-            pages[f"/{language}"],
-            path=f"/{language}",
+            page,
+            path,
             max_file_size=MAX_UPLOAD,
             theme=theme,
             css=css,

@@ -26,3 +26,20 @@ def test_gradios_script_is_served_with_a_faster_component_search() -> None:
         assert restored.count(patched_part) == 1
         restored = restored.replace(patched_part, original_part)
     assert restored == original != served.text
+
+
+def test_pages_are_built_without_apps_that_serve_nothing() -> None:
+    """If the first assertion fails, Gradio makes no application before a page is mounted, and the patch can go."""
+    with gr.Blocks(analytics_enabled=False) as plain:
+        pass
+    with gradio_patches.without_unused_apps(), gr.Blocks(analytics_enabled=False) as page:
+        box = gr.Textbox("old")
+        gr.Button().click(lambda: "new", None, box, api_name="change")
+    assert isinstance(plain.app, FastAPI) and page.app is None
+    server = FastAPI()
+    gradio_patches.mount(server, page, "/en")
+    assert page.app is server.routes[-1].app  # type: ignore[attr-defined]
+    client = TestClient(server)
+    assert [part["type"] for part in client.get("/en/config").json()["components"]][:2] == ["textbox", "button"]
+    answer = client.post("/en/gradio_api/run/change", json={"data": [], "session_hash": "x"})
+    assert answer.json()["data"] == ["new"]
