@@ -1096,6 +1096,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "context_meter": ("提示词占用的上下文（词符）", "Tokens of the prompt, of the model's context"),
     "context_used": ("{used} / {context}", "{used} / {context}"),
     "live_speed": ("{speed} 词符/秒 · {tokens} 个词符", "{speed} tok/s · {tokens} tokens"),
+    "first_token_after": ("首个词符 {seconds} 秒", "first token after {seconds} s"),
     "draft_tokens": ("草稿词符命中 {accepted}/{drafted}", "{accepted} of {drafted} draft tokens accepted"),
     "stopped": ("已停止", "stopped"),
     "system_message": ("系统消息", "System message"),

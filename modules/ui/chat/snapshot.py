@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Mapping
 
 from modules.chat.participants import INSTRUCT
@@ -164,13 +165,21 @@ def facts_line(receipt: Mapping[str, Json], page: Page) -> str:
         return ""
     # Prefill yields the first token, so the decode time is that of one token fewer.
     parts = [page.tr("live_speed").format(tokens=tokens, speed=f"{(tokens - 1) / seconds:.1f}")] if seconds else []
-    parts += _draft_part(receipt["tokens"], page)
+    parts += _first_token_part(receipt["seconds"], page) + _draft_part(receipt["tokens"], page)
     ends = {"length": "cut", "cancelled": "stopped"}
     parts += [page.tr(ends[reason]) for reason in [receipt.get("reason")] if reason in ends]
     model = receipt.get("model")
     if left_out := receipt.get("images_left_out"):
         parts.append(page.tr("images_left_out").format(count=left_out))
     return " · ".join([*parts, *([str(model.get("name"))] if isinstance(model, Mapping) else [])])
+
+
+def _first_token_part(seconds: Mapping[str, Json], page: Page) -> list[str]:
+    """Return when the first token came, nothing if that is not known, as of a stopped answer."""
+    prompt = seconds.get("prompt")
+    if isinstance(prompt, bool) or not isinstance(prompt, int | float) or not 0 < prompt < math.inf:
+        return []
+    return [page.tr("first_token_after").format(seconds=f"{prompt:.{1 if prompt < 10 else 0}f}")]
 
 
 def _draft_part(tokens: Mapping[str, Json], page: Page) -> list[str]:
