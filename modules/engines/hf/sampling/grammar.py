@@ -19,11 +19,12 @@ class Grammar(LogitsProcessor):
     """Constrain every row to a grammar, from the end of the prompt of `prompt_length` tokens on.
 
     `start` makes the matcher of one row. A row that has ended, and is only padded while others continue, stays as it
-    is. Tokens may be taken back.
+    is. Tokens may be taken back. A text that is complete, and cannot go on, ends with one of the tokens `ends` even if
+    they were banned before.
     """
 
-    def __init__(self, start: Callable[[], Matcher], prompt_length: int) -> None:
-        self._start, self._prompt_length = start, prompt_length
+    def __init__(self, start: Callable[[], Matcher], prompt_length: int, ends: Sequence[int] = ()) -> None:
+        self._start, self._prompt_length, self._ends = start, prompt_length, list(ends)
         self._rows: dict[int, _Row] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -40,6 +41,8 @@ class Grammar(LogitsProcessor):
                 allowed = torch.from_numpy(row.matcher.allowed()[: scores.shape[1]])
                 constrained[number, : len(allowed)].masked_fill_(~allowed.to(scores.device), -math.inf)
                 constrained[number, len(allowed) :] = -math.inf
+                if self._ends and constrained[number].max() == -math.inf and row.matcher.may_end():
+                    constrained[number, self._ends] = 0
         return constrained
 
 

@@ -63,7 +63,8 @@ def build_processors(
     factory = _ProcessorFactory(params, prompt_tokens, vocabulary, device, generator or new_generator(params, device))
     always = list(_biases(params, len(prompt_tokens), vocabulary, eos, device))
     if request := GrammarRequest.of(params):
-        always.append(Grammar(vocabulary.grammar(request), len(prompt_tokens)))
+        ends = eos if params["min_length"] and not params["ban_eos_token"] else ()
+        always.append(Grammar(vocabulary.grammar(request), len(prompt_tokens), ends))
     samplers = (processor for name in sampler_order(params) for processor in factory.build(name))
     return LogitsProcessorList([*always, *samplers])
 

@@ -123,6 +123,12 @@ def test_banning_the_eos_token_leaves_no_token_at_the_end_of_a_grammar(vocabular
 
 
 @needs_llguidance
+def test_a_text_that_is_complete_ends_below_the_minimum_length(vocabulary: TokenizerVocabulary) -> None:
+    text, is_complete = sample_text(vocabulary, YES_NO, 1, min_length=20)
+    assert text in ("yes", "no") and is_complete
+
+
+@needs_llguidance
 @pytest.mark.parametrize("text", ["root ::= (", "nonsense", 'other ::= "a"', "root ::= missing", 'root ::= "a'])
 def test_an_invalid_grammar_is_refused_by_the_name_of_the_option(vocabulary: TokenizerVocabulary, text: str) -> None:
     with pytest.raises(OptionError) as error:
