@@ -76,10 +76,12 @@ def test_the_build_gets_neither_data_of_the_user_nor_secrets() -> None:
         ".git/config",
         "overlays/llamacpp/a",
         "users/me.yaml",
+        "training/datasets/mine.json",
+        "training/runs/one/log.jsonl",
     ):
         assert not is_in_context(path), path
     assert not is_in_context("presets/.bin/a.yaml")
-    assert is_in_context("modules/ui/static/chat.js")
+    assert is_in_context("modules/ui/static/chat.js") and is_in_context("training/datasets/README.md")
 
 
 def test_flags_are_flags_of_the_server(dockerfile: str) -> None:
@@ -109,6 +111,7 @@ def test_the_container_runs_as_a_user_who_owns_all_that_the_program_writes(docke
     owned |= set(chown.split()[2:])
     mounted = {volume.split(":")[1].removeprefix("/app/") for volume in SERVICE["volumes"]}
     assert mounted <= owned
+    assert "training" in owned, "runs are written there"
     assert set(json.loads(arguments_of(dockerfile, "VOLUME")[0])) <= {f"/app/{name}" for name in mounted}
 
 
