@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import time
 from collections import deque
+from collections.abc import Callable
 
 ASSUMED_SHARE = 0.3
 """A further token of a batch costs this share of a batch of one token, as long as nothing is measured."""
@@ -13,6 +16,15 @@ KNOWN_SAMPLES = 3
 """Measurements of a size after which it takes part in telling the pace."""
 FRESH_STEPS = 256
 """Batches for which a measurement holds. After that a smaller guess is preferred, so that the size is tried again."""
+
+
+def batch_clock(offloaded: bool) -> Callable[[], float]:
+    """Return the clock, in seconds, by which batches are to be compared.
+
+    Without GPUs it counts the processor time of the thread that decodes: time that other programs take says nothing
+    about a batch, but hits larger ones more often. Windows counts that in steps of 16 ms.
+    """
+    return time.perf_counter if offloaded or os.name == "nt" else time.thread_time
 
 
 class BatchCosts:

@@ -6,9 +6,8 @@ same thread as the large model, between two of its batches.
 
 from __future__ import annotations
 
-import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as native
@@ -86,10 +85,11 @@ class ModelDrafter:
 
 
 class DraftModel:
-    """A loaded draft model for `slots` slots. `acceptance` and `rates` are what answers so far have shown."""
+    """A loaded draft model for `slots` slots, timed by `clock`. Answers have shown `acceptance` and `rates`."""
 
-    def __init__(self, model: Model, slots: int, max_tokens: int) -> None:
+    def __init__(self, model: Model, slots: int, max_tokens: int, clock: Callable[[], float]) -> None:
         self.max_tokens = max_tokens
+        self._clock = clock
         self.n_ctx = model.n_ctx
         self.costs = BatchCosts()
         self.acceptance = ASSUMED_ACCEPTANCE
@@ -106,9 +106,9 @@ class DraftModel:
         for position in range(KNOWN_SAMPLES + 1):
             self._batch.clear()
             self._batch.add(token, position, 0, wants_logits=True)
-            began = time.perf_counter()
+            began = self._clock()
             if self._model.decode(self._batch) == DECODED and position:
-                self.costs.record(1, time.perf_counter() - began)
+                self.costs.record(1, self._clock() - began)
         self._model.clear_cache()
 
     def missing(self, drafter: ModelDrafter) -> int:
@@ -159,10 +159,10 @@ class DraftModel:
 
     def _evaluate(self) -> bool:
         """Evaluate the batch. If that fails, as without room, start again with empty sequences."""
-        began = time.perf_counter()
+        began = self._clock()
         if self._model.decode(self._batch, interruptible=False) == DECODED:
             if self._batch.outputs == len(self._batch):
-                self.costs.record(len(self._batch), time.perf_counter() - began)
+                self.costs.record(len(self._batch), self._clock() - began)
             return True
         self._model.clear_cache()
         for held in self._held:
@@ -170,7 +170,9 @@ class DraftModel:
         return False
 
 
-def open_draft_model(model: Model, calls: Mapping[str, Json]) -> tuple[DraftModel | None, tuple[Note, ...]]:
+def open_draft_model(
+    model: Model, calls: Mapping[str, Json], clock: Callable[[], float]
+) -> tuple[DraftModel | None, tuple[Note, ...]]:
     """Return the draft model that `calls` load; None, and a note that says why, if it cannot be used."""
     if DRAFT not in calls:
         return None, ()
@@ -191,7 +193,7 @@ def open_draft_model(model: Model, calls: Mapping[str, Json]) -> tuple[DraftMode
         native.llama_free(draft.context)
         native.llama_model_free(draft.handle)
         return None, (unusable_draft_note(model.path.name, path.name, *reasons),)
-    return DraftModel(draft, context["n_seq_max"], draft_calls["common_params_speculative"]["n_max"]), ()
+    return DraftModel(draft, context["n_seq_max"], draft_calls["common_params_speculative"]["n_max"], clock), ()
 
 
 def vocabulary_difference(large: Vocabulary, small: Vocabulary) -> tuple[str, str] | None:

@@ -18,6 +18,7 @@ from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.llamacpp.arguments import ADD_NODES, arguments, offloads
 from modules.engines.llamacpp.batch import Batch
+from modules.engines.llamacpp.batch_costs import batch_clock
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model, largest
 from modules.engines.llamacpp.draft_model import open_draft_model
 from modules.engines.llamacpp.drafting import DraftPlanner
@@ -66,7 +67,8 @@ class LlamaCpp:
         self._scheduler = Scheduler(self.model, self._cache)
         self._is_interrupted = False
         self._next_turn = NextTurn(self.model, self._cache, self._batch)
-        draft_model, draft_notes = open_draft_model(self.model, calls)
+        self._batch_clock = batch_clock(offloads(options, build))
+        draft_model, draft_notes = open_draft_model(self.model, calls, self._batch_clock)
         self._drafts = DraftPlanner(self.model.n_batch, self.model.n_ctx, draft_model)
         self._windows = WindowEvaluator(self.model, self._cache, self._scheduler, self._batch)
         self._warm_up()
@@ -218,12 +220,12 @@ class LlamaCpp:
         if self._is_interrupted and self._is_long:  # a request has arrived since the last ones were taken
             self._batch.clear()
             return
-        began = time.perf_counter()
+        began, batch_began = time.perf_counter(), self._batch_clock()
         status = self.model.decode(self._batch)
         if status == DECODED:
             self._scheduler.chunk.observe(len(self._batch) - self._batch.outputs, time.perf_counter() - began)
             if self._batch.outputs == len(self._batch):  # it has no part of a prompt
-                self._drafts.costs.record(len(self._batch), time.perf_counter() - began)
+                self._drafts.costs.record(len(self._batch), self._batch_clock() - batch_began)
             for request in list(self._scheduler.running):
                 yield from self._advance(request)
         elif status == ABORTED:
