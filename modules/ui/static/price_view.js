@@ -227,7 +227,7 @@ async function showKept(opened = "") {
   const open = new Set([opened, ...[...rows.querySelectorAll("details[open]")].map(({ dataset }) => dataset.id)]);
   try {
     const { results } = await get(`/price/results?model=${encodeURIComponent(key.value === "model" ? "" : model.value)}`);
-    rows.replaceChildren(...(results.length ? results.map((one) => keptRow(one, open.has(one.id))) : [make("li", { class: "tx-s-quiet" }, tr("pc_none_kept"))]));
+    rows.replaceChildren(...(results.length ? results.map((one) => keptRow(one, open.has(one.id) || results.length === 1)) : [make("li", { class: "tx-s-quiet" }, tr("pc_none_kept"))]));
     if (opened) rows.querySelector(`[data-id="${CSS.escape(opened)}"]`)?.scrollIntoView({ block: "nearest" });
   } catch (problem_) {
     rows.replaceChildren(make("li", { class: "tx-p-error" }, problem_.message));
