@@ -126,24 +126,28 @@ def report(rounds: list[tuple[float, float, bool]]) -> None:
 
 def delays(model: Path, loader: str, tokens: int, rounds: int) -> tuple[list[float], list[float]]:
     """Return the seconds to the first token of short requests while a prompt is saved, and while nothing is."""
-    times: list[list[float]] = []
+    times: tuple[list[float], list[float]] = [], []
+    known = set(saved())
     with server(model, loader, 2) as saving, server(model, loader, 0) as idle:
-        for program in (saving, idle):
-            port = ready(program, model)
+        ports = [ready(program, model) for program in (saving, idle)]
+        for port in ports:
             turn(port, model, [{"role": "user", "content": long_text(tokens, 1)}])
-            times.append([])
-            for number in range(8 * rounds):
+        for number in range(8 * rounds):
+            for port, measured in zip(ports, times, strict=True):
+                question = [{"role": "user", "content": f"{number} is a number. Say another."}]
+                turn(port, model, question)
+                for path in set(saved()) - known:  # so that the long prompt has to be saved again
+                    path.unlink(missing_ok=True)
                 time.sleep(SAVED_AFTER + 0.02 * (number % 8))
-                messages = [{"role": "user", "content": f"{number} is a number. Say another."}]
-                times[-1].append(turn(port, model, messages).first_token_seconds)
-    return times[0], times[1]
+                measured.append(turn(port, model, question).first_token_seconds)
+    return times
 
 
 def report_delays(times: tuple[list[float], list[float]]) -> None:
     rows = [(name, statistics.median(one), max(one)) for name, one in zip(("saving", "idle"), times, strict=True)]
     table(["seconds to the first token", "median", "longest"], rows)
-    delay = max(times[0]) - max(times[1])
-    verdict("Longest delay", f"{delay:.2f} s", f"{MAX_DELAY_SECONDS} s at most", delay <= MAX_DELAY_SECONDS)
+    delay = statistics.median(times[0]) - statistics.median(times[1])
+    verdict("Delay of the median", f"{delay:.2f} s", f"{MAX_DELAY_SECONDS} s at most", delay <= MAX_DELAY_SECONDS)
 
 
 if __name__ == "__main__":
