@@ -21,8 +21,8 @@ from program import ROOT, Memory, Program, mapped_packages, memory
 sys.path.insert(0, str(ROOT))
 from scripts import system_packages
 
-MAX_EXTRA_SECONDS = 2.0
-MAX_MEMORY = 250 * MB
+MAX_EXTRA_SECONDS = -0.5
+MAX_MEMORY = 170 * MB
 ROUNDS = 5
 OPEN_SECONDS = 5.0
 BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

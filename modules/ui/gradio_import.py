@@ -4,8 +4,11 @@ gradio 6.31.0 renders a .pyi stub for each of its 81 components at every import 
 1.3 of 2.6 seconds, for files that the wheel already contains. The function does nothing while Gradio is imported and is
 restored afterwards. `tests/ui/test_gradio_import.py` fails when there is nothing left to save.
 
-It also inspects the constructor of a component at each call (`component_meta.updateable`), which takes a fifth of the
-time in which the page is built; from here on, it does so once.
+It imports pandas, which takes 34 MB and which only tables, plots and its page of statistics use: here, it is imported
+when something in it is used for the first time.
+
+Gradio also inspects the constructor of a component at each call (`component_meta.updateable`), which takes a fifth of
+the time in which the page is built; from here on, it does so once.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 _STUB_WRITER = "create_or_modify_pyi"
+_POSTPONED = "pandas"
 
 
 def gradio() -> Any:
@@ -34,16 +38,33 @@ def gradio() -> Any:
 
 def _without_stubs() -> Any:
     # `gradio.component_meta` cannot be patched beforehand: importing it imports its package, the slow part, first.
-    patcher = _Patcher()
-    sys.meta_path.insert(0, patcher)
+    patcher, postponer = _Patcher(), _Postponer()
+    sys.meta_path[:0] = [patcher, postponer]
     try:
         package = importlib.import_module("gradio")
     finally:
         sys.meta_path.remove(patcher)
+        sys.meta_path.remove(postponer)
         patcher.restore()
     inspected_once = SimpleNamespace(getfile=inspect.getfile, getfullargspec=cache(inspect.getfullargspec))
     vars(sys.modules["gradio.component_meta"])["inspect"] = inspected_once
     return package
+
+
+class _Postponer(MetaPathFinder):
+    """An import hook that executes pandas only when one of its attributes is read."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != _POSTPONED:
+            return None
+        sys.meta_path.remove(self)  # so that the other finders look for it
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
 
 
 class _Patcher(MetaPathFinder):
