@@ -13,7 +13,10 @@ from modules.options.option import Option, Value, nearest
 
 @dataclass(frozen=True)
 class Setting:
-    """The value of an option and its source: "default", "model", "saved", "flag" or "form"."""
+    """The value of an option and its source: "default", "model", "saved", "flag" or "form".
+
+    The planner adds "memory", for a context reduced to what fits, and "automatic", for a choice by what is free.
+    """
 
     value: Value
     source: str

@@ -339,7 +339,7 @@ LLAMACPP = (
         "kv_unified",
         "kv-unified",
         AUTO,
-        {"en": "One KV cache for all requests", "zh": "共用 KV 缓存"},
+        {"en": "Shared KV cache", "zh": "共用 KV 缓存"},
         {
             "en": "off = n_ctx tokens for each request: faster with many, more memory. "
             "auto = so if parallel > 4 and memory allows.",

@@ -50,7 +50,7 @@ class MemoryBudget(MemoryRoom):
     def choose_streams(
         self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
     ) -> dict[str, Setting]:
-        """Return `settings` with a decision for a `kv_unified` of "auto", with the source "memory".
+        """Return `settings` with a decision for a `kv_unified` of "auto", with the source "automatic".
 
         Every request gets a KV cache of its own, which is faster with many at once, only if the user wants more of them
         than usual, so that nobody who chats alone pays for it, and if what is added to a shared cache takes at most
@@ -62,7 +62,7 @@ class MemoryBudget(MemoryRoom):
             return dict(settings)
         if int(parallel.value) <= USUAL_PARALLEL:
             return dict(settings)
-        separate = {**settings, "kv_unified": Setting(OFF, "memory")}
+        separate = {**settings, "kv_unified": Setting(OFF, "automatic")}
         devices = self.free_memory(loader, record.name, LoadPlan(record, loader, settings).nodes)
         sizes = [device.free for device in devices[1:]]
         needs = (memory.placed(header, option_values(choice), sizes) for choice in (settings, separate))
@@ -71,7 +71,7 @@ class MemoryBudget(MemoryRoom):
             for one, more, device in zip(*needs, devices, strict=True)
             if more.total > one.total
         )
-        return separate if plenty else {**settings, "kv_unified": Setting(ON, "memory")}
+        return separate if plenty else {**settings, "kv_unified": Setting(ON, "automatic")}
 
     def free_memory(self, loader: Loader, name: str = "", nodes: Sequence[str] = ()) -> tuple[Device, ...]:
         """Return main memory, then each device of the RPC `nodes` and each GPU that `loader` can use.

@@ -474,6 +474,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "source_flag": ("命令行参数", "flag"),
     "source_form": ("已修改，未保存", "changed, not saved"),
     "source_memory": ("已减小：内存不足", "reduced: memory"),
+    "source_automatic": ("自动选定", "automatic"),
     "trust_by_flag": (
         "只能在启动时用 --trust-remote-code 启用。",
         "Can only be enabled at start, with --trust-remote-code.",

@@ -67,8 +67,8 @@ def test_every_request_gets_a_cache_of_its_own_only_if_many_are_wanted_and_memor
         return app.planner.plan(LoadRequest(record, form={"n_ctx": 2048} | form)).settings["kv_unified"]
 
     # A cache of 2,048 tokens takes 47 MB: seven more of them take 330 MB, which is a quarter of 1.3 GB.
-    assert unified(2000, parallel=8) == Setting("off", "memory")
-    assert unified(1000, parallel=8) == Setting("on", "memory")
+    assert unified(2000, parallel=8) == Setting("off", "automatic")
+    assert unified(1000, parallel=8) == Setting("on", "automatic")
     assert unified(64000, parallel=4) == Setting("auto", "default")
     assert unified(64000, parallel=8, kv_unified="on") == Setting("on", "form")
     assert unified(300, parallel=8, kv_unified="off") == Setting("off", "form")
