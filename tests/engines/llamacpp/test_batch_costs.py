@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
-from modules.engines.llamacpp.batch_costs import ASSUMED_SHARE, FRESH_STEPS, SAMPLES, BatchCosts
+from modules.engines.llamacpp.batch_costs import ASSUMED_SHARE, FRESH_STEPS, SAMPLES, BatchCosts, batch_clock
 
 
 def ratio(costs: BatchCosts, size: int) -> float:
@@ -49,3 +52,18 @@ def test_a_size_that_seemed_dear_long_ago_is_tried_again() -> None:
     for _ in range(FRESH_STEPS):
         costs.record(1, 0.02)
     assert ratio(costs, 3) == pytest.approx(1 + 2 * ASSUMED_SHARE, rel=0.1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processor time is too coarse there")
+def test_time_that_other_programs_take_does_not_count_on_a_cpu() -> None:
+    clocks = {offloaded: batch_clock(offloaded) for offloaded in (False, True)}
+    before = {offloaded: clock() for offloaded, clock in clocks.items()}
+    time.sleep(0.02)
+    took = {offloaded: clock() - before[offloaded] for offloaded, clock in clocks.items()}
+    assert took[False] < 0.01 < 0.02 <= took[True]
+
+
+def test_seconds_follow_the_pace_and_a_size_is_known_after_some_batches() -> None:
+    costs = measured(*[(1, 0.02)] * 10, *[(1, 0.06)] * 10)
+    assert costs.seconds(1) == pytest.approx(0.06, rel=0.1)
+    assert costs.is_known(1) and not costs.is_known(2)
