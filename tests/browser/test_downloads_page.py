@@ -120,7 +120,6 @@ def test_a_model_is_selected_downloaded_across_interruptions_and_loaded(
     chromium: Browser, tmp_path: Path, hub: HubServer
 ) -> None:
     """In English on a phone."""
-    fault = hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
     with serving(tmp_path, hub) as server, opened(chromium, server, "en", 390) as window:
         page = window.page
         enter_address(page, REPO)
@@ -130,6 +129,7 @@ def test_a_model_is_selected_downloaded_across_interruptions_and_loaded(
         check_width(page)
         choose(page, NAME)
         expect(page.locator("#tx-dl-download")).to_contain_text("4.97 MB")
+        fault = hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)  # not while its header is read
         page.locator("#tx-dl-download").click()
         wait_for_progress(page)
         check_width(page)
@@ -163,10 +163,10 @@ def test_a_paused_download_of_an_updated_branch_restarts_with_the_new_commit(
 ) -> None:
     page, old, new = window.page, noise(3_000_000, 1), noise(3_000_000, 2)
     hub.add("user/updated", {"updated.Q8_0.gguf": old})
-    fault = hub.fault("updated.Q8_0", origin="cdn", rate=SLOW)
     enter_address(page, "user/updated")
     choose(page, "updated.Q8_0.gguf")
     expect(page.locator("#tx-dl-download")).to_contain_text("3.00 MB")
+    fault = hub.fault("updated.Q8_0", origin="cdn", rate=SLOW)
     page.locator("#tx-dl-download").click()
     wait_for_progress(page)
     page.locator("[data-act=pause]").click()
@@ -185,10 +185,11 @@ def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
     window: Window, server: Server, hub: HubServer
 ) -> None:
     page = window.page
-    hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
     enter_address(page, REPO)
     choose(page, NAME)
     expect(page.locator("#tx-dl-download")).to_contain_text("4.97 MB")
+    expect(row(page, NAME).locator(".tx-dl-fits")).to_have_attribute("data-kind", "fits")
+    hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
     page.locator("#tx-dl-download").click()
     wait_for_progress(page)
     expect(page.locator(".tx-dl-confirm")).not_to_be_visible()
