@@ -138,7 +138,7 @@ def disk_note(offloaded: int, parts: int, option: str = "cpu_memory") -> Note:
 def no_images_note(reason: str) -> Note:
     """Make the note for a vision model whose images cannot be read."""
     return Note(
-        "model",
+        "images",
         {
             "en": f"Images are off: the image processor of this model cannot be used. {reason}",
             "zh": f"不支持图片：无法使用此模型的图片处理器。{reason}",
