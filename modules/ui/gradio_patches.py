@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.routing import Mount
 from modules.ui.gradio_import import gradio
 
 QUEUE_SECONDS = 0.01
+MAX_RECORDED_EVENTS = 100
 _PAGE = "frontend/index.html"
 _FRAMES = Path(__file__).with_name("frames.js")
 _HEAD = "{{ tx_head(request) | safe }}"
@@ -63,6 +65,16 @@ def slow_queue_polling(page: Any) -> None:
     """
     page._queue.sleep_when_free = QUEUE_SECONDS
     page._queue.progress_update_sleep_when_free = 10 * QUEUE_SECONDS  # `gr.Progress` is not used
+
+
+def skip_statistics(page: Any) -> None:
+    """Compute no statistics of the events of a `gradio.Blocks`, which only Gradio's page for monitoring shows.
+
+    After each event, Gradio put the facts of the last 10,000 into a table of pandas, whose import takes 34 MB and half
+    a second.
+    """
+    page._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize  # events between two summaries
+    page._queue.ANALYTICS_MAX_EVENTS = MAX_RECORDED_EVENTS
 
 
 def slow_timer_frames() -> None:

@@ -12,7 +12,7 @@ from modules.ui.chat.visitors import Visitors
 from modules.ui.downloads.panel import DownloadsPanel
 from modules.ui.gradio_gate import MAX_QUEUED
 from modules.ui.gradio_import import gradio
-from modules.ui.gradio_patches import slow_queue_polling
+from modules.ui.gradio_patches import skip_statistics, slow_queue_polling
 from modules.ui.handlers import STALE_MENU, Page, Updates
 from modules.ui.model import model_html
 from modules.ui.model.connect_panel import ConnectPanel
@@ -77,6 +77,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
             part.on_page_load(blocks.load)
     blocks.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)
     slow_queue_polling(blocks)
+    skip_statistics(blocks)
     return blocks
 
 

@@ -43,3 +43,15 @@ def test_pages_are_built_without_apps_that_serve_nothing() -> None:
     assert [part["type"] for part in client.get("/en/config").json()["components"]][:2] == ["textbox", "button"]
     answer = client.post("/en/gradio_api/run/change", json={"data": [], "session_hash": "x"})
     assert answer.json()["data"] == ["new"]
+
+
+def test_no_statistics_of_events_are_computed() -> None:
+    """If the first assertion fails, a new Gradio computes them otherwise, and `skip_statistics` must be adapted."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        pass
+    assert (page._queue.ANAYLTICS_CACHE_FREQUENCY, page._queue.ANALYTICS_MAX_EVENTS) == (1, 10_000)
+    gradio_patches.skip_statistics(page)
+    page._queue.events_recorded = 1_000_000
+    records = [{"function": "change", "status": "success", "process_time": 1.0}]
+    assert page._queue.compute_analytics_summary(records) == {"functions": {}}
+    assert page._queue.ANALYTICS_MAX_EVENTS < 1000
