@@ -7,6 +7,8 @@ from itertools import islice
 
 MAX_NGRAM = 3
 """Length of the longest n-gram looked up. The longer a match, the likelier its continuation repeats."""
+MAX_INDEXED = 1 << 15
+"""Tokens at the end of a prompt that are indexed, at most: an index takes some 600 bytes a token."""
 MAX_COMPARED = 32
 """Tokens before a match that are compared to tell its length, at most."""
 
@@ -25,9 +27,10 @@ class PromptLookup:
         self.position = self.matched = 0
         self._size = len(tokens)
         self._next: dict[tuple[int, ...], int] = {}  # where the token is that followed the last occurrence of an n-gram
+        start = max(self._size - MAX_INDEXED, 0)
         for length in range(1, MAX_NGRAM + 1):
-            ngrams = zip(*(islice(tokens, begin, None) for begin in range(length)), strict=False)
-            self._next.update(zip(ngrams, range(length, self._size), strict=False))
+            ngrams = zip(*(islice(tokens, begin, None) for begin in range(start, start + length)), strict=False)
+            self._next.update(zip(ngrams, range(start + length, self._size), strict=False))
         self._search()
 
     def update(self) -> list[tuple[int, bool]]:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from modules.engines.prompt_lookup import MAX_COMPARED, PromptLookup
+from modules.engines.prompt_lookup import MAX_COMPARED, MAX_INDEXED, PromptLookup
 
 DRAFTS: list[tuple[list[int], int, list[int]]] = [
     ([], 3, []),
@@ -53,6 +53,13 @@ def test_the_length_of_a_match_is_counted_backwards_up_to_a_bound() -> None:
     text = [*range(10, 15), 0, *range(10, 15)]
     assert PromptLookup(text).matched == 5
     assert PromptLookup([*range(100), *range(100)]).matched == MAX_COMPARED
+
+
+def test_of_a_very_long_prompt_only_the_end_is_indexed() -> None:
+    begins_with = PromptLookup([1, 2, 3, 4, *range(5, MAX_INDEXED + 1), 1, 2, 3])
+    assert begins_with.matched == 0
+    within = PromptLookup([*range(9, 99), 1, 2, 3, 4, *range(100, MAX_INDEXED), 1, 2, 3])
+    assert within.draft(2) == [4, 100]
 
 
 def test_taking_up_a_token_of_a_long_text_costs_microseconds() -> None:
