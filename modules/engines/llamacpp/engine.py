@@ -171,6 +171,7 @@ class LlamaCpp:
         Called from another thread when a request has arrived.
         """
         self._is_interrupted = True
+        self._next_turn.interrupt()
         if urgent or self._next_turn.running or self._is_long:
             self.model.interrupt()
 
@@ -182,6 +183,7 @@ class LlamaCpp:
 
     def resume(self) -> None:
         self._is_interrupted = False
+        self._next_turn.resume()
         self.model.resume()
 
     def _end(self, request: Request) -> None:

@@ -7,6 +7,7 @@ would delay the next answer by a millisecond or more; evaluated when nothing els
 
 from __future__ import annotations
 
+import threading
 from array import array
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, DECODED, Model
 from modules.engines.llamacpp.kv_cache import KVCache, Slot
 from modules.engines.llamacpp.scheduler import Request
+
+QUIET_SECONDS = 0.03
+"""Time without a request before it begins: a program that sends the next question at once is not delayed."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,20 @@ class NextTurn:
     def __init__(self, model: Model, cache: KVCache, batch: Batch) -> None:
         self._model, self._cache, self._batch = model, cache, batch
         self._following: _Following | None = None
+        self._interrupted = threading.Event()
         self.running = False
         """Whether it is being evaluated, so that a request should interrupt."""
 
     @property
     def pending(self) -> bool:
         return self._following is not None
+
+    def interrupt(self) -> None:
+        """End the wait for a quiet moment, as a request has arrived. Called from another thread."""
+        self._interrupted.set()
+
+    def resume(self) -> None:
+        self._interrupted.clear()
 
     def drop(self) -> None:
         self._following = None
@@ -55,10 +67,12 @@ class NextTurn:
             self._following = _Following(slot, len(slot.cells), tokens)
 
     def evaluate(self) -> None:
-        """Evaluate it, unless its slot holds something else by now. If it is interrupted, it stays pending.
+        """Evaluate it in a quiet moment, unless its slot holds something else. If interrupted, it stays pending.
 
         Any other failure only means that it is not there.
         """
+        if self._interrupted.wait(QUIET_SECONDS):
+            return
         following, self._following = self._following, None
         if following is None or following.slot.busy or len(following.slot.cells) != following.length:
             return
