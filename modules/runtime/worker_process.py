@@ -61,8 +61,9 @@ SHORT_WAITING = {"GOMP_SPINCOUNT": "3000"}
 """A busy loop of some microseconds before threads sleep.
 
 For training, which computes alone for hours: on two cores it trains 1.10 times as fast as with PASSIVE_WAITING
-(`benchmarks/training.py speed`). And for threads of llama.cpp that cannot be bound to cores, as in a container with a
-quota: with PASSIVE_WAITING they reach half of the speed (`benchmarks/README.md`).
+(`benchmarks/training.py speed`). For answers by PyTorch: with PASSIVE_WAITING they had 0.76 of the speed of `generate`
+in bfloat16 (`benchmarks/transformers_speed.py`). And for threads of llama.cpp that cannot be bound to cores, as in a
+container with a quota: with PASSIVE_WAITING they reach half of the speed (`benchmarks/README.md`).
 """
 
 COMPUTING = frozenset({"generate", "next", "loglikelihoods", "embed", "rank", "apply_loras"})
