@@ -109,7 +109,7 @@ def _sinks(options: Options) -> Iterator[Note]:
 
 
 def _draft(options: Options) -> Iterator[Note]:
-    for key in DRAFT_DEFAULTS if not options["model_draft"] else ():
+    for key in DRAFT_DEFAULTS if options.get("model_draft") == "" else ():  # llamacpp_HF has no drafts
         if options[key] != DRAFT_DEFAULTS[key]:
             yield Note(key, {"en": "No effect without model_draft.", "zh": "无效：仅在设置 model_draft 时生效。"})
 
