@@ -22,6 +22,8 @@ from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
 from modules.core.events import Done
+from modules.options.option import Value
+from modules.runtime.core_binding import CoreBinding
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
 from tests.support.answers import Answer, answer, forget, together
@@ -86,7 +88,7 @@ class Pair:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--draft-model", type=Path, help="measure this draft model instead of prompt lookup")
+    parser.add_argument("--draft-model", type=Path, help="a draft model beside it, instead of prompt lookup")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--lookup", type=int, default=LOOKUP, help="draft tokens at most")
     parser.add_argument("--at-once", type=int, default=1, help="copies of each question that are answered at once")
@@ -98,15 +100,23 @@ def main() -> None:
         if args.busy:
             stack.enter_context(busy(BUSY_SHARE))
         options = {"n_ctx": CONTEXT, "parallel": max(args.at_once, 1)}
-        plain = stack.enter_context(closing(WorkerProcess()))
-        load(plain, args.model, **options)
+        cores = CoreBinding()
+        plain = _started(stack, cores, args.model, options)
         drafting, settings = plain, {"prompt_lookup_num_tokens": args.lookup}
         if args.draft_model:
-            drafting, settings = stack.enter_context(closing(WorkerProcess())), {}
-            load(drafting, args.model, **options, model_draft=str(args.draft_model))
+            draft = {"model_draft": args.draft_model.name}
+            drafting, settings = _started(stack, cores, args.model, {**options, **draft}), {}
         pairs = measure(plain, drafting, settings, args.rounds, args.at_once)
         report(pairs)
         check_texts(plain, pairs)
+
+
+def _started(stack: ExitStack, cores: CoreBinding, model: Path, options: Mapping[str, Value]) -> WorkerProcess:
+    """Return a worker with the model, whose threads have the cores as in the program."""
+    worker = stack.enter_context(closing(WorkerProcess(waiting=cores.waiting)))
+    load(worker, model, **options)
+    cores.bind(worker)
+    return worker
 
 
 def measure(

@@ -1,7 +1,7 @@
 """A script that answers prompts concurrently and one by one, with a separate KV cache per slot.
 
-It reads {"path", "prompts"} from stdin and writes both lists of texts as JSON, and how many tokens of a running
-request were copied for another one with the same prompt.
+It reads {"path", "prompts"} from stdin and writes both lists of texts as JSON, how many tokens of a running request
+were copied for another one with the same prompt, and what became of two conversations that were continued together.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     for prompt in request["prompts"]:
         engine.forget()
         alone += _texts(engine, [prompt])
-    print(json.dumps([together, alone, _copied(engine, " ".join(request["prompts"]))]))
+    print(json.dumps([together, alone, _copied(engine, " ".join(request["prompts"])), _continued(engine)]))
 
 
 def _copied(engine: llamacpp.LlamaCpp, prompt: str) -> int:
@@ -44,6 +44,27 @@ def _copied(engine: llamacpp.LlamaCpp, prompt: str) -> int:
     while not engine.idle:
         ends |= {call: event for call, event in engine.step() if isinstance(event, Done)}
     return ends[2].cached_tokens
+
+
+def _continued(engine: llamacpp.LlamaCpp) -> dict[str, list[int]]:
+    """Continue the first and the last of four conversations at the same time.
+
+    Return the slots of both, and how many tokens of each prompt were evaluated anew.
+    """
+    engine.forget()
+    prompts = [f"Number {number}: " + "once upon a time " * 20 for number in range(4)]
+    _texts(engine, prompts)
+    requests = []
+    for call in (0, 3):
+        engine.submit(call, engine.tokenize(prompts[call] + "again", PARAMS), PARAMS)
+        list(engine.step())
+        request = engine._scheduler.find(call)
+        assert request is not None and request.slot is not None
+        requests.append(request)
+    return {
+        "slots": [request.slot.number for request in requests if request.slot],
+        "new": [request.prompt_tokens - request.reused_tokens for request in requests],
+    }
 
 
 def _texts(engine: llamacpp.LlamaCpp, prompts: Sequence[str]) -> list[str]:

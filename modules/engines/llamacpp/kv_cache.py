@@ -28,7 +28,7 @@ from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import has_images, positions, whole_chunks
 from modules.engines.llamacpp.stored_state import read_state
 from modules.engines.prompt_cache.store import PromptStore
-from modules.engines.token_ids import common_prefix_length
+from modules.engines.token_ids import common_prefix_length, longest_match
 
 MIN_COPIED_TOKENS = 32
 """Shortest prefix of another conversation that is worth a copy to or from main memory."""
@@ -128,7 +128,7 @@ class KVCache:
         """
         if has_images(tokens) or has_images(slot.cells):
             return Reuse()
-        begin, length = _longest_match(slot.cells, prefix, tokens)
+        begin, length = longest_match(slot.cells, prefix, tokens)
         length = min(length, len(tokens) - 1 - prefix)
         target = min(max(prefix, attention_sink_size), begin)
         too_long = target - prefix + len(tokens) >= self._model.n_ctx
@@ -199,7 +199,7 @@ class KVCache:
         if isinstance(source, Slot) and reuse.shift_from:
             slot = source
             self._shift(slot, reuse)
-        elif isinstance(source, Slot) and not source.busy and _is_continuation(source, length):
+        elif isinstance(source, Slot) and source in self._next_slots() and _is_continuation(source, length):
             slot = source
             length = self.truncate(slot, length)
         else:
@@ -217,17 +217,27 @@ class KVCache:
         That is an empty slot if there is one; else `source` itself if it is an idle slot (also if cells cannot be
         shared), else the slot used longest ago.
         """
-        idle = [slot for slot in self.slots if not slot.busy]
+        idle = self._next_slots()
         empty = [slot for slot in idle if not slot.cells]
         if source in idle and not (empty and self._model.can_share):
             assert isinstance(source, Slot)
             self._save(source)
             return source
-        # llama.cpp evaluates streams at once only if their numbers follow one another.
-        lowest = bool(empty) and not self._model.is_unified
-        slot = min(empty or idle, key=lambda candidate: candidate.number if lowest else candidate.last_use)
+        slot = min(empty or idle, key=lambda candidate: candidate.last_use)
         self._evict(slot)
         return slot
+
+    def _next_slots(self) -> list[Slot]:
+        """Return the idle slots that the next request may take.
+
+        llama.cpp evaluates streams at once only if their numbers follow one another. So where every slot has one, the
+        next request gets a slot beside the busy ones, and a conversation is copied there from another slot.
+        """
+        idle = [slot for slot in self.slots if not slot.busy]
+        if self._model.is_unified or not self._model.can_share:
+            return idle
+        beside = {slot.number + side for slot in self.slots if slot.busy for side in (-1, 1)}
+        return [slot for slot in idle if slot.number in beside] or idle
 
     def _copy(self, source: Slot | SavedPrefix | None, slot: Slot, length: int) -> int:
         """Give `slot` the first `length` cells of `source`. Return how many it then holds."""
@@ -243,6 +253,8 @@ class KVCache:
             slot.cells = source.cells[:length]
             if self._model.is_unified:
                 slot.shared, source.shared = length, max(source.shared, length)
+            elif not source.busy and _is_continuation(source, length):
+                self.truncate(source, 0)
         return length
 
     def _restore(self, saved: SavedPrefix, slot: Slot, length: int) -> int:
@@ -385,16 +397,3 @@ class KVCache:
 def _is_continuation(source: Slot | SavedPrefix, length: int) -> bool:
     """Tell whether a prompt that reuses `length` cells of `source` continues it: then the other cells may be lost."""
     return length >= len(source.cells) / 2 or len(source.cells) - length < MIN_SAVED_TOKENS
-
-
-def _longest_match(cells: array[int], prefix: int, tokens: array[int]) -> tuple[int, int]:
-    """Find the longest run of `tokens[prefix:]` in `cells` behind `prefix`. Return where it begins and its length."""
-    best = (len(cells), 0)
-    rest = tokens[prefix:]
-    if not rest or not cells:
-        return best
-    held = np.frombuffer(cells, np.int32)
-    for begin in np.flatnonzero(held[prefix + 1 :] == rest[0]) + prefix + 1:
-        length = common_prefix_length(cells[begin:], rest)
-        best = (int(begin), length) if length > best[1] else best
-    return best
