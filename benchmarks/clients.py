@@ -22,7 +22,7 @@ from figures import session, table, verdict
 from peers import IGNORE_EOS, PROGRAMS, Answer, LlamaServer, ask, require
 from program import MODEL, Program, explain
 
-MIN_RATIOS = {1: 0.95, 4: 1.0, 8: 0.95}
+MIN_RATIOS = {1: 1.03, 4: 1.05, 8: 1.05}
 SLOTS = 8
 TOKENS = 128
 ROUNDS = 7

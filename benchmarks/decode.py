@@ -16,8 +16,8 @@ from figures import session, table, verdict
 from peers import PROGRAMS, LlamaServer, ask, llama_bench, require
 from program import MODEL, Program, explain
 
-MIN_BENCH_RATIO = 0.92
-MIN_SERVER_RATIO = 0.95
+MIN_BENCH_RATIO = 0.98
+MIN_SERVER_RATIO = 1.03
 ROUNDS = 15
 REPEATS = 2
 TOKENS = 128

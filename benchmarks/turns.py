@@ -22,7 +22,7 @@ from figures import session, table, verdict
 from peers import PROGRAMS, LlamaServer, ask, require
 from program import MODEL, Program, explain
 
-MAX_TURN_RATIOS = {1.0: 0.95, 0.0: 1.1}
+MAX_TURN_RATIOS = {1.0: 0.95, 0.0: 0.95}
 """Limits relative to llama-server, by the seconds between the first answer and the second request."""
 MAX_CONCURRENT_SECONDS = 1.0
 LONG_TOKENS = 1500

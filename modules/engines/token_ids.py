@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
 
 from modules.core.errors import OptionError
 from modules.core.events import Json
@@ -66,11 +65,10 @@ def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
 def longest_match(cells: array[int], prefix: int, tokens: array[int]) -> tuple[int, int]:
     """Find the longest run of `tokens[prefix:]` in `cells` behind `prefix`. Return where it begins and its length."""
     best = (len(cells), 0)
-    rest = tokens[prefix:]
-    if not rest or not cells:
-        return best
-    held = np.frombuffer(cells, np.int32)
-    for begin in np.flatnonzero(held[prefix + 1 :] == rest[0]) + prefix + 1:
-        length = common_prefix_length(cells[begin:], rest)
-        best = (int(begin), length) if length > best[1] else best
+    rest, begin = tokens[prefix:], prefix
+    with contextlib.suppress(ValueError):  # no further one begins with the same token
+        while rest:
+            begin = cells.index(rest[0], begin + 1)
+            length = common_prefix_length(cells[begin:], rest)
+            best = (begin, length) if length > best[1] else best
     return best

@@ -231,7 +231,7 @@ def test_an_idle_page_only_polls_the_digest_and_draws_no_frames(shared_window: W
     page.add_init_script(COUNT_FRAMES)
     page.goto(f"{window.url}/zh/")
     expect(page.locator("#tx-page")).to_have_class(re.compile("show-"), timeout=30_000)
-    page.wait_for_timeout(2000)
+    page.wait_for_timeout(3000)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url.removeprefix(window.url)))
     page.evaluate("counts.frames = counts.timers = 0")

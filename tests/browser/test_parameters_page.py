@@ -104,7 +104,7 @@ def test_the_effect_of_a_sampler_on_the_last_reply_is_shown_beside_the_chat(chro
         window.tab("Parameters")
         expect(tail_free).to_be_hidden()  # and it is not sent
         expect(page.locator("#tx-gen-unsupported summary:visible")).to_have_text(
-            "17 parameters are not supported by llama.cpp"
+            "15 parameters are not supported by llama.cpp"
         )
         window.ask("Tell me about the sea.")
         window.wait_for_answer()
