@@ -38,9 +38,9 @@ class Stage:
 
 # A test belongs to the first stage with a resource that it uses.
 STAGES = (
-    Stage("page", frozenset({"chromium"}), 600, 850),
-    Stage("program", frozenset({"whole_program", "package_index"}), 600, 350),
-    Stage("backend", frozenset({"smollm2", "backend"}), 900, 950),
+    Stage("page", frozenset({"chromium"}), 600, 800),
+    Stage("program", frozenset({"whole_program", "package_index"}), 600, 250),
+    Stage("backend", frozenset({"smollm2", "backend"}), 900, 1050),
     Stage("unit", frozenset(), 5, 200),
 )
 QUICK_BUDGET_SECONDS, FULL_BUDGET_SECONDS = 90, 20 * 60
