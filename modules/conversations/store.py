@@ -197,10 +197,10 @@ class ConversationStore:
             return hashlib.sha256(content).hexdigest()
 
     def has(self, id: str) -> bool:
-        """Return whether there is such a conversation."""
+        """Return whether there is such a conversation, whose file can be found."""
         try:
             self._folder.stamp(ids.path_of(id))
-        except (ConversationNotFound, FileNotFoundError):
+        except (ConversationNotFound, OSError):
             return False
         return True
 

@@ -20,6 +20,7 @@ from modules.app import App
 from modules.chat.participants import INSTRUCT
 from modules.chat.pictures import IMAGE, refuse_pictures
 from modules.conversations.conversation import Conversation
+from modules.conversations.errors import ConversationNotFound
 from modules.conversations.exporters.blobs import media_type_of
 from modules.conversations.exporters.export import export as export_conversation
 from modules.conversations.importers.detect import import_file
@@ -80,6 +81,7 @@ def add_routes(server: FastAPI, app: App, visitors: Visitors) -> None:
     """Add the routes under /chat."""
     router = APIRouter(prefix="/chat", route_class=ErrorRoute, include_in_schema=False)
     _add_list(router, app, visitors)
+    _add_bin(router, visitors)
     add_setup_routes(router, app, visitors)
     _add_changes(router, app, visitors)
     _add_prompts(router, app, visitors)
@@ -143,6 +145,8 @@ def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
         visitors.store(request.scope, id).restore(id)
         return {}
 
+
+def _add_bin(router: APIRouter, visitors: Visitors) -> None:
     @router.get("/bin")
     def list_bin(request: Request) -> Json:
         deleted = visitors.store(request.scope).deleted()
@@ -257,6 +261,8 @@ def _add_files(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.post("/attachments")
     async def attach(request: Request, name: Annotated[str, Query(max_length=300)] = "", id: Id = "") -> Json:
         data, store = await request.body(), visitors.store(request.scope, id)
+        if id and not store.has(id):  # perhaps it was incognito: its files must not reach the disk
+            raise ConversationNotFound(id)
         attachment = await run_in_threadpool(visitors.uploads.add, store, name, data)
         if app.models.status.state == "ready":
             refuse_pictures(app.models.current, [attachment])

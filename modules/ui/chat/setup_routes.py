@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter
@@ -11,6 +13,8 @@ from starlette.requests import Request
 from modules.app import App
 from modules.chat.errors import NothingToAnswer
 from modules.conversations.conversation import Conversation
+from modules.conversations.errors import ConversationNotFound
+from modules.conversations.store import ConversationStore
 from modules.core.events import Json
 from modules.ui.chat.bodies import MAX_TEXT, Id, Rev
 from modules.ui.chat.visitors import Visitors
@@ -18,6 +22,8 @@ from modules.ui.sent_values import Body
 
 Mode = Literal["instruct", "chat-instruct", "chat"]
 Name = Annotated[str, Field(max_length=300)]
+UNUSED_SECONDS = 600.0
+"""Age from which an incognito conversation without a message is deleted. A newer one may be open in another window."""
 
 
 class Participants(Body):
@@ -41,6 +47,14 @@ class Added(Body):
     rev: Rev = None
 
 
+def _delete_unused(store: ConversationStore) -> None:
+    """Delete the conversations that are older than UNUSED_SECONDS and have no message."""
+    for summary in store.list():
+        with suppress(ConversationNotFound):
+            if time.time() - summary.updated >= UNUSED_SECONDS and not store.read(summary.id).messages:
+                store.delete(summary.id)
+
+
 def add_setup_routes(router: APIRouter, app: App, visitors: Visitors) -> None:
     """Add the routes to a router for /chat."""
 
@@ -48,9 +62,8 @@ def add_setup_routes(router: APIRouter, app: App, visitors: Visitors) -> None:
     def new(request: Request, body: New) -> Json:
         conversation = app.setup.new(body.mode, body.character, body.persona, body.system)
         store = visitors.store(request.scope, incognito=body.incognito)
-        for other in store.list() if body.incognito else ():  # what was begun and left is not listed for ever
-            if not store.read(other.id).messages:
-                store.delete(other.id)
+        if body.incognito:
+            _delete_unused(store)
         return {"id": store.add(conversation).id}
 
     @router.post("/{id}/setup")

@@ -45,7 +45,7 @@ class Visitors:
         self._guests: OrderedDict[str, Kept] = OrderedDict()  # the one used last comes last
 
     def store(self, scope: Mapping[str, Any], id: str = "", incognito: bool = False) -> ConversationStore:
-        """Return the conversations of whoever sent the request, those among which `id` is; or the `incognito` ones."""
+        """Return the store of the visitor that has the conversation `id`, or with `incognito` the one in memory."""
         kept = self._kept(scope)
         return kept.incognito if incognito or (id and kept.incognito.has(id)) else kept.conversations
 

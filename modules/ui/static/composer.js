@@ -342,9 +342,11 @@ function drawFiles() {
 }
 
 async function add(chosen) {
+  const id = currentId();
   for (const file of [...chosen].slice(0, MAX_FILES - attachments.length)) {
     try {
-      const added = await upload(`/chat/attachments?id=${encodeURIComponent(currentId())}`, file);
+      const added = await upload(`/chat/attachments?id=${encodeURIComponent(id || currentId())}`, file);
+      if (id && id !== currentId()) return; // another conversation was opened meanwhile
       if (added.kind === "image" && !previews.has(added.sha256)) previews.set(added.sha256, URL.createObjectURL(file));
       attachments.push(added);
       drawFiles();
