@@ -19,7 +19,7 @@ from modules.chat.pictures import refuse_pictures
 from modules.chat.prompt import room
 from modules.chat.receipt import receipt
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
-from modules.conversations.errors import ConversationNotFound, ConversationNotSaved, VisitorMemoryFull
+from modules.conversations.errors import ConversationError, ConversationNotFound, VisitorMemoryFull
 from modules.conversations.store import ConversationStore
 from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Done, Event, Failed, Json, Progress, Text, Waiting
@@ -147,8 +147,8 @@ class Run:
         except WebUIError as known:
             error = known
         finally:
-            self._save(lambda conversation: self._finish(conversation, how_made, error), is_last=True)
-            self._update(phase="ended", error=error)
+            unsaved = self._save(lambda conversation: self._finish(conversation, how_made, error), is_last=True)
+            self._update(phase="ended", error=error or unsaved)
             self.ended.set()
 
     # -- saving -------------------------------------------------------------------------------------------------------
@@ -170,8 +170,8 @@ class Run:
             reasoning_seconds=round(state.reasoning_seconds, 1),
         )
 
-    def _save(self, edit: Callable[[Conversation], None], is_last: bool = False) -> None:
-        """Change the conversation if it is still there, and the answer in it."""
+    def _save(self, edit: Callable[[Conversation], None], is_last: bool = False) -> ConversationError | None:
+        """Change the conversation if it is still there, and the answer in it. Return why it was not saved."""
 
         def guarded(conversation: Conversation) -> Conversation:
             if self.state.message in conversation.messages:
@@ -182,10 +182,10 @@ class Run:
             self._update(rev=self._store.change(self._id, None, guarded, touch=is_last).rev)
         except ConversationNotFound:
             self.stop()  # it was deleted
-        except ConversationNotSaved as error:
-            if is_last:
-                self._update(error=error)
+        except ConversationError as error:
             log.warning("%s", error)
+            return error
+        return None
 
     # -- generating ----------------------------------------------------------------------------------------------------
 

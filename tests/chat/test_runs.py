@@ -14,7 +14,7 @@ from modules.chat.run import ReplyRequest, RunState
 from modules.chat.runs import Runs
 from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import Conversation
-from modules.conversations.errors import MessageNotFound, StaleConversation
+from modules.conversations.errors import MessageNotFound, StaleConversation, VisitorMemoryFull
 from modules.conversations.store import ConversationStore
 from modules.core.errors import WebUIError
 from modules.core.events import Json
@@ -211,6 +211,18 @@ def test_a_failed_answer_is_reported_and_what_was_written_stays(
     assert runs.failure(store, state.conversation) is None, "a new run forgets the error of the last one"
     runs.stop(store, again.conversation)
     finish(runs, store, again)
+
+
+def test_an_answer_that_could_not_be_saved_is_reported(
+    runs: Runs, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.conversations.folder.MAX_MEMORY_BYTES", 1500)
+    store = ConversationStore(None)
+    state = runs.start(store, "", send("count 500"), model)
+    conversation = finish(runs, store, state)
+    failure = runs.failure(store, state.conversation)
+    assert failure is not None and isinstance(failure.error, VisitorMemoryFull) and failure.phase == "ended"
+    assert [message.content for message in conversation.path()] == ["count 500", ""]
 
 
 def test_a_worker_that_dies_leaves_the_answer_as_far_as_it_was_written(runs: Runs, store: ConversationStore) -> None:
