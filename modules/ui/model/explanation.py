@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from modules.core.errors import ModelProblem, NothingPicked, OptionError, WebUIError
+from modules.planning.fit import Fit
 from modules.planning.recommendation import compatible_loaders, explain_choice, reason
 from modules.runtime.load_plan import LoadPlan
 from modules.ui.gradio_import import gradio
@@ -58,7 +61,8 @@ class Explanation:
             explained.pop("calls", None)  # they name other machines
         notes = model_html.reasons(*self._reasons(plan), page.tr)
         notes += options.install.notes(*wanted, model_html.explanation(explained, page.language, page.tr))
-        memory = model_html.memory(await asyncio.to_thread(self._app.memory.fit, plan), page.tr)
+        fit = await asyncio.to_thread(self._app.memory.fit, plan)
+        memory = model_html.memory(fit if page.owner or fit is None else _without_addresses(fit, plan.nodes), page.tr)
         shown = {options.notes: notes, self._memory: memory}
         return shown | options.mark_sources(plan) | options.install.offer(*wanted)
 
@@ -80,3 +84,13 @@ class Explanation:
         reasons = {loader.name: reason(plan.record, loader) for loader in others}
         chosen = explain_choice(plan.record, plan.loader, self._page.owner)
         return chosen[language] if chosen else "", {name: text[language] for name, text in reasons.items() if text}
+
+
+def _without_addresses(fit: Fit, nodes: Sequence[str]) -> Fit:
+    """Return `fit` with numbers in the names of RPC nodes, whose addresses guests do not get."""
+    names = {node: f"RPC {number}" for number, node in enumerate(nodes, 1)}
+    parts = []
+    for part in fit.parts:
+        first, space, rest = part.device.name.partition(" ")
+        parts.append(replace(part, device=replace(part.device, name=names.get(first, first) + space + rest)))
+    return replace(fit, parts=tuple(parts))

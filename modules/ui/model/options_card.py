@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -58,7 +59,7 @@ class OptionsCard:
     """
 
     def __init__(self, page: Page) -> None:
-        self._app, self._language, self._tr = page.app, page.language, page.tr
+        self._app, self._language, self._tr, self._is_owner = page.app, page.language, page.tr, page.owner
         self.widgets: dict[str, Component] = {}
         with gr.Column(elem_classes="tx-card", elem_id="tx-opts"):
             self._build_menu()
@@ -127,15 +128,24 @@ class OptionsCard:
 
     def fill(self, settings: Mapping[str, Setting]) -> Updates:
         """Show `settings` as if the user had typed them."""
-        n_ctx = settings["n_ctx"]
+        settings, n_ctx = self._visible(settings), settings["n_ctx"]
         fitted = n_ctx.value if n_ctx.source == "memory" else 0
         shown = {widget: settings[key].value for key, widget in self.widgets.items() if key in settings}
         return {self.fitted_n_ctx: fitted} | shown
 
     def baseline_of(self, model: str, settings: Mapping[str, Setting]) -> dict[str, object]:
         """Return the value of `baseline` for these settings, without those of files, which browsers do not get."""
-        values = {key: setting.value for key, setting in settings.items() if key in self.widgets}
+        values = {key: setting.value for key, setting in self._visible(settings).items() if key in self.widgets}
         return {"model": model, "values": values}
+
+    def _visible(self, settings: Mapping[str, Setting]) -> Mapping[str, Setting]:
+        """Return `settings`, for guests without what names machines, programs and their arguments."""
+        if self._is_owner:
+            return settings
+        return {
+            key: setting if OPTIONS[key].set_by == "anyone" else replace(setting, value=OPTIONS[key].default)
+            for key, setting in settings.items()
+        }
 
     def unchanged(self) -> Updates:
         """Leave all options as they are."""

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from modules.app import App
+from modules.core.rpc_errors import NodeInUse
+from modules.runtime.node_memory import NodeMemory
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
 from modules.ui.model.tab import ModelTab
@@ -363,6 +365,17 @@ def test_multi_user_mode_refuses_requests_that_bypass_the_page(make_tab: Callabl
     assert all("only its owner" in updates[tab.status] for updates in refusals)
     assert tab.app.models.status.state == "empty"
     assert not tab.app.model_settings.path.exists() and tab.app.settings.current.autoload_model is False
+
+
+def test_guests_do_not_see_the_addresses_of_rpc_nodes(make_tab: Callable[..., Any]) -> None:
+    for flags, sees in (((), True), (("--multi-user",), False)):
+        tab = make_tab("--rpc", "node-a:50052", "--n-gpu-layers", "-1", *flags)
+        tab.app.memory.node_memory = NodeMemory(lambda nodes: {node: NodeInUse(node) for node in nodes})
+        explained = asyncio.run(tab.explain(form(tab)))
+        for part, updates in (("form", tab.show(NAME)), ("explanation", explained)):
+            assert ("node-a" in str(updates)) is sees, part
+        assert sees or "RPC 1" in explained[tab.memory]
+        assert tab.plan(form(tab)).nodes == ("node-a:50052",), "the model is loaded with them"
 
 
 def test_a_form_that_is_filled_in_may_still_show_another_models_loader(make_app: MakeApp) -> None:
