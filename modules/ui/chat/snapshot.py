@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Hashable, Mapping
 
 from modules.chat.participants import INSTRUCT
@@ -15,6 +14,9 @@ from modules.core.events import Json
 from modules.ui.chat.markdown import Renderer, StreamingMarkdown
 from modules.ui.handlers import Page
 from modules.ui.widgets.messages import decimal_size
+
+_LONGEST_SECONDS = 1e6
+"""More than any prompt takes: a receipt that says so was not written by this program."""
 
 
 class ConversationView:
@@ -158,16 +160,17 @@ class ConversationView:
 
 
 def facts_line(receipt: Mapping[str, Json], page: Page) -> str:
-    """Return what a receipt says of an answer in one line; "" if it has no counts."""
+    """Return what a receipt says of an answer in one line; "" if it has no counts. It may be an imported one."""
     try:
         tokens, seconds = int(receipt["tokens"]["completion"]), float(receipt["seconds"]["decode"])
-    except (KeyError, TypeError, ValueError):
+        # Prefill yields the first token, so the decode time is that of one token fewer.
+        speed = f"{(tokens - 1) / seconds:.1f}" if seconds else ""
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ""
-    # Prefill yields the first token, so the decode time is that of one token fewer.
-    parts = [page.tr("live_speed").format(tokens=tokens, speed=f"{(tokens - 1) / seconds:.1f}")] if seconds else []
+    parts = [page.tr("live_speed").format(tokens=tokens, speed=speed)] if speed else []
     parts += _first_token_part(receipt["seconds"], page) + _draft_part(receipt["tokens"], page)
     ends = {"length": "cut", "cancelled": "stopped"}
-    parts += [page.tr(ends[reason]) for reason in [receipt.get("reason")] if reason in ends]
+    parts += [page.tr(text) for reason, text in ends.items() if receipt.get("reason") == reason]
     model = receipt.get("model")
     if left_out := receipt.get("images_left_out"):
         parts.append(page.tr("images_left_out").format(count=left_out))
@@ -177,7 +180,7 @@ def facts_line(receipt: Mapping[str, Json], page: Page) -> str:
 def _first_token_part(seconds: Mapping[str, Json], page: Page) -> list[str]:
     """Return when the first token came, nothing if that is not known, as of a stopped answer."""
     prompt = seconds.get("prompt")
-    if isinstance(prompt, bool) or not isinstance(prompt, int | float) or not 0 < prompt < math.inf:
+    if isinstance(prompt, bool) or not isinstance(prompt, int | float) or not 0 < prompt < _LONGEST_SECONDS:
         return []
     return [page.tr("first_token_after").format(seconds=f"{prompt:.{1 if prompt < 10 else 0}f}")]
 

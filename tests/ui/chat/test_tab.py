@@ -150,6 +150,24 @@ def test_a_picture_goes_to_a_model_that_reads_it_and_its_text_to_one_that_does_n
     assert "9 tokens · 4 of 6 draft tokens accepted" in facts_line(drafted, Page(app, "en"))
 
 
+def test_a_receipt_of_a_stranger_with_impossible_values_is_shown_without_them(
+    app: App, subtests: pytest.Subtests
+) -> None:
+    page, good = Page(app, "en"), {"tokens": {"completion": 9}, "seconds": {"decode": 2.0, "prompt": 0.5}}
+    shown = "4.0 tok/s · 9 tokens"
+    for name, changed, expected in (
+        ("tokens", {"tokens": {"completion": 10**400}}, ""),
+        ("infinite tokens", {"tokens": {"completion": float("inf")}}, ""),
+        ("decode", {"seconds": {"decode": 10**400}}, ""),
+        ("prompt", {"seconds": {"decode": 2.0, "prompt": 10**400}}, shown),
+        ("infinite prompt", {"seconds": {"decode": 2.0, "prompt": float("inf")}}, shown),
+        ("drafts", {"tokens": {"completion": 9, "drafted": "6", "accepted": []}}, f"{shown} · first token after 0.5 s"),
+        ("reason", {"reason": [], "model": 1}, f"{shown} · first token after 0.5 s"),
+    ):
+        with subtests.test(name):
+            assert facts_line({**good, **changed}, page) == expected
+
+
 def test_a_new_picture_is_refused_by_the_name_of_a_model_that_reads_text(
     app: App, ask: Ask, upload: Callable[[str, bytes], str]
 ) -> None:
