@@ -128,7 +128,7 @@ class BodyLimit:
                 await _discard(receive, int(announced))
             await _too_large(limit, scope)(scope, receive, send)
             return
-        is_json = "json" in headers.get("content-type", "") and limit == self._limit  # not a file
+        is_json = "json" in headers.get("content-type", "").lower() and limit == self._limit  # not a file
         received = separators = 0
         more, started = True, False
         refusal: Response | None = None
