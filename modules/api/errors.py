@@ -77,7 +77,7 @@ class OwnerMustLoad(NoModelLoaded):
         "role owner.",
         "zh": "尚未加载模型。只有服务器机主可以加载：在页面上，或使用 owner 角色的 API 密钥。",
     }
-    template_elsewhere = template
+    template_elsewhere = None
 
 
 def too_deep() -> OptionError:

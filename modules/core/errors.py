@@ -240,7 +240,7 @@ class NoModelLoaded(WebUIError):
         "en": "No model is loaded. Select one in the Model tab and press Load.",
         "zh": "尚未加载模型。请在“模型”页选择一个并点击“加载”。",
     }
-    template_elsewhere = {
+    template_elsewhere: ClassVar[Words | None] = {
         "en": "No model is loaded. Name one that GET /v1/models lists in the request's `model`, load one by "
         "POST /v1/internal/model/load, or start the server with --model.",
         "zh": "尚未加载模型。请在请求的 model 中填写 GET /v1/models 列出的名称，"
