@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modules.core.errors import Words
 from modules.core.events import Json
-from modules.system.cancellation import raise_if_cancelled
+from modules.system.cancellation import Cancelled, raise_if_cancelled
 from modules.system.limited_process import (
     OUT_OF_MEMORY,
     OUTPUT_TOO_LARGE,
@@ -153,7 +153,11 @@ class Renderer:
             raise LimitExceeded(_limit_of(ended)) from None
 
     def _answer(self, process: LimitedProcess, request: bytes) -> bytes:
-        answer = process.ask(request)
+        try:
+            answer = process.ask(request)
+        except Cancelled:  # just before it was asked
+            process.kill()
+            raise
         with self._lock:
             keep = len(self._idle) < KEPT_PROCESSES
             if keep:
