@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 
@@ -56,15 +55,14 @@ def test_the_end_of_a_task_ends_its_thread() -> None:
     def work() -> None:
         with on_cancel(ended.set):
             waiting.set()
-            assert ended.wait(5)
+            assert ended.wait(10)
 
     async def leave() -> None:
         task = asyncio.create_task(in_thread(work))
         await asyncio.to_thread(waiting.wait)
-        began = time.monotonic()
         task.cancel()
         await asyncio.wait([task])
-        assert ended.wait(1) and time.monotonic() - began < 1
+        assert ended.wait(3)
 
     asyncio.run(leave())
 
