@@ -19,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from program import ROOT
@@ -78,16 +78,16 @@ def fetch(folder: Path, requirement: str, python: str) -> bool:
     target += [word for platform in PLATFORMS for word in ("--platform", platform)]
     download = [sys.executable, "-m", "pip", "download", "--dest", str(folder)]
     build = [python, "-m", "pip", "wheel", "--wheel-dir", str(folder)]
-    ways = ([*download, *target], download if requirement.startswith(COMPILED) else build, download)
+    commands = ([*download, *target], download if requirement.startswith(COMPILED) else build, download)
     environment = {**os.environ, "BUILD_CUDA_EXT": "0"}  # read by auto-gptq, whose kernels are not built
-    for command in ways:
+    for command in commands:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run([*command, *words], env=environment, capture_output=True, check=True, timeout=PIP_SECONDS)
             return True
     return False
 
 
-def keep_members(wheel: Path, keep: object) -> None:
+def keep_members(wheel: Path, keep: Callable[[str], bool]) -> None:
     """Rewrite a wheel with the files that `keep` accepts; its list of files as well."""
     part = wheel.with_suffix(".part")
     with zipfile.ZipFile(wheel) as before, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as after:

@@ -123,9 +123,8 @@ def attack(program: Program, name: str, path: str, body: object) -> tuple[Any, .
     quiet = max(seconds_of_completion(program) for _ in range(QUIET))
     before, ended = memory(program.pid).resident, threading.Event()
     ends: list[str] = []
-    content = (
-        body if isinstance(body, bytes) else json.dumps(body).encode()
-    )  # writing JSON would delay the other client
+    # Beforehand: writing JSON in the thread would delay the other client.
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
     def send() -> None:
         ends.append(outcome(program, path, content))

@@ -115,19 +115,7 @@ class App:
         self.settings = SettingsStore(
             Path(settings_file or ROOT / "settings.yaml"), self.presets, required=bool(settings_file)
         )
-        self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
-        self.server_files = ServerFiles(self.catalog.folder)
-        self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
-        self.memory = MemoryBudget()
-        self._cores = CoreBinding()
-        self.prompt_files = _prompt_folder(flags, cache)
-        self.models = ModelManager(
-            self._cores,
-            self.memory,
-            _limits(flags),
-            conceals_addresses=self.has_guests,
-            prompts=self.prompt_files,
-        )
+        self._make_models(flags, cache)
         self.instruction_templates = InstructionTemplates(
             Path(flags.text("template_dir") or ROOT / "instruction-templates")
         )
@@ -170,6 +158,22 @@ class App:
         self.turns = Turns()
         self._make_evaluations(flags)
         self._make_training(flags)
+
+    def _make_models(self, flags: Flags, cache: Path | None) -> None:
+        """Make the owners of the models on the disk, of their settings, and of the models in memory."""
+        self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
+        self.server_files = ServerFiles(self.catalog.folder)
+        self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
+        self.memory = MemoryBudget()
+        self._cores = CoreBinding()
+        self.prompt_files = _prompt_folder(flags, cache)
+        self.models = ModelManager(
+            self._cores,
+            self.memory,
+            _limits(flags),
+            conceals_addresses=self.has_guests,
+            prompts=self.prompt_files,
+        )
 
     def _make_downloads(self) -> DownloadManager:
         return DownloadManager(

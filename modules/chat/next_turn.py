@@ -1,4 +1,4 @@
-"""Find out what a template puts between an answer and the question that comes next."""
+"""Find out what a chat template puts between an answer and the question that comes next."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ _MESSAGES: Sequence[Message] = [
     {"role": "user", "content": _QUESTION},
 ]
 LONGEST = 200
-"""Characters. A longer text is more than the marks of two messages."""
+"""Most characters of the text between. A longer one is more than the marks of two messages."""
 
 
 def probe_next_turn(render: RenderAll, features: TemplateFeatures, source: str) -> str:
-    """Return that text, such as "<|im_end|>\\n<|im_start|>user\\n"; "" if the template refuses such a conversation."""
+    """Return the text between an answer and the next question, such as "<|im_end|>\\n<|im_start|>user\\n".
+
+    Returns "" if the template refuses such a conversation, or writes more than LONGEST characters there.
+    """
     (rendering,) = render([{"messages": with_parts(_MESSAGES, features.parts)}])
     answered, _, rest = rendering.text.partition(_ANSWER)
     between, asked, _ = rest.partition(_QUESTION)

@@ -70,8 +70,8 @@ class PriceLoads:
 
     def residents(self) -> list[str]:
         """Return the models in memory, which must be unloaded first. Those on servers take nothing here."""
-        here = (one for one in self._models.residents() if one.record.server is None)
-        return [one.name for one in here if one.state in ("ready", "loading")]
+        local = (one for one in self._models.residents() if one.record.server is None)
+        return [one.name for one in local if one.state in ("ready", "loading")]
 
     def unload_residents(self) -> None:
         for name in self.residents():
