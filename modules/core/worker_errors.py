@@ -56,8 +56,8 @@ class ImageRejected(WebUIError):
 
     status = 400
     template = {
-        "en": "The model's image processor refuses the image: {words}",
-        "zh": "模型的图片处理器拒绝了该图片：{words}",
+        "en": "The model's image processor refuses the image ({words}). Send it in another size or format.",
+        "zh": "模型的图片处理器拒绝了该图片（{words}）。请换一种尺寸或格式。",
     }
     words: str
 

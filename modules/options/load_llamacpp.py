@@ -341,9 +341,9 @@ LLAMACPP = (
         AUTO,
         {"en": "Shared KV cache", "zh": "共用 KV 缓存"},
         {
-            "en": "off = n_ctx tokens for each request: faster with many, more memory. "
-            "auto = so if parallel > 4 and memory allows.",
-            "zh": "off：每个请求各有 n_ctx 的缓存，多人时更快、更占内存。auto：并行数大于 4 且内存充裕时如此。",
+            "en": "off = n_ctx tokens per request: faster with many, more memory. "
+            "auto = off if parallel > 4 and memory allows.",
+            "zh": "off：每个请求各有 n_ctx 的缓存，多人时更快、更占内存。auto：并行数大于 4 且内存充裕时为 off。",
         },
         choices=(AUTO, ON, OFF),
         group="advanced",
