@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ TIMEOUT_SECONDS = 100
 
 @dataclass(frozen=True)
 class DraftedAnswer:
-    """An answer with the ids of its tokens, if its settings ask for `top_logprobs`; `error` is "" if it succeeded."""
+    """An answer with the ids of its tokens, if its settings ask for `top_logprobs`; `error` is "" if it succeeded.
+
+    `cells` are those of the slot with the most of them, after all answers of the group.
+    """
 
     text: str = ""
     tokens: tuple[int, ...] = ()
@@ -33,6 +36,8 @@ class DraftedAnswer:
     drafted: int = 0
     accepted: int = 0
     error: str = ""
+    prompt_tokens: int = field(default=0, compare=False)
+    cells: int = field(default=0, compare=False)
 
 
 def drafted_answers(
@@ -102,14 +107,22 @@ def _together(engine: Any, questions: Sequence[Question]) -> list[DraftedAnswer]
                 tokens[call] += [token.chosen.id for token in event.logprobs]
             elif isinstance(event, Done | Failed):
                 ends[call] = event
-    return [_answer(text, ids, ends[call]) for call, (text, ids) in enumerate(zip(texts, tokens, strict=True))]
+    cells = max(slot["cells"] for slot in engine.operations["cache"]()["slots"])
+    return [_answer(text, ids, ends[call], cells) for call, (text, ids) in enumerate(zip(texts, tokens, strict=True))]
 
 
-def _answer(text: str, tokens: Sequence[int], end: Any) -> DraftedAnswer:
+def _answer(text: str, tokens: Sequence[int], end: Any, cells: int) -> DraftedAnswer:
     if hasattr(end, "error"):
         return DraftedAnswer(text, error=str(end.error))
     return DraftedAnswer(
-        text, tuple(tokens), end.reason, end.completion_tokens, end.drafted_tokens, end.accepted_tokens
+        text,
+        tuple(tokens),
+        end.reason,
+        end.completion_tokens,
+        end.drafted_tokens,
+        end.accepted_tokens,
+        prompt_tokens=end.prompt_tokens,
+        cells=cells,
     )
 
 

@@ -317,7 +317,7 @@ class LlamaCpp:
         if request.draft:
             assert request.slot is not None
             request.evaluated += accepted
-            self._cache.truncate(request.slot, request.evaluated)
+            self._cache.truncate(request.slot, request.sink_cells + request.evaluated)
             request.drafted_tokens += len(request.draft)
             request.accepted_tokens += accepted
         return reason
@@ -334,7 +334,7 @@ class LlamaCpp:
         request.tokens.append(token)
         if request.stream.stopped:
             return text, "stop"
-        context_full = len(request.tokens) > self.model.n_ctx
+        context_full = request.sink_cells + len(request.tokens) > self.model.n_ctx
         limit_reached = request.sampled_tokens == request.params["max_new_tokens"]
         return text, "length" if context_full or limit_reached else ""
 

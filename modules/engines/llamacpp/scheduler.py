@@ -41,7 +41,8 @@ class Request:
     `scheduled` tokens are in the current batch; `logits_row` is where its logits will be, -1 if it asks for none.
     `reused_tokens` counts prompt tokens that were in the cache when it began, -1 before that. `visible` tokens appear
     in the text even if they are special. `images` are the chunks of pictures by their first entries among the tokens.
-    `draft` has the draft tokens that the batch evaluates after the last token. Times are monotonic, in seconds.
+    `draft` has the draft tokens that the batch evaluates after the last token. With streaming_llm, `sink_cells` of its
+    slot are attention sinks that are not among the tokens. Times are monotonic, in seconds.
     """
 
     call: int
@@ -54,6 +55,7 @@ class Request:
     slot: Slot | None = None
     queue_position: int = 0
     evaluated: int = 0
+    sink_cells: int = 0
     reused_tokens: int = -1
     scheduled: int = 0
     logits_row: int = -1
@@ -81,7 +83,7 @@ class Request:
         """Return how many draft tokens a context of `n_ctx` cells and the rest of the answer have room for."""
         limit = self.params["max_new_tokens"]
         rest = limit - self.sampled_tokens - 1 if limit else n_ctx
-        return max(min(n_ctx - len(self.tokens), rest), 0)
+        return max(min(n_ctx - self.sink_cells - len(self.tokens), rest), 0)
 
     @property
     def reusable_tokens(self) -> array[int]:
@@ -93,7 +95,7 @@ class Request:
     def cells_needed(self) -> int:
         """Cells for its tokens so far and the next RESERVED_TOKENS of its answer."""
         limit = self.params["max_new_tokens"] or RESERVED_TOKENS
-        return len(self.tokens) + min(max(limit - self.sampled_tokens, 1), RESERVED_TOKENS)
+        return self.sink_cells + len(self.tokens) + min(max(limit - self.sampled_tokens, 1), RESERVED_TOKENS)
 
 
 class Scheduler:
@@ -156,6 +158,7 @@ class Scheduler:
 
     def _start(self, request: Request) -> None:
         request.slot, request.evaluated = self._cache.take(request.reusable_tokens)
+        request.sink_cells = len(request.slot.cells) - request.evaluated
         if request.reused_tokens < 0:
             request.reused_tokens = request.evaluated
         self._waiting.remove(request)
