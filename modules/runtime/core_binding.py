@@ -34,7 +34,7 @@ Cores = list[list[int]]
 class CoreBinding:
     """The cores that this process may use, and the workers whose compute threads are bound to them.
 
-    `_shares` has the cores that each of them was last given. Any thread may call.
+    `_shares` has the cores that each of them was last given, `_known_cores` are all of them. Any thread may call.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class CoreBinding:
     ) -> None:
         self._environment = environment
         self._cores = cores
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a call that `_share` makes may notice that its worker has just stopped
         self._shares: dict[WorkerProcess, Cores] = {}
+        self._known_cores: Cores = []
 
     def bind(self, worker: WorkerProcess) -> bool:
         """Bind the compute threads of `worker` to cores until it ends: to all of them, unless other workers compute.
@@ -58,7 +59,7 @@ class CoreBinding:
         if not bound and all(cores):  # the engine declines
             return False
         with self._lock:
-            self._shares[worker] = cores
+            self._shares[worker] = self._known_cores = cores
         worker.call_at_end(partial(self._forget, worker))
         worker.watch(self._share)
         return bound
@@ -89,7 +90,9 @@ class CoreBinding:
             computing = [worker for worker in self._shares if worker.is_computing]
             if not computing:
                 return
-            shares = divided(self._cores(), len(computing))
+            if len(self._shares) > 1:  # asking takes milliseconds where there are many cores
+                self._known_cores = self._cores()
+            shares = divided(self._known_cores, len(computing))
             for worker, share in zip(computing, shares, strict=True):
                 if self._shares[worker] != share:
                     self._shares[worker] = share

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -101,6 +102,38 @@ def test_the_cores_of_a_killed_or_closed_worker_go_to_those_that_still_compute(
     wait_until(lambda: (bound_cores(second), bound_cores(third)) == (TWO_CORES[:1], TWO_CORES[1:]))
     third.close()
     wait_until(lambda: bound_cores(second) == TWO_CORES)
+
+
+def test_a_worker_that_stops_while_cores_are_shared_leaves_its_cores(
+    binding: CoreBinding, start: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that hands out cores may be the one that notices it, in the thread that shares them."""
+    first, second = start(), start()
+    for worker in (first, second):
+        binding.bind(worker)
+    stopping, notify = compute(second), WorkerProcess._notify
+    beginning = threading.Thread(target=compute, args=(first,), daemon=True)
+
+    def stop_first(worker: WorkerProcess, was_computing: bool) -> None:
+        if worker is second and was_computing and threading.current_thread() is beginning:
+            worker.cancel(stopping)
+        notify(worker, was_computing)
+
+    monkeypatch.setattr(WorkerProcess, "_notify", stop_first)
+    beginning.start()
+    beginning.join(4)
+    assert not beginning.is_alive(), "it waits for itself"
+    assert bound_cores(first) == TWO_CORES
+
+
+def test_a_worker_without_others_begins_to_compute_without_a_search_for_cores(
+    start: Callable[..., WorkerProcess],
+) -> None:
+    asked = []
+    binding, worker = CoreBinding({}, lambda: asked.append(1) or TWO_CORES), start()
+    binding.bind(worker)
+    compute(worker)
+    assert (len(asked), bound_cores(worker)) == (1, TWO_CORES)
 
 
 def test_every_core_belongs_to_one_worker_unless_there_are_more_workers_than_cores() -> None:
