@@ -47,7 +47,7 @@ from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, TextEngine, saves_prompts, takes_text
 from modules.engines.error_edge import as_error
 from modules.engines.failure_causes import cause
-from modules.engines.prompt_cache.saving import FINISH_SECONDS, next_request, save_at_end
+from modules.engines.prompt_cache.saving import CLOSING_SECONDS, FINISH_SECONDS, next_request, save_at_end
 from modules.engines.request_prompt import as_text, measured, tokenized
 from modules.engines.serial_adapter import SerialAdapter
 from modules.options.option import Value
@@ -149,9 +149,9 @@ class Worker:
         with self._finishing:
             engine = self._engine
             if engine is not None and saves_prompts(engine):
-                self._inbox.put((NO_CALL, FINISH, {}))
+                self._inbox.put((NO_CALL, FINISH, {"deadline": time.monotonic() + FINISH_SECONDS}))
                 engine.interrupt(True)
-                time.sleep(FINISH_SECONDS)
+                time.sleep(FINISH_SECONDS + CLOSING_SECONDS)
             child_process.end()
 
     def _run_large(self) -> None:
@@ -241,11 +241,11 @@ class Worker:
             self._flush()  # the next step may take long
             self._serve(*self._inbox.get())
 
-    def _save_and_end(self) -> None:
-        """Save prompts, also those of generations under way, as far as there is time, and end the process."""
-        for call in list(self._running):
+    def _save_and_end(self, deadline: float) -> None:
+        """Save prompts until `deadline`, also those of generations under way, and end the process."""
+        for call in [*self._running, *self._evaluations]:
             self._cancel(call)
-        save_at_end(None if self._is_private else self._engine)
+        save_at_end(None if self._is_private else self._engine, deadline)
         child_process.end()
 
     def _line(self, call: int, event: Event) -> bytes:
@@ -289,7 +289,7 @@ class Worker:
 
     def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
         if operation == FINISH:
-            self._save_and_end()
+            self._save_and_end(**args)
         waits = bool(self._deferred) or (operation in EXCLUSIVE and not self._idle)
         if waits and operation in (*AFFECTED, *EXCLUSIVE):
             self._deferred.append((call, operation, args))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import transformers
 
 from modules.core.events import Json, Note, Progress
 from modules.engines.engine_protocol import Report
@@ -33,7 +32,7 @@ from modules.engines.hf.notes import disk_note, no_images_note, notes
 from modules.engines.hf.offload_folder import temporary_offload_folder
 from modules.engines.hf.packed_linear import pack_linear_layers
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
-from modules.engines.hf.saved_prompts import PromptFiles
+from modules.engines.hf.saved_prompts import PromptFiles, state_facts
 from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
 from modules.engines.prompt_cache.keeper import PromptKeeper
@@ -58,7 +57,6 @@ def _build_engine(
 ) -> Engine:
     calls = in_folder(arguments(path, options, environment), folder_for_transformers(path))
     _, args = model_call(calls)
-    facts = {name: value for name, value in args.items() if name not in ("max_memory", "offload_folder")}
     if "offload_folder" in args:
         args["offload_folder"] = str(temporary_offload_folder(args["offload_folder"]))
     if uses_gptqmodel_on_cpu(config, options, environment):
@@ -81,7 +79,7 @@ def _build_engine(
 
         engine = VisionEngine(model, vocabulary, context, all_notes, vision)
     engine = with_loras(engine, model, context)
-    return _with_prompts(engine, path, [facts, torch.__version__, transformers.__version__, model.devices])
+    return _with_prompts(engine, path, state_facts(args, model.devices))
 
 
 def _with_prompts(engine: Engine, path: Path, facts: Json) -> Engine:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from modules.core.events import Json
@@ -21,6 +22,22 @@ from modules.engines.prompt_cache.store import PromptStore
 from modules.engines.token_ids import common_prefix_length
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+
+
+_WITHOUT_EFFECT = ("pretrained_model_name_or_path", "max_memory", "offload_folder")
+"""Arguments of the model's call that change no keys and values.
+
+Its files have a key of their own, and the folder may be one of links with another name each time.
+"""
+
+
+def state_facts(args: Mapping[str, Json], devices: Sequence[str]) -> Json:
+    """Return on what keys and values depend besides the tokens, the model's files and the LoRAs.
+
+    `args` are those of the call that loads the model, `devices` where its parts are.
+    """
+    kept = {name: value for name, value in args.items() if name not in _WITHOUT_EFFECT}
+    return [kept, torch.__version__, transformers.__version__, list(devices)]
 
 
 class PromptFiles:

@@ -27,15 +27,16 @@ class PromptKeeper:
     def __init__(self, path: Path, facts: Json, attach: Callable[[PromptStore | None], None]) -> None:
         self._path, self._facts, self._attach = path, facts, attach
         self._store: PromptStore | None = None
+        self._content = ""  # of the files that were loaded: others may have taken their place since
         self._loras: list[AdapterRequest] = []
 
     def keep(self, folder: str, max_bytes: int) -> None:
         """Use the saved prompts in `folder`, an absolute path, from now on; that is the operation "keep_prompts"."""
         try:
             files = PromptFolder(Path(folder), max_bytes)
-            content = content_key(self._path)
-            files.delete_model(self._path, kept_content=content)
-            self._store = PromptStore(files, self._path.name, self._key(content))
+            self._content = content_key(self._path)
+            files.delete_model(self._path, kept_content=self._content)
+            self._store = PromptStore(files, self._path.name, self._key())
         except OSError as error:
             log.warning("saved prompts: %s", error)
             self._store = None
@@ -49,7 +50,7 @@ class PromptKeeper:
             self._loras = adapters
             try:
                 if self._store is not None:
-                    self._store.use_key(self._key(content_key(self._path)))
+                    self._store.use_key(self._key())
                 self._attach(self._store)
             except OSError as error:  # a file has just been deleted
                 log.warning("saved prompts: %s", error)
@@ -58,8 +59,8 @@ class PromptKeeper:
 
         return apply_and_follow
 
-    def _key(self, content: str) -> PromptKey:
+    def _key(self) -> PromptKey:
         """Return the key of prompts with the LoRAs that are applied. Raises OSError."""
         loras = [(file_version(Path(one["path"])), one["weight"]) for one in self._loras if one["weight"]]
         facts = json.dumps(self._facts, sort_keys=True, default=str)
-        return PromptKey(model_key(self._path), content, short_hash(facts, sys.byteorder, loras))
+        return PromptKey(model_key(self._path), self._content, short_hash(facts, sys.byteorder, loras))

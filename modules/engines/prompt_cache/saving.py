@@ -14,7 +14,9 @@ from modules.engines.engine_protocol import PromptSaver, saves_prompts
 IDLE_SECONDS = 2.0
 """Time without a request after which an engine begins to save prompts."""
 FINISH_SECONDS = 2.5
-"""Time to save prompts in when the process is to end. `runtime.worker_process` waits a little longer."""
+"""Time to save prompts in when the process is to end."""
+CLOSING_SECONDS = 0.25
+"""Time after that to delete an unfinished file. `runtime.worker_process` waits a little longer than for both."""
 
 T = TypeVar("T")
 
@@ -35,11 +37,10 @@ def next_request(inbox: queue.SimpleQueue[T], engine: object) -> T:
     return inbox.get()
 
 
-def save_at_end(engine: object) -> None:
-    """Save prompts, as far as there is time."""
+def save_at_end(engine: object, deadline: float) -> None:
+    """Save prompts until `deadline`, a time of `time.monotonic`, and give up the file that is not complete then."""
     if saves_prompts(engine):
-        deadline = time.monotonic() + FINISH_SECONDS
-        with contextlib.closing(_steps(engine, FINISH_SECONDS, at_end=True)) as steps:
+        with contextlib.closing(_steps(engine, deadline - time.monotonic(), at_end=True)) as steps:
             for _ in steps:
                 if time.monotonic() > deadline:
                     break
@@ -49,5 +50,5 @@ def _steps(engine: PromptSaver, seconds: float, at_end: bool) -> Generator[None,
     """Save prompts step by step. A fault in that, such as a lack of memory, must not end a model that answers well."""
     try:
         yield from engine.save_prompts(seconds, at_end)
-    except (RuntimeError, ValueError, MemoryError):
+    except (OSError, RuntimeError, ValueError, MemoryError):
         traceback.print_exc()

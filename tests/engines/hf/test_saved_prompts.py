@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from modules.core.events import Json
 from modules.engines.hf import kv_cache
 from modules.engines.hf.kv_cache import GrowableLayer, PrefixCache
-from modules.engines.hf.saved_prompts import PromptFiles
+from modules.engines.hf.saved_prompts import PromptFiles, state_facts
 from tests.engines.prompt_cache.prompts import open_store, prompt
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -75,3 +76,12 @@ def test_a_layout_that_does_not_fit_the_state_is_refused(tmp_path: Path) -> None
             pass
         assert PromptFiles(store).read([*TOKENS, 1], 0) is None
         assert not list(tmp_path.iterdir())
+
+
+def test_keys_and_values_depend_on_the_options_but_not_on_the_name_of_a_folder_of_links() -> None:
+    def facts(folder: str, **options: object) -> Json:
+        return state_facts({"pretrained_model_name_or_path": folder, "dtype": "float32", **options}, ["cpu"])
+
+    assert facts("/tmp/webui-model-a/tiny") == facts("/tmp/webui-model-b/tiny", max_memory={"cpu": 1})
+    assert facts("/models/tiny") != facts("/models/tiny", dtype="bfloat16")
+    assert facts("/models/tiny") != facts("/models/tiny", rope_parameters={"rope_theta": 1e6})

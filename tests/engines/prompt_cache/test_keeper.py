@@ -67,6 +67,16 @@ def test_prompts_are_used_with_the_same_loras_and_weights_alone(model: Path) -> 
     assert stores[-1] is None
 
 
+def test_what_a_loaded_model_computes_is_not_used_for_a_file_that_has_replaced_its_own(model: Path) -> None:
+    keeper, stores = opened(model)
+    model.write_bytes(b"other weights")
+    keeper.following(lambda adapters: [])([])
+    assert stores[-1] is not None
+    save(stores[-1], prompt(300))
+    assert lengths(stores) == [300]
+    assert lengths(opened(model)[1]) == []
+
+
 def test_a_model_whose_files_are_gone_saves_nothing(model: Path) -> None:
     model.unlink()
     assert opened(model)[1] == [None]

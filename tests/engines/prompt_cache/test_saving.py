@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import pytest
 
 from modules.engines.prompt_cache import saving
 from modules.engines.prompt_cache.saving import next_request, save_at_end
+from modules.runtime.worker_process import GRACE_SECONDS
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Engine:
     inbox: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     request_in: int = -1
     fault_in: int = -1
+    fault: Exception = field(default_factory=MemoryError)
     keeps_prompts: bool = True
     done: list[str] = field(default_factory=list)
 
@@ -28,7 +31,7 @@ class Engine:
             for step in range(self.steps):
                 self.done.append("step")
                 if step == self.fault_in:
-                    raise MemoryError
+                    raise self.fault
                 if step == self.request_in:
                     self.inbox.put("request")
                 yield
@@ -63,13 +66,14 @@ def test_nothing_is_saved_while_requests_come_or_without_a_folder() -> None:
 
 
 def test_a_fault_ends_the_saving_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    engine = Engine(steps=3, fault_in=1)
-    save_at_end(engine)
-    assert engine.done == ["step", "step", "closed"] and "MemoryError" in capsys.readouterr().err
+    for fault in (MemoryError(), OSError("the folder cannot be reached")):
+        engine = Engine(steps=3, fault_in=1, fault=fault)
+        save_at_end(engine, time.monotonic() + 60)
+        assert engine.done == ["step", "step", "closed"] and type(fault).__name__ in capsys.readouterr().err
 
 
-def test_at_the_end_there_is_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "FINISH_SECONDS", 0.0)
+def test_what_is_not_saved_in_time_is_given_up_before_the_process_ends() -> None:
     engine = Engine(steps=1000)
-    save_at_end(engine)
-    assert engine.done[-1] == "closed" and len(engine.done) < 1000
+    save_at_end(engine, time.monotonic())
+    assert engine.done == ["step", "closed"]
+    assert saving.FINISH_SECONDS + saving.CLOSING_SECONDS < GRACE_SECONDS, "the worker is killed after that"
