@@ -71,7 +71,21 @@ def main() -> None:
         answers.append([dataclasses.asdict(answer) for answer in _together(engine, group)])
         for slot in engine.operations["cache"]()["slots"]:
             assert list(slot["span"]) == ([0, slot["positions"] - 1] if slot["cells"] else [-1, -1]), slot
+    _check_threads(engine, drafts)
     print(json.dumps(answers))
+
+
+def _check_threads(engine: Any, drafts: Any) -> None:
+    """Fail if the draft model does not compute with as many threads as the large one is given."""
+    import llama_cpp.llama_cpp as native
+
+    bind = engine.operations["bind_threads"]
+    bind.__self__._calls = {"llama_init_from_model": {"n_threads": 6, "n_threads_batch": 8}}
+    bind(cores=[[], []], workers=2)
+    contexts = [engine.model.context] + ([drafts._model.context] if drafts._model is not None else [])
+    for context in contexts:
+        counts = native.llama_n_threads(context), native.llama_n_threads_batch(context)
+        assert counts == (2, 2), counts
 
 
 class _FreeTokens:

@@ -90,7 +90,7 @@ class DraftModel:
     def __init__(self, model: Model, slots: int, max_tokens: int, clock: Callable[[], float]) -> None:
         self.max_tokens = max_tokens
         self._clock = clock
-        self.n_ctx = model.n_ctx
+        self.n_ctx, self.context = model.n_ctx, model.context
         self.costs = BatchCosts()
         self.acceptance = ASSUMED_ACCEPTANCE
         self.rates = AcceptanceRates(CONFIDENCES, ASSUMED_RATES)
@@ -202,18 +202,18 @@ def vocabulary_difference(large: Vocabulary, small: Vocabulary) -> tuple[str, st
     These are llama.cpp's conditions. Source: common/speculative.cpp.
     """
     if native.llama_vocab_type(large.handle) != native.llama_vocab_type(small.handle):
-        return "its vocabulary is of another type", "其词表类型不同"
+        return "its vocabulary has a different type", "其词表类型不同"
     for adds, token in (
         (native.llama_vocab_get_add_bos, native.llama_vocab_bos),
         (native.llama_vocab_get_add_eos, native.llama_vocab_eos),
     ):
         same_flag = adds(large.handle) == adds(small.handle)
         if not same_flag or (adds(large.handle) and token(large.handle) != token(small.handle)):
-            return "its special tokens are others", "其特殊词符不同"
+            return "its special tokens differ", "其特殊词符不同"
     if abs(large.size - small.size) > _MAX_SIZE_DIFFERENCE:
         sizes = f"{small.size:,} / {large.size:,}"
-        return f"its vocabulary has another size ({sizes} tokens)", f"其词表大小不同（{sizes}）"
+        return f"its vocabulary has a different size ({sizes} tokens)", f"其词表大小不同（{sizes}）"
     for token_id in range(_FIRST_COMPARED, min(large.size, small.size)):
         if native.llama_vocab_get_text(large.handle, token_id) != native.llama_vocab_get_text(small.handle, token_id):
-            return f"its token {token_id} is another text", f"其第 {token_id} 个词符不同"
+            return f"its token {token_id} has a different text", f"其第 {token_id} 个词符不同"
     return None

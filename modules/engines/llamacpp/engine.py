@@ -69,6 +69,7 @@ class LlamaCpp:
         self._next_turn = NextTurn(self.model, self._cache, self._batch)
         self._batch_clock = batch_clock(offloads(options, build))
         draft_model, draft_notes = open_draft_model(self.model, calls, self._batch_clock)
+        draft_contexts = [draft_model.context] if draft_model else []
         self._drafts = DraftPlanner(self.model.n_batch, self.model.n_ctx, draft_model)
         self._windows = WindowEvaluator(self.model, self._cache, self._scheduler, self._batch)
         self._warm_up()
@@ -83,7 +84,7 @@ class LlamaCpp:
             "forget": self.forget,
             "apply_loras": prompts.following(LoraSet(LlamaAdapters(self.model, self._cache.clear)).apply),
             "loglikelihoods": self._windows.loglikelihoods,
-            "bind_threads": ComputeThreads(self.model.context, calls).bind,
+            "bind_threads": ComputeThreads(self.model.context, calls, *draft_contexts).bind,
         }
         if self._vision is not None:
             self.operations = {**self.operations, "images": self._vision.describe}

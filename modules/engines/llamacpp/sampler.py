@@ -95,7 +95,8 @@ class Sampler:
             token = self._select(logits)
             if not self._advance(grammar, token):
                 allowed = _only(grammar.allowed(), logits)
-                if self._tokens_before_end and allowed.max() == -np.inf and grammar.may_end():
+                is_stuck = allowed.max() == -np.inf and grammar.may_end()
+                if is_stuck and self._tokens_before_end and not self._params["ban_eos_token"]:
                     return min(self._model.vocabulary.end_tokens)  # a text that is complete ends, however short it is
                 token = self._select(allowed)
                 self._advance(grammar, token)

@@ -27,10 +27,10 @@ def read_state(
         return None
     if beside_others and prompt.header.size > MAX_READ_BESIDE_OTHERS:
         return None
-    state = np.empty(prompt.header.size, np.uint8)
     try:
+        state = np.empty(prompt.header.size, np.uint8)
         with store.reading(prompt) as reader:
             reader.read_into(state.data)
-    except DamagedFile:
+    except (DamagedFile, MemoryError):
         return None
     return prompt.tokens[:], state

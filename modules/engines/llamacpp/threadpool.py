@@ -1,4 +1,4 @@
-"""Bind the compute threads of a llama.cpp context to one CPU each, through ggml's thread pools.
+"""Bind the compute threads of llama.cpp contexts to one CPU each, through ggml's thread pools.
 
 llama-cpp-python 0.3.36 has no bindings for them. Source: ggml.h, ggml-cpu.c and llama.h of the llama.cpp it contains.
 Compiled with OpenMP, a pool has no threads of its own: whenever a graph is computed, every thread of the OpenMP team
@@ -37,10 +37,10 @@ class _ThreadpoolParams(ctypes.Structure):
 
 
 class ComputeThreads:
-    """The threads that compute for `context`, which was created with `calls`."""
+    """The threads that compute for `context`, which was created with `calls`, and for `others` between its steps."""
 
-    def __init__(self, context: object, calls: Mapping[str, Json]) -> None:
-        self._context = context
+    def __init__(self, context: object, calls: Mapping[str, Json], *others: object) -> None:
+        self._contexts = (context, *others)
         self._calls = calls
         self._fast_cores = cpu_memory.fast_cores()
         self._pools: dict[tuple[int, ...], object] = {}  # by the CPUs of their threads; llama.cpp does not free them
@@ -55,12 +55,14 @@ class ComputeThreads:
         """
         counts = thread_counts(self._calls, cores, workers)
         decode_cpus, prefill_cpus = bound_cpus(self._calls, cores, counts, self._fast_cores if workers == 1 else 1)
-        native.llama_set_n_threads(self._context, *counts)
+        for context in self._contexts:
+            native.llama_set_n_threads(context, *counts)
         if not decode_cpus or not all(hasattr(native._lib, name) for name in _FUNCTIONS):
             return []
-        arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        attach = _function("llama_attach_threadpool", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         pools = (self._pool(decode_cpus), self._pool(prefill_cpus))
-        _function("llama_attach_threadpool", None, *arguments)(self._context, *pools)
+        for context in self._contexts:
+            attach(context, *pools)
         if 1 in counts:
             os.sched_setaffinity(0, decode_cpus[:1])
         return [decode_cpus, prefill_cpus]

@@ -239,7 +239,7 @@ def test_a_draft_model_that_does_not_fit_is_left_out_with_a_note(fitting_names: 
         info = load(worker, fitting_names, **options, model_draft=name)
         reasons[name] = [note.text["en"] for note in info.notes if note.option == "model_draft"]
         assert answer(worker, SENTENCE, max_new_tokens=2).done.completion_tokens == 2
-    foreign = "Not used: foreign.gguf cannot draft for large.gguf: its token 17 is another text."
+    foreign = "Not used: foreign.gguf cannot draft for large.gguf: its token 17 has a different text."
     assert reasons == {
         "small.gguf": [],
         "publisher/foreign.gguf": [foreign],

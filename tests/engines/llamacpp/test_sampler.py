@@ -297,13 +297,15 @@ NOT_BEFORE = Results(
     case(4, ALMOST_THE_END, min_length=2, temperature=0.0),
     case(2, ALMOST_THE_END, min_length=2, temperature=0.0, ban_eos_token=True),
     case(2, {100: 0.9, ONE: 0.1}, min_length=5, temperature=0.0, grammar_string='root ::= "1"'),
+    case(2, {ONE: 1}, min_length=5, temperature=0.0, grammar_string='root ::= "1"', ban_eos_token=True),
 )
 
 
 def test_the_end_token_is_banned_until_the_answer_is_long_enough_or_its_grammar_complete() -> None:
-    delayed, banned, complete = NOT_BEFORE()
+    delayed, banned, complete, without_end = NOT_BEFORE()
     assert (delayed, banned) == ([100, 100, END, END], [100, 100])
     assert complete[0] == ONE and complete[1] in (0, END)
+    assert "no token" in without_end["error"]
 
 
 DIGIT_SAMPLES = Results(
