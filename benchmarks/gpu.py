@@ -41,7 +41,7 @@ EXACT, HALF, PACKED = 0.01, 0.1, 0.2
 
 @dataclass(frozen=True)
 class Machine:
-    """What a plan depends on. `capability` is the card's, such as "9.0"; empty without a card."""
+    """The facts that a plan depends on. `capability` is the card's, such as "9.0"; empty without a card."""
 
     capability: str
     nvcc: bool

@@ -52,7 +52,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Request:
-    """What `gpu_load.py` does: load a model of the folder `models`, generate `answer` tokens and score `scored` others.
+    """A run of `gpu_load.py`: load a model of the folder `models`, generate `answer` tokens and score `scored` others.
 
     `vocabulary` bounds the ids of the tokens that are scored; with `cpu`, all GPUs are hidden.
     """

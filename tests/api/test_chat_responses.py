@@ -121,13 +121,13 @@ def test_the_times_of_an_answer_are_those_of_llama_server() -> None:
 def test_a_call_begins_with_its_name_and_goes_on_with_fragments() -> None:
     stream = builder(_PieceParser())
     events = b"".join(stream.sse_text(0, text) for text in texts_of(TWO_CALLS))
-    thought, text, first, place, rome, second, nothing = deltas(events)
+    thought, text, first, key, rome, second, nothing = deltas(events)
     assert (thought, text) == ({"reasoning_content": "Hm"}, {"content": "Let me look."})
     for index, (delta, name) in enumerate([(first, "weather"), (second, "now")]):
         (call,) = delta["tool_calls"]
         assert re.fullmatch(r"call_\w{24}", call.pop("id"))
         assert call == {"index": index, "type": "function", "function": {"name": name, "arguments": ""}}
-    assert place == {"tool_calls": [{"index": 0, "function": {"arguments": '{"place": '}}]}
+    assert key == {"tool_calls": [{"index": 0, "function": {"arguments": '{"place": '}}]}
     assert rome == {"tool_calls": [{"index": 0, "function": {"arguments": '"Rome"}'}}]}
     assert nothing == {"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]}
     (last,) = chunks_of(stream.sse_end(0, END, last=True))

@@ -28,7 +28,7 @@ def batch_clock(offloaded: bool) -> Callable[[], float]:
 
 
 class BatchCosts:
-    """What batches of each size cost, in a unit of its own.
+    """The cost of batches of each size, in a unit of its own.
 
     Longer contexts and busy processors slow all sizes down, also those that have not been measured since. The pace, in
     seconds for the unit, follows that within a few batches. Sizes are compared by the median of what they took at the

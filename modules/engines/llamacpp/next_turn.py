@@ -30,7 +30,7 @@ class _Following:
 
 
 class NextTurn:
-    """What follows the answer that ended last, until it is evaluated or something else is to be done."""
+    """The tokens that follow the answer that ended last, until they are evaluated or something else is to be done."""
 
     def __init__(self, model: Model, cache: KVCache, batch: Batch) -> None:
         self._model, self._cache, self._batch = model, cache, batch

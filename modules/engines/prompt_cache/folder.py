@@ -34,7 +34,7 @@ _PART = re.compile(r"(?P<name>.+-)\d{5}(?P<rest>-of-\d{5}\.gguf)", re.IGNORECASE
 
 @dataclass(frozen=True)
 class PromptKey:
-    """What the state of a prompt depends on besides its tokens, as three hashes.
+    """The facts on which the state of a prompt depends besides its tokens, as three hashes.
 
     `model` stands for the model's path, `content` for its files, and `state` for everything else, such as options.
     """

@@ -34,7 +34,7 @@ class DamagedFile(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds: `tokens` token ids and `size` bytes of state, whose parts `layout` describes to the engine.
+    """The contents of a file: `tokens` token ids and `size` bytes of state, whose parts `layout` tells the engine.
 
     `fingerprint` stands for all that the state depends on besides the tokens. `model` is the model's name.
     """
