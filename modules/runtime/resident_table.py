@@ -116,7 +116,7 @@ class ResidentTable:
         """Show what has changed. `freed` are the bytes that unloading the page's model has freed."""
         entry = self._entries.get(self.chosen)
         self._freed = 0 if entry is not None else self._freed if freed is None else freed
-        self.status = status_of(entry, next(self._versions), self._freed)
+        self.status = status_of(entry, next(self._versions), self._freed).after(self.status)
         if self._room is not None:
             held = [one for one in self._entries.values() if one.model is not None]
             self._room.holdings = tuple(Holding(one.plan, one.is_pinned) for one in held)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from modules.core.errors import WebUIError
@@ -14,6 +14,7 @@ from modules.runtime.resident import Entry
 class Status:
     """A snapshot of the page's model. `version` grows with each change, also of other models.
 
+    `model_version` and `loras_version` are the versions in which this model, or its state, and its LoRAs last changed.
     `stage` and `progress` are those of `Progress`, while loading. `memory` and `freed` are bytes, `seconds` is how long
     the load took. `server` is the kind of server that generates, if one does, and `address` where it is; `is_reachable`
     is false while it does not answer; `server_loras` are those that it offers. `samplers` and `abilities` are those of
@@ -39,6 +40,21 @@ class Status:
     address: str = ""
     is_reachable: bool = True
     server_loras: tuple[str, ...] = ()
+    model_version: int = 0
+    loras_version: int = 0
+
+    def after(self, before: Status) -> Status:
+        """Return this status with the versions of its parts, where `before` is the status that it replaces."""
+        has_same_loras = (self.loras, self.lora_problem) == (before.loras, before.lora_problem)
+        return replace(
+            self,
+            model_version=before.model_version if self._model() == before._model() else self.version,
+            loras_version=before.loras_version if has_same_loras else self.version,
+        )
+
+    def _model(self) -> Status:
+        """Return the status without its versions, its LoRAs and the memory, which they change."""
+        return replace(self, version=0, model_version=0, loras_version=0, loras=(), lora_problem=None, memory=0)
 
 
 def status_of(entry: Entry | None, version: int, freed: int) -> Status:

@@ -105,13 +105,19 @@ class Loading:
         return self.view() | {self._card.status: self._page.alert(error)} | self._card.code.ask(error)
 
     def refresh_view(self, version: int) -> Updates:
-        """Show what another page, the API or a crash has changed since the `version` that this page shows."""
-        if version == self._models.status.version:
-            return {component: gr.skip() for component in self.writes}
-        following = self.view() | self._following()
+        """Show what another page, the API or a crash has changed since the `version` that this page shows.
+
+        What has not changed is left alone, as it may have been replaced by a message or by what a user picks.
+        """
+        status = self._models.status
+        updates = {component: gr.skip() for component in self.writes} | {self._followers.version: status.version}
+        if version < status.loras_version:
+            updates |= self._loras.follow()
+        if version < status.model_version:
+            updates |= self.view() | self._following()
         if version < 0:  # a page that is being opened, which shows what its browser has kept
-            following[self._followers.truncation] = gr.skip()
-        return following
+            updates[self._followers.truncation] = gr.skip()
+        return updates
 
     def view(self) -> Updates:
         """Show the state of the model in use."""

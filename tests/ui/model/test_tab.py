@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from modules.app import App
 from modules.core.rpc_errors import NodeInUse
+from modules.runtime.loaded_model import AppliedLora
 from modules.runtime.node_memory import NodeMemory
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
@@ -300,6 +302,26 @@ def test_the_error_of_a_load_is_not_hidden_by_the_previous_unload(tab: Any) -> N
     assert refused[tab._followers.version] > version
     skipped = tab.refresh_view(refused[tab._followers.version])
     assert skipped[tab.status] == gr.skip()
+
+
+def test_what_happens_to_other_models_and_to_loras_leaves_messages_and_choices_alone(tab: Any) -> None:
+    """The message that settings were saved, a question about code, LoRAs picked and the longest prompt stay."""
+    last(tab.start(form(tab, n_ctx=512)))
+    models = tab.app.models
+    shown, truncation = models.status.version, tab._followers.truncation
+    models._table.publish()  # as when another model is loaded by a request
+    refreshed = tab.refresh_view(shown)
+    assert refreshed.pop(tab._followers.version) == models.status.version > shown
+    assert all(update == gr.skip() for update in refreshed.values())
+
+    status = models._table.status
+    models._table.status = replace(status, loras=(AppliedLora("cat", 1.0, 0.5),), version=shown + 5).after(status)
+    refreshed = tab.refresh_view(shown)
+    assert refreshed[tab.status] == refreshed[truncation] == gr.skip(), "another page has applied a LoRA"
+    assert refreshed[tab.loras.names]["value"] == ["cat"]
+
+    asyncio.run(tab.unload_model())
+    assert "freed" in tab.refresh_view(shown)[tab.status]
 
 
 def test_a_load_is_cancelled_while_it_is_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
