@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 ROOT = Path(__file__).resolve().parent
-SETTLE_SECONDS = 2.0
-"""From the start until objects are counted as permanent."""
 log = logging.getLogger("server")
 
 
@@ -202,10 +200,7 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     url = f"http://{shown}:{port}"
     chinese = terminal_language() == "zh"
     print(f"已就绪：{url}" if chinese else f"Ready: {url}", flush=True)
-    # Not yet: it would hold up the first page, which is often asked for at once.
-    settling = threading.Timer(SETTLE_SECONDS, spare_permanent_objects)
-    settling.daemon = True
-    settling.start()
+    spare_permanent_objects()
     app.catalog.models(0)  # starts a scan, and waits for nothing
     threading.Thread(target=app.sweep, daemon=True).start()
     if app.serves_others and (warning := open_warning(app)):

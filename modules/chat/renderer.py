@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ MOST_PROCESSES = 4
 """Renderings at once. A client with a template that takes all the time it may have delays no other client then."""
 KEPT_PROCESSES = 2
 """Processes kept for the next requests."""
+PATIENCE_SECONDS = 0.05
+"""How long a rendering waits for one of these before a further process is started, which takes as long by itself."""
 STOPPED_SECONDS = 60.0
 """How long a template that was stopped is refused without another try, which might only have met a busy machine."""
 _REMEMBERED_STOPS = 32
@@ -87,9 +90,8 @@ class Renderer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._room = threading.Semaphore(MOST_PROCESSES)
         self._lock = threading.Lock()
-        self._idle: list[LimitedProcess] = []
+        self._processes = _Processes()
         self._stops: OrderedDict[str, _Stop] = OrderedDict()
 
     def render(
@@ -102,10 +104,10 @@ class Renderer:
         raise_if_cancelled()
         request = json.dumps([template, common, variants], ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         self._refuse_stopped(template, len(request))
-        with self._room:
+        with self._processes.turn() as turn:
             self._refuse_stopped(template, len(request))  # perhaps stopped while this one waited
             try:
-                answer = self._ask(request)
+                answer = _ask(turn, request)
             except LimitExceeded as error:
                 self._remember_stop(template, len(request), error.limit)
                 raise
@@ -114,10 +116,7 @@ class Renderer:
 
     def close(self) -> None:
         """End the processes that are idle."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for process in idle:
-            process.kill()
+        self._processes.close()
 
     def _refuse_stopped(self, template: str, size: int) -> None:
         with self._lock:
@@ -134,37 +133,77 @@ class Renderer:
             while len(self._stops) > _REMEMBERED_STOPS:
                 self._stops.popitem(last=False)
 
-    def _ask(self, request: bytes) -> bytes:
-        raise_if_cancelled()
-        with self._lock:
-            process = self._idle.pop() if self._idle else None
-        if process is not None:
-            try:
-                return self._answer(process, request)
-            except ProcessEnded as ended:
-                raise_if_cancelled()
-                if ended.code in _LIMITS or ended.timed_out:
-                    raise LimitExceeded(_limit_of(ended)) from None
-                # It may have been killed while it was idle.
-        try:
-            return self._answer(LimitedProcess(_PROGRAM, Limits(SECONDS, MEMORY_BYTES, OUTPUT_BYTES)), request)
-        except ProcessEnded as ended:
-            raise_if_cancelled()  # which has ended the process
-            raise LimitExceeded(_limit_of(ended)) from None
 
-    def _answer(self, process: LimitedProcess, request: bytes) -> bytes:
+@dataclass
+class _Turn:
+    """The turn of one rendering, with the process that it has: None if it has to start one, or has none left."""
+
+    process: LimitedProcess | None
+
+
+class _Processes:
+    """Gives renderings a process each, MOST_PROCESSES at once, and keeps some for the next ones."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._idle: list[LimitedProcess] = []
+        self._turns = 0
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[_Turn]:
+        """Wait for a turn. The process that it has at the end is kept for another one, or ended."""
+        with self._changed:
+            # Most renderings are quick, and a further process would take longer to start than they take.
+            self._changed.wait_for(lambda: self._idle or self._turns < KEPT_PROCESSES, PATIENCE_SECONDS)
+            self._changed.wait_for(lambda: self._idle or self._turns < MOST_PROCESSES)
+            self._turns += 1
+            turn = _Turn(self._idle.pop() if self._idle else None)
         try:
-            answer = process.ask(request)
-        except Cancelled:  # just before it was asked
+            yield turn
+        finally:
+            with self._changed:
+                self._turns -= 1
+                kept = turn.process is not None and len(self._idle) < KEPT_PROCESSES
+                if turn.process is not None and kept:
+                    self._idle.append(turn.process)
+                self._changed.notify()
+            if turn.process is not None and not kept:
+                turn.process.kill()
+
+    def close(self) -> None:
+        """End the processes that are idle."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for process in idle:
             process.kill()
-            raise
-        with self._lock:
-            keep = len(self._idle) < KEPT_PROCESSES
-            if keep:
-                self._idle.append(process)
-        if not keep:
-            process.kill()
-        return answer
+
+
+def _ask(turn: _Turn, request: bytes) -> bytes:
+    raise_if_cancelled()
+    if turn.process is not None:
+        try:
+            return _answer(turn, turn.process, request)
+        except ProcessEnded as ended:
+            raise_if_cancelled()
+            if ended.code in _LIMITS or ended.timed_out:
+                raise LimitExceeded(_limit_of(ended)) from None
+            # It may have been killed while it was idle.
+    try:
+        return _answer(turn, LimitedProcess(_PROGRAM, Limits(SECONDS, MEMORY_BYTES, OUTPUT_BYTES)), request)
+    except ProcessEnded as ended:
+        raise_if_cancelled()  # which has ended the process
+        raise LimitExceeded(_limit_of(ended)) from None
+
+
+def _answer(turn: _Turn, process: LimitedProcess, request: bytes) -> bytes:
+    turn.process = None
+    try:
+        answer = process.ask(request)
+    except Cancelled:  # just before it was asked
+        process.kill()
+        raise
+    turn.process = process
+    return answer
 
 
 def _limit_of(ended: ProcessEnded) -> Words:
