@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from modules.chat.renderer import LimitExceeded, Renderer, Rendering
 from modules.core.paths import ROOT
 from modules.system import limited_child
 from modules.system.cancellation import Cancelled, CancelToken
+from modules.system.limited_process import LimitedProcess, Limits
 from tests.support.render_processes import render_processes, wait_until_ended
 
 pytestmark = pytest.mark.usefixtures("new_processes")
@@ -47,7 +49,41 @@ def test_many_renderings_at_once_get_their_own_answers() -> None:
     for thread in threads:
         thread.join()
     assert answers == {number: str(number) for number in range(12)}
-    assert len(templates._idle) <= renderer.KEPT_PROCESSES
+    templates.close()
+
+
+def test_quick_renderings_wait_for_a_process_and_long_ones_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[LimitedProcess] = []
+
+    class Counted(LimitedProcess):
+        def __init__(self, program: Path, limits: Limits) -> None:
+            super().__init__(program, limits)
+            started.append(self)
+
+    monkeypatch.setattr(renderer, "LimitedProcess", Counted)
+    monkeypatch.setattr(renderer, "PATIENCE_SECONDS", 4.0)
+    templates = Renderer()
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda _: templates.render("{{ 1 }}", {}, [{}]), range(100)))
+    assert len(started) == renderer.KEPT_PROCESSES
+
+    monkeypatch.setattr(renderer, "PATIENCE_SECONDS", 0.01)
+    token = CancelToken()
+
+    def render_for_ever() -> None:
+        with pytest.raises(Cancelled):
+            token.run(templates.render, "{{ (10 ** (10 ** 9)) % 7 }}", {}, [{}])
+
+    long = [threading.Thread(target=render_for_ever) for _ in range(renderer.KEPT_PROCESSES)]
+    for thread in long:
+        thread.start()
+    while templates._processes._turns < renderer.KEPT_PROCESSES:
+        time.sleep(0.001)
+    assert templates.render("{{ 1 }}", {}, [{}]) == [Rendering("1")]
+    token.cancel()
+    for thread in long:
+        thread.join()
+    assert len(started) == renderer.KEPT_PROCESSES + 1
     templates.close()
 
 
