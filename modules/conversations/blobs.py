@@ -26,6 +26,7 @@ class BlobStore:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._memory: dict[str, bytes] = {}
+        self._put_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def put(self, content: bytes) -> str:
@@ -34,7 +35,7 @@ class BlobStore:
         if self._folder is None:
             if sha256 not in self._memory and sum(map(len, self._memory.values())) + len(content) > MAX_MEMORY_BYTES:
                 raise VisitorMemoryFull(MAX_MEMORY_BYTES // 1_000_000)
-            self._memory[sha256] = content
+            self._memory[sha256], self._put_at[sha256] = content, time.time()
             return sha256
         path = self._folder / sha256
         try:
@@ -73,12 +74,17 @@ class BlobStore:
             return sha256 in self._memory
         return _SHA256.fullmatch(sha256) is not None and (self._folder / sha256).is_file()
 
-    def forget_unused(self, used: Collection[str], min_age: float = MIN_AGE) -> int:
-        """Delete blobs not in `used` that were put longer than `min_age` seconds ago, and return how many."""
+    def forget_unused(self, used: Collection[str], deleted: Collection[str] = (), min_age: float = MIN_AGE) -> int:
+        """Delete blobs not in `used` that were put longer than `min_age` seconds ago, and return how many.
+
+        In memory, those in `deleted` go at once: they were of conversations that are never on the disk.
+        """
         if self._folder is None:
-            unused = [sha256 for sha256 in self._memory if sha256 not in used]
+            until = time.time() - min_age
+            left = [sha256 for sha256 in self._memory if sha256 not in used]
+            unused = [sha256 for sha256 in left if sha256 in deleted or self._put_at[sha256] < until]
             for sha256 in unused:
-                del self._memory[sha256]
+                del self._memory[sha256], self._put_at[sha256]
             return len(unused)
         count = 0
         with contextlib.suppress(OSError), self._lock:

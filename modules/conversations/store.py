@@ -364,18 +364,22 @@ class ConversationStore:
         """
         until = time.strftime("%Y%m%d", time.localtime(time.time() - older_than_days * 86400))
         with self._changing():
+            deleted = self._binned_blobs()
             count = self._folder.empty_bin(until)
             if count:
-                self.blobs.forget_unused(self._used_blobs())
+                self.blobs.forget_unused(self._used_blobs(), deleted)
         if count:
             with self._lock:
                 self.version += 1
             self._notify("")
         return count
 
-    def _used_blobs(self) -> set[str]:
+    def _binned_blobs(self) -> set[str]:
         contents = [content for _, content in self._folder.deleted().values()]
-        used = {match.decode() for content in contents for match in _SHA256.findall(content)}
+        return {match.decode() for content in contents for match in _SHA256.findall(content)}
+
+    def _used_blobs(self) -> set[str]:
+        used = self._binned_blobs()
         with self._lock:  # histories of the original, whose files do not name the blobs
             opened = [opened.conversation for _, opened in self._opened.values()]
         for conversation in opened:

@@ -54,11 +54,16 @@ def test_old_blobs_that_nothing_uses_are_deleted(tmp_path: Path) -> None:
     assert unused not in blobs
 
 
-def test_blobs_in_memory_go_as_well() -> None:
+def test_blobs_in_memory_go_with_their_conversation_and_those_about_to_be_sent_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     blobs = BlobStore(None)
-    used, unused = blobs.put(b"used"), blobs.put(b"unused")
-    assert blobs.forget_unused({used}) == 1
-    assert used in blobs and unused not in blobs
+    used, deleted, unsent = (blobs.put(content) for content in (b"used", b"deleted", b"unsent"))
+    assert blobs.forget_unused({used}, {used, deleted}) == 1
+    assert used in blobs and unsent in blobs and deleted not in blobs
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + MIN_AGE + 9)
+    assert blobs.forget_unused({used}) == 1 and unsent not in blobs
 
 
 def test_using_a_blob_again_keeps_it(tmp_path: Path) -> None:
