@@ -45,7 +45,8 @@ class Slot:
     """One sequence of the context. `cells` are the tokens it holds, at positions 0, 1, …
 
     Those of pictures are entries of `image_cells`, which may take fewer positions. The first `shared` cells may belong
-    to other slots as well. `last_use` is a counter: larger means later.
+    to other slots as well. `last_use` is a counter: larger means later. `prompt_length` is that of the prompt that used
+    it last: what follows was its answer.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Slot:
     busy: bool = False
     shared: int = 0
     last_use: int = 0
+    prompt_length: int = 0
 
 
 @dataclass(eq=False)
@@ -68,7 +70,8 @@ class Reuse:
     """How many tokens of a prompt need not be evaluated (`length`), and where they are (`source`).
 
     Without a shift they are the first cells of `source`. With a shift (`shift_from` > 0) only `prefix` of them are; the
-    others begin at position `shift_from` of `source` and are to be moved to position `shift_to`.
+    others begin at position `shift_from` of `source` and are to be moved to position `shift_to`. `in_place` is whether
+    the other cells of `source` may be lost.
     """
 
     length: int = 0
@@ -76,6 +79,7 @@ class Reuse:
     prefix: int = 0
     shift_from: int = 0
     shift_to: int = 0
+    in_place: bool = False
 
 
 class KVCache:
@@ -107,8 +111,10 @@ class KVCache:
         sources: list[Slot | SavedPrefix] = [*self.slots, *self._saved]
         for source in sources:
             prefix = whole_chunks(tokens, min(common_prefix_length(source.cells, tokens), len(tokens) - 1))
-            if self._can_provide(source, prefix):
-                candidates.append(Reuse(prefix, source, prefix))
+            is_asked_again = self._is_asked_again(source, tokens, prefix)
+            if is_asked_again or self._can_provide(source, prefix):
+                in_place = is_asked_again or _is_continuation(source, prefix)
+                candidates.append(Reuse(prefix, source, prefix, in_place=in_place))
             if isinstance(source, Slot) and not source.busy and self._attention_sink_size is not None:
                 candidates.append(self._find_shift(source, tokens, prefix, self._attention_sink_size))
         return max(candidates, key=lambda reuse: reuse.length)
@@ -120,6 +126,12 @@ class KVCache:
         if isinstance(source, Slot) and self._model.can_share and self._model.is_unified:
             return True
         return length >= MIN_COPIED_TOKENS or _is_continuation(source, length)
+
+    def _is_asked_again(self, source: Slot | SavedPrefix, tokens: array[int], prefix: int) -> bool:
+        """Tell whether `tokens` are the prompt that an idle slot had last: another answer is to replace its."""
+        if not isinstance(source, Slot) or not self._model.can_truncate or source not in self._next_slots():
+            return False
+        return source.prompt_length == len(tokens) == prefix + 1
 
     def _find_shift(self, slot: Slot, tokens: array[int], prefix: int, attention_sink_size: int) -> Reuse:
         """Find what `slot` holds of a prompt from which old messages after the first `prefix` tokens were dropped.
@@ -146,7 +158,9 @@ class KVCache:
         if self._model.is_unified and not any(slot.busy for slot in self.slots):
             self._save_others(stored or reuse)
             reuse = self.find_reuse(tokens)
-        return self.acquire(stored or reuse)
+        slot, length = self.acquire(stored or reuse)
+        slot.prompt_length = len(tokens)
+        return slot, length
 
     def _read_stored(self, tokens: array[int], held: int) -> Reuse | None:
         """Read the prefix in a file with which more of `tokens` need not be evaluated than `held`, if there is one."""
@@ -184,7 +198,7 @@ class KVCache:
         for slot in self.slots:
             is_source = slot is reuse.source
             kept = reuse.length if is_source else 0
-            in_place = is_source and (reuse.shift_from or _is_continuation(slot, kept))
+            in_place = is_source and (reuse.shift_from or reuse.in_place)
             if in_place or len(slot.cells) <= kept:
                 continue
             if len(slot.cells) < MIN_SAVED_TOKENS or self._save(slot):
@@ -199,7 +213,7 @@ class KVCache:
         if isinstance(source, Slot) and reuse.shift_from:
             slot = source
             self._shift(slot, reuse)
-        elif isinstance(source, Slot) and source in self._next_slots() and _is_continuation(source, length):
+        elif isinstance(source, Slot) and source in self._next_slots() and reuse.in_place:
             slot = source
             length = self.truncate(slot, length)
         else:

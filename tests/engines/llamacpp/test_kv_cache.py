@@ -185,3 +185,20 @@ def test_without_streaming_llm_tokens_after_a_gap_are_evaluated_again(tiny_llama
     answer(tiny_llama, SYSTEM + "".join(TURNS[:10]), max_new_tokens=1)
     again = answer(tiny_llama, SYSTEM + "".join(TURNS[4:10]) + QUESTION, max_new_tokens=1).done
     assert again.cached_tokens < ask(tiny_llama, "count", text=SYSTEM + TURNS[4])
+
+
+def test_a_prompt_that_is_asked_again_is_evaluated_once_where_every_slot_has_a_cache(
+    tiny: Path, workers: WorkerPool
+) -> None:
+    """It is too short for a copy. A conversation that goes on after it keeps its cells."""
+    prompt = chat("the moon")
+    with workers.lease(tiny, LLAMA, **{**OPTIONS, "kv_unified": "off"}) as pooled:
+        forget(pooled.worker)
+        first, second = (answer(pooled.worker, prompt, max_new_tokens=80, ban_eos_token=True) for _ in range(2))
+        assert first.done.prompt_tokens < 32
+        assert (second.done.cached_tokens, second.text) == (second.done.prompt_tokens - 1, first.text)
+        turn = f"{prompt}{second.text} And then"
+        answer(pooled.worker, turn, max_new_tokens=80, ban_eos_token=True)
+        answer(pooled.worker, prompt, max_new_tokens=2)
+        again = answer(pooled.worker, turn, max_new_tokens=2)
+        assert again.done.cached_tokens == again.done.prompt_tokens - 1
