@@ -19,7 +19,7 @@ from modules.engines.llamacpp.draft_model import ModelDrafter
 from modules.engines.llamacpp.image_cells import text_length
 from modules.engines.llamacpp.kv_cache import KVCache, Slot
 from modules.engines.llamacpp.lookup_drafter import LookupDrafter
-from modules.engines.llamacpp.prefill_chunk import PrefillChunk
+from modules.engines.llamacpp.prefill_chunk import MIN_TOKENS, LongPromptTurns, PrefillChunk
 from modules.engines.llamacpp.sampler import Sampler
 from modules.engines.repetition import max_cached_tokens
 from modules.engines.text_stream import TextStream
@@ -79,6 +79,11 @@ class Request:
         """Tokens still to evaluate: 1 while it decodes, more in prefill."""
         return len(self.tokens) - self.evaluated
 
+    @property
+    def begins_soon(self) -> bool:
+        """Whether little is left to evaluate before the first token of its answer."""
+        return self.pending <= MIN_TOKENS and not self.sampled_tokens
+
     def draft_room(self, n_ctx: int) -> int:
         """Return how many draft tokens a context of `n_ctx` cells and the rest of the answer have room for."""
         limit = self.params["max_new_tokens"]
@@ -107,6 +112,7 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self.chunk = PrefillChunk()
         self.running: list[Request] = []
+        self._turns = LongPromptTurns()
 
     @property
     def idle(self) -> bool:
@@ -195,9 +201,10 @@ class Scheduler:
     def fill(self, batch: Batch) -> None:
         """Fill `batch`: one token of each decoding request and its draft, the rest with prompts in equal parts.
 
-        A prefill that runs alone gets the whole batch. What short prompts leave of their part goes to longer ones. A
-        prompt goes up to its next picture, which is evaluated by itself. Tokens are in the order of their slots:
-        llama.cpp evaluates streams together whose numbers follow one another.
+        A prefill that runs alone gets the whole batch. What short prompts leave of their part goes to longer ones,
+        which sit out a step in which an answer can begin. A prompt goes up to its next picture, which is evaluated by
+        itself. Tokens are in the order of their slots: llama.cpp evaluates streams together whose numbers follow one
+        another.
         """
         batch.clear()
         decoding = [request for request in self.running if request.pending == 1]
@@ -207,6 +214,9 @@ class Scheduler:
         room = batch.capacity - sum(1 + len(request.draft) for request in decoding)
         room = room if len(self.running) == 1 else min(room, self.chunk.tokens)
         counts = _prefill_counts(in_prefill, room)
+        long = {request for request in counts if request.pending > MIN_TOKENS}
+        if long and self._turns.sit_out(any(request.begins_soon for request in self.running)):
+            counts = {request: count for request, count in counts.items() if request not in long}
         for request in sorted((*decoding, *counts), key=_slot_number):
             if request in counts:
                 self._schedule_prefill(request, counts[request], batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modules.engines.llamacpp.prefill_chunk import MIN_TOKENS, SECONDS, PrefillChunk
+from modules.engines.llamacpp.prefill_chunk import MIN_TOKENS, SECONDS, LongPromptTurns, PrefillChunk
 
 
 def after_steps(seconds_per_token: float, fixed_seconds: float = 0.0, steps: int = 20) -> int:
@@ -30,3 +30,10 @@ def test_one_slow_step_halves_the_share_and_steps_of_answers_alone_say_nothing()
     assert chunk.tokens == 8 * MIN_TOKENS
     chunk.observe(128, 1000.0)
     assert chunk.tokens == 4 * MIN_TOKENS
+
+
+def test_long_prompts_sit_out_every_other_step_in_which_an_answer_begins() -> None:
+    turns = LongPromptTurns()
+    assert not turns.sit_out(False)
+    assert [turns.sit_out(True) for _ in range(4)] == [True, False, True, False], "nobody is kept waiting for ever"
+    assert [turns.sit_out(begins) for begins in (True, False, True)] == [True, False, True]
