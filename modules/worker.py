@@ -48,7 +48,7 @@ from modules.engines.engine_protocol import BatchingEngine, TextEngine, saves_pr
 from modules.engines.error_edge import as_error
 from modules.engines.failure_causes import cause
 from modules.engines.prompt_cache.saving import CLOSING_SECONDS, FINISH_SECONDS, next_request, save_at_end
-from modules.engines.request_prompt import as_text, measured, tokenized
+from modules.engines.request_prompt import as_text, has_grammar, measured, tokenized
 from modules.engines.serial_adapter import SerialAdapter
 from modules.options.option import Value
 from modules.system import child_process
@@ -120,11 +120,12 @@ class Worker:
     def receive(self, call: int, operation: str, args: dict[str, Json], large: bool = False) -> None:
         """Answer a request at once or queue it for the main thread, with its prompt tokenized.
 
-        A `large` one is left to a thread that serves one of them after the other, as is one with images: the file of a
-        picture may be small, and take seconds to decode.
+        A `large` one is left to a thread that serves one of them after the other, as is one with images or a grammar:
+        the file of a picture may be small, and take seconds to decode, and the first grammar needs the vocabulary.
         """
-        self._is_private |= bool(args.get("params", {}).pop(PRIVATE, False))
-        engine, large = self._engine, large or Prompt.has_images(args.get("prompt"))
+        params = args.get("params", {})
+        self._is_private |= bool(params.pop(PRIVATE, False))
+        engine, large = self._engine, large or Prompt.has_images(args.get("prompt")) or has_grammar(params)
         if operation == "next":
             args = {"top": next_token.DEFAULT_CANDIDATES} | args
         if takes_text(engine):

@@ -51,6 +51,12 @@ class BatchingEngine(Protocol):
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
         """Return the tokens of a prompt, after a BOS token if the model wants one. Called from any thread."""
 
+    def prepare_grammars(self) -> None:
+        """Read what grammars need of the vocabulary, unless it has been, which takes up to a second.
+
+        Called from another thread, so that `submit` need not, before the first generation with a grammar.
+        """
+
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         """Queue a generation that continues the tokens of `prompt`; its events come from `step`.
 

@@ -24,6 +24,8 @@ def tokenized(
     With `top`, it ends with so many candidates for the next token: see `engines.next_token`.
     """
     raise_if_cancelled()
+    if has_grammar(params):
+        engine.prepare_grammars()
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     info = engine.info
     if whole.images:
@@ -39,6 +41,11 @@ def tokenized(
     params = with_seed(params)
     facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
     return {"prompt": fitted.tokens, "params": params, "facts": facts}
+
+
+def has_grammar(params: Mapping[str, Json]) -> bool:
+    """Return whether an answer has to match a grammar."""
+    return bool(params.get("grammar_string") or params.get("answer_grammar"))
 
 
 def as_text(prompt: Json, params: Mapping[str, Json]) -> tuple[Prompt, Mapping[str, Json]]:

@@ -29,6 +29,9 @@ class SerialAdapter:
         """Have the engine read pictures, if its `info` says that it does."""
         return self._images.read_images(images, text)
 
+    def prepare_grammars(self) -> None:
+        """Do nothing: a generation keeps all others waiting in any case."""
+
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         if next_token.candidate_count(params):
             raise Unsupported(next_token.NO_CANDIDATES)

@@ -22,6 +22,7 @@ class Tokenizer:
     token: CancelToken
     cancelled_in: int
     texts: list[str] = field(default_factory=list)
+    prepared_grammars: int = 0
     info: Info = field(default_factory=lambda: Info(context_length=4, vocabulary_size=8))
 
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
@@ -29,6 +30,9 @@ class Tokenizer:
         if len(self.texts) == self.cancelled_in:
             self.token.cancel()
         return [1] * len(text.split())
+
+    def prepare_grammars(self) -> None:
+        self.prepared_grammars += 1
 
 
 @pytest.mark.parametrize(("cancelled_in", "texts"), [(0, ["a b c d e f", "a f"]), (1, ["a b c d e f"])])
@@ -47,3 +51,11 @@ def test_no_shorter_text_is_tried_once_the_request_was_cancelled(cancelled_in: i
     else:
         assert run()["prompt"] == [1, 1]
     assert engine.texts == texts
+
+
+def test_grammars_are_prepared_where_prompts_are_tokenized_if_the_answer_has_one() -> None:
+    engine = Tokenizer(CancelToken(), 0)
+    for params in ({"grammar_string": "", "answer_grammar": None}, {"grammar_string": 'root ::= "x"'}):
+        tokenized(cast(BatchingEngine, engine), "a", params)
+    tokenized(cast(BatchingEngine, engine), "a", {"answer_grammar": ["json", {}]})
+    assert engine.prepared_grammars == 2

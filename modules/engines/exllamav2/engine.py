@@ -132,6 +132,9 @@ class Engine:
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
         return self.texts.encode(text, params["add_bos_token"])
 
+    def prepare_grammars(self) -> None:
+        self._vocabulary.prepare_grammars()
+
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         tokens = self._check_prompt(prompt)
         guided = params["guidance_scale"] != 1

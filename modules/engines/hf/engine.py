@@ -87,6 +87,9 @@ class Engine:
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
         return self.model.encode(text, params.get("add_bos_token", True))
 
+    def prepare_grammars(self) -> None:
+        self._vocabulary.prepare_grammars()
+
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         tokens = list(prompt) or self._empty_prompt()
         if len(tokens) >= self._context and not self.model.is_encoder_decoder:

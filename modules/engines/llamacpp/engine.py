@@ -131,6 +131,9 @@ class LlamaCpp:
             return self._tokenizer.encode(text)
         return self._tokenizer.encode_with_images(text, [image.tokens if image else () for image in images])
 
+    def prepare_grammars(self) -> None:
+        self.model.grammars.prepare()
+
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         tokens = array("i", prompt or [self._vocabulary.filler_token])
         if len(tokens) >= self.model.n_ctx:

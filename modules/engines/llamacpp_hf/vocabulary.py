@@ -17,5 +17,8 @@ class LlamaVocabulary(TokenizerVocabulary):
         super().__init__(tokenizer, model.n_vocab, eos)
         self._model = model
 
+    def prepare_grammars(self) -> None:
+        self._model.grammars.prepare()
+
     def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
         return self._model.grammars.compile(request)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol
 
+from modules.core.errors import Unsupported
 from modules.engines.grammars import GrammarRequest, Grammars, Matcher
 from modules.engines.hf.sampling.grammar import grammars_of
 
@@ -21,6 +24,9 @@ class Vocabulary(Hashable, Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of `text`, without special tokens around it."""
+
+    def prepare_grammars(self) -> None:
+        """Read what `grammar` needs, unless it has been. Thread-safe."""
 
     def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
         """Return what starts a matcher of that grammar.
@@ -39,6 +45,8 @@ class TokenizerVocabulary:
         self.tokenizer = tokenizer
         self.size = size
         self._eos = eos
+        self._reading = threading.Lock()
+        self._grammars: Grammars | None = None
 
     @cached_property
     def pieces(self) -> Sequence[str]:
@@ -53,12 +61,18 @@ class TokenizerVocabulary:
         tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return tokens
 
-    def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
-        return self._grammars.compile(request)
+    def prepare_grammars(self) -> None:
+        with suppress(Unsupported):  # which `grammar` raises
+            self._read()
 
-    @cached_property
-    def _grammars(self) -> Grammars:
-        return grammars_of(self.tokenizer, self.size, self._eos)
+    def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
+        return self._read().compile(request)
+
+    def _read(self) -> Grammars:
+        with self._reading:
+            if self._grammars is None:
+                self._grammars = grammars_of(self.tokenizer, self.size, self._eos)
+            return self._grammars
 
     def _decode_all(self, sequences: list[list[int]]) -> list[str]:
         arguments = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
