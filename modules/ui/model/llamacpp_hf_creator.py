@@ -25,7 +25,7 @@ class CreatorPanel:
     def __init__(self, page: Page, model_tab: ModelTab) -> None:
         self._page, self._creator, self._picker = page, page.app.creator, model_tab.picker
         tr = page.tr
-        with gr.Accordion(tr("creator"), open=False, elem_id="tx-creator") as fold:
+        with gr.Accordion(tr("creator"), open=False, elem_id="tx-creator", elem_classes="tx-fold") as fold:
             gr.HTML(page.info("creator_info"))
             with gr.Row():
                 self.model: Component = gr.Dropdown(

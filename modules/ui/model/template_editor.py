@@ -46,7 +46,9 @@ class TemplateEditor:
         self._page, self._app, self._model = page, page.app, model_tab.card.model
         self._negative_prompt = negative_prompt
         tr = page.tr
-        with gr.Accordion(tr("template_title"), open=False, elem_id="tx-template", visible=page.owner) as fold:
+        with gr.Accordion(
+            tr("template_title"), open=False, elem_id="tx-template", elem_classes="tx-fold", visible=page.owner
+        ) as fold:
             self.state: Component = gr.HTML("", elem_id="tx-template-state")
             with gr.Row(elem_classes="tx-row"):
                 self.choice: Component = gr.Dropdown(
