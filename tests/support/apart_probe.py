@@ -1,17 +1,18 @@
 """A script that answers prompts concurrently and one by one, with a separate KV cache per slot.
 
 It reads {"path", "prompts"} from stdin and writes both lists of texts as JSON, how many tokens of a running request
-were copied for another one with the same prompt, and what became of two conversations that were continued together.
+were copied for another one with the same prompt, what became of two conversations that were continued together, and
+how many tokens were evaluated anew when all prompts were asked again.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modules.core.events import Done, Text
+from modules.core.events import Done, Json, Text
 from modules.engines.llamacpp import engine as llamacpp
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import option_values, resolve
@@ -30,7 +31,8 @@ def main() -> None:
     for prompt in request["prompts"]:
         engine.forget()
         alone += _texts(engine, [prompt])
-    print(json.dumps([together, alone, _copied(engine, " ".join(request["prompts"])), _continued(engine)]))
+    copied, continued = _copied(engine, " ".join(request["prompts"])), _continued(engine)
+    print(json.dumps([together, alone, copied, continued, _asked_again(engine, request["prompts"])]))
 
 
 def _copied(engine: llamacpp.LlamaCpp, prompt: str) -> int:
@@ -67,10 +69,32 @@ def _continued(engine: llamacpp.LlamaCpp) -> dict[str, list[int]]:
     }
 
 
-def _texts(engine: llamacpp.LlamaCpp, prompts: Sequence[str]) -> list[str]:
+def _asked_again(engine: llamacpp.LlamaCpp, prompts: Sequence[str]) -> list[int]:
+    """Ask four short prompts together, and again: one begins before the others come, of which its neighbor is the last.
+
+    Return how many tokens of each were evaluated anew.
+    """
+    engine.forget()
+    params = PARAMS | {"max_new_tokens": 80, "ban_eos_token": True}
+    _texts(engine, prompts, params)
+    tokens = [engine.tokenize(prompt, params) for prompt in prompts]
+    held = [slot.cells.tolist() for slot in engine._cache.slots]
+    slots = [next(number for number, cells in enumerate(held) if cells[: len(one)] == one) for one in tokens]
+    order = sorted(range(4), key=slots.__getitem__)
+    ends: dict[int, Done] = {}
+    for group in (order[:1], [order[2], order[3], order[1]]):
+        for call in group:
+            engine.submit(call, tokens[call], params)
+        list(engine.step())
+    while not engine.idle:
+        ends |= {call: event for call, event in engine.step() if isinstance(event, Done)}
+    return [ends[call].prompt_tokens - ends[call].cached_tokens for call in range(len(prompts))]
+
+
+def _texts(engine: llamacpp.LlamaCpp, prompts: Sequence[str], params: Mapping[str, Json] = PARAMS) -> list[str]:
     texts: dict[int, str] = dict.fromkeys(range(len(prompts)), "")
     for call, prompt in enumerate(prompts):
-        engine.submit(call, engine.tokenize(prompt, PARAMS), PARAMS)
+        engine.submit(call, engine.tokenize(prompt, params), params)
     while not engine.idle:
         for call, event in engine.step():
             if isinstance(event, Text):

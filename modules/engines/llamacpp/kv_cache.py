@@ -17,15 +17,12 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Collection, Sequence
 
 from modules.core.events import Json
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import has_images, positions, whole_chunks
+from modules.engines.llamacpp.slots import MIN_SAVED_TOKENS, Reuse, SavedPrefix, Slot, is_continuation, was_last
 from modules.engines.llamacpp.stored_state import read_state
 from modules.engines.prompt_cache.store import PromptStore
 from modules.engines.token_ids import common_prefix_length, longest_match
@@ -34,52 +31,8 @@ MIN_COPIED_TOKENS = 32
 """Shortest prefix of another conversation that is worth a copy to or from main memory."""
 MIN_SHIFTED_FRACTION = 0.2
 """Fraction of a prompt that must lie behind a gap to be worth a shift, as in the original web UI."""
-MIN_SAVED_TOKENS = 64
-"""Length from which on an idle slot slows the running ones down enough to be saved."""
 STEPS_BEFORE_SAVING = 4
 """Steps since the last request began after which idle slots are saved, one per step."""
-
-
-@dataclass(eq=False)
-class Slot:
-    """One sequence of the context. `cells` are the tokens it holds, at positions 0, 1, …
-
-    Those of pictures are entries of `image_cells`, which may take fewer positions. The first `shared` cells may belong
-    to other slots as well. `last_use` is a counter: larger means later. `prompt_length` is that of the prompt that used
-    it last: what follows was its answer.
-    """
-
-    number: int
-    cells: array[int] = field(default_factory=lambda: array("i"))
-    busy: bool = False
-    shared: int = 0
-    last_use: int = 0
-    prompt_length: int = 0
-
-
-@dataclass(eq=False)
-class SavedPrefix:
-    """A slot's tokens with their keys and values in main memory; `state` has shape [bytes]."""
-
-    cells: array[int]
-    state: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Reuse:
-    """How many tokens of a prompt need not be evaluated (`length`), and where they are (`source`).
-
-    Without a shift they are the first cells of `source`. With a shift (`shift_from` > 0) only `prefix` of them are; the
-    others begin at position `shift_from` of `source` and are to be moved to position `shift_to`. `in_place` is whether
-    the other cells of `source` may be lost.
-    """
-
-    length: int = 0
-    source: Slot | SavedPrefix | None = None
-    prefix: int = 0
-    shift_from: int = 0
-    shift_to: int = 0
-    in_place: bool = False
 
 
 class KVCache:
@@ -99,6 +52,7 @@ class KVCache:
         self._surplus: dict[int, int] = {}  # see `image_cells.positions`
         self._use_counter = itertools.count(1)
         self._steps_since_acquire = 0
+        self._expected: Collection[Slot] = ()  # idle slots whose last prompts wait to be asked again, in a row
 
     @property
     def full(self) -> bool:
@@ -113,7 +67,7 @@ class KVCache:
             prefix = whole_chunks(tokens, min(common_prefix_length(source.cells, tokens), len(tokens) - 1))
             is_asked_again = self._is_asked_again(source, tokens, prefix)
             if is_asked_again or self._can_provide(source, prefix):
-                in_place = is_asked_again or _is_continuation(source, prefix)
+                in_place = is_asked_again or is_continuation(source, prefix)
                 candidates.append(Reuse(prefix, source, prefix, in_place=in_place))
             if isinstance(source, Slot) and not source.busy and self._attention_sink_size is not None:
                 candidates.append(self._find_shift(source, tokens, prefix, self._attention_sink_size))
@@ -125,13 +79,23 @@ class KVCache:
             return length == len(source.cells) and not (isinstance(source, Slot) and source.busy)
         if isinstance(source, Slot) and self._model.can_share and self._model.is_unified:
             return True
-        return length >= MIN_COPIED_TOKENS or _is_continuation(source, length)
+        return length >= MIN_COPIED_TOKENS or is_continuation(source, length)
 
     def _is_asked_again(self, source: Slot | SavedPrefix, tokens: array[int], prefix: int) -> bool:
         """Tell whether `tokens` are the prompt that an idle slot had last: another answer is to replace its."""
-        if not isinstance(source, Slot) or not self._model.can_truncate or source not in self._next_slots():
+        if not isinstance(source, Slot) or prefix + 1 < len(tokens) or not self._model.can_truncate:
             return False
-        return source.prompt_length == len(tokens) == prefix + 1
+        return was_last(source, tokens) and self._is_next(source)
+
+    def expect(self, prompts: Sequence[array[int]]) -> None:
+        """Take into account which prompts wait. Those that are asked again may go on in their own slots.
+
+        So they may if the slots of all of them, together with the busy ones, follow one another.
+        """
+        idle = [slot for slot in self.slots if not slot.busy]
+        again = [slot for slot in idle if any(was_last(slot, tokens) for tokens in prompts)]
+        row = [slot.number for slot in self.slots if slot.busy or slot in again]
+        self._expected = again if row and row[-1] - row[0] + 1 == len(row) else ()
 
     def _find_shift(self, slot: Slot, tokens: array[int], prefix: int, attention_sink_size: int) -> Reuse:
         """Find what `slot` holds of a prompt from which old messages after the first `prefix` tokens were dropped.
@@ -213,11 +177,11 @@ class KVCache:
         if isinstance(source, Slot) and reuse.shift_from:
             slot = source
             self._shift(slot, reuse)
-        elif isinstance(source, Slot) and source in self._next_slots() and reuse.in_place:
+        elif isinstance(source, Slot) and reuse.in_place and self._is_next(source):
             slot = source
             length = self.truncate(slot, length)
         else:
-            if isinstance(source, SavedPrefix) and source in self._saved and _is_continuation(source, length):
+            if isinstance(source, SavedPrefix) and source in self._saved and is_continuation(source, length):
                 self._saved.remove(source)  # first of all, to make room for the slot that is saved next
             slot = self._prepare_target(source)
             length = self._copy(source, slot, length)
@@ -240,6 +204,10 @@ class KVCache:
         slot = min(empty or idle, key=lambda candidate: candidate.last_use)
         self._evict(slot)
         return slot
+
+    def _is_next(self, slot: Slot) -> bool:
+        """Tell whether the next request may take that slot with what it holds."""
+        return not slot.busy and (slot in self._expected or slot in self._next_slots())
 
     def _next_slots(self) -> list[Slot]:
         """Return the idle slots that the next request may take.
@@ -267,7 +235,7 @@ class KVCache:
             slot.cells = source.cells[:length]
             if self._model.is_unified:
                 slot.shared, source.shared = length, max(source.shared, length)
-            elif not source.busy and _is_continuation(source, length):
+            elif not source.busy and is_continuation(source, length):
                 self.truncate(source, 0)
         return length
 
@@ -406,8 +374,3 @@ class KVCache:
             for slot in self.slots
         ]
         return {"slots": slots, "saved": [len(saved.cells) for saved in self._saved]}
-
-
-def _is_continuation(source: Slot | SavedPrefix, length: int) -> bool:
-    """Tell whether a prompt that reuses `length` cells of `source` continues it: then the other cells may be lost."""
-    return length >= len(source.cells) / 2 or len(source.cells) - length < MIN_SAVED_TOKENS

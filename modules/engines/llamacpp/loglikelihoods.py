@@ -13,8 +13,9 @@ from modules.core.events import Json
 from modules.core.worker_errors import GenerationFailed
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model
-from modules.engines.llamacpp.kv_cache import KVCache, Slot
+from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.scheduler import Scheduler
+from modules.engines.llamacpp.slots import Slot
 from modules.engines.loglikelihoods import Window
 from modules.engines.target_scores import TargetScores
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, DECODED, Model
-from modules.engines.llamacpp.kv_cache import KVCache, Slot
+from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.scheduler import Request
+from modules.engines.llamacpp.slots import Slot
 
 QUIET_SECONDS = 0.03
 """Time without a request before it begins: a program that sends the next question at once is not delayed."""

@@ -13,7 +13,8 @@ from modules.core.events import Json
 from modules.engines.llamacpp.arguments import DRAFT
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import has_images
-from modules.engines.llamacpp.kv_cache import KVCache, SavedPrefix
+from modules.engines.llamacpp.kv_cache import KVCache
+from modules.engines.llamacpp.slots import SavedPrefix
 
 _WITHOUT_EFFECT = {
     "llama_model_load_from_file": ("path_model", "load_mode"),

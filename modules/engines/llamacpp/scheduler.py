@@ -17,10 +17,11 @@ from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.draft_model import ModelDrafter
 from modules.engines.llamacpp.image_cells import text_length
-from modules.engines.llamacpp.kv_cache import KVCache, Slot
+from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.lookup_drafter import LookupDrafter
 from modules.engines.llamacpp.prefill_chunk import MIN_TOKENS, LongPromptTurns, PrefillChunk
 from modules.engines.llamacpp.sampler import Sampler
+from modules.engines.llamacpp.slots import Slot
 from modules.engines.repetition import max_cached_tokens
 from modules.engines.text_stream import TextStream
 from modules.engines.token_ids import common_prefix_length
@@ -135,6 +136,8 @@ class Scheduler:
 
     def admit(self) -> None:
         """Start waiting requests while there are an idle slot and cells for the first of them."""
+        if self._waiting:
+            self._cache.expect([request.reusable_tokens for request in self._waiting])
         for request in list(self._waiting):
             if self._cache.full or not self._fits(request):
                 return

@@ -21,7 +21,8 @@ from modules.core.worker_errors import PromptTooLong
 from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixStore
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, DECODED, Model
-from modules.engines.llamacpp.kv_cache import KVCache, Reuse, Slot
+from modules.engines.llamacpp.kv_cache import KVCache
+from modules.engines.llamacpp.slots import Reuse, Slot
 
 
 @dataclass(eq=False)
