@@ -82,7 +82,7 @@ class KVCache:
         return length >= MIN_COPIED_TOKENS or is_continuation(source, length)
 
     def _is_asked_again(self, source: Slot | SavedPrefix, tokens: array[int], prefix: int) -> bool:
-        """Tell whether `tokens` are the prompt that an idle slot had last: another answer is to replace its."""
+        """Tell whether `tokens` are the prompt that an idle slot had last: its answer is to be replaced."""
         if not isinstance(source, Slot) or prefix + 1 < len(tokens) or not self._model.can_truncate:
             return False
         return was_last(source, tokens) and self._is_next(source)
