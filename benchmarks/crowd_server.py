@@ -44,6 +44,9 @@ class Crowd:
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
         return [0] * (len(text) // _CHARACTERS_PER_TOKEN)
 
+    def prepare_grammars(self) -> None:
+        """Do nothing: it has no grammars."""
+
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         self._written[call], self._wanted[call] = 0, int(params["max_new_tokens"])
 

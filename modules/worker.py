@@ -112,6 +112,7 @@ class Worker:
         self._evaluations: dict[int, Generator[None, None, Json]] = {}  # operations that run in parts, by their calls
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
         self._large: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._has_vocabulary = False  # whether the engine has prepared grammars
         self._is_private = False  # whether a prompt is in the cache that must not be stored
         self._tokenizing: dict[int, CancelToken] = {}  # generations that are not in the inbox yet
         self._queueing, self._finishing = threading.Lock(), threading.Lock()
@@ -120,12 +121,12 @@ class Worker:
     def receive(self, call: int, operation: str, args: dict[str, Json], large: bool = False) -> None:
         """Answer a request at once or queue it for the main thread, with its prompt tokenized.
 
-        A `large` one is left to a thread that serves one of them after the other, as is one with images or a grammar:
-        the file of a picture may be small, and take seconds to decode, and the first grammar needs the vocabulary.
+        A `large` one is left to a thread that serves one of them after the other, as is one with images, and the first
+        with a grammar: the file of a picture may be small, and take seconds to decode, and a vocabulary is long.
         """
         params = args.get("params", {})
         self._is_private |= bool(params.pop(PRIVATE, False))
-        engine, large = self._engine, large or Prompt.has_images(args.get("prompt")) or has_grammar(params)
+        engine, large = self._engine, large or Prompt.has_images(args.get("prompt")) or self._lacks_vocabulary(params)
         if operation == "next":
             args = {"top": next_token.DEFAULT_CANDIDATES} | args
         if takes_text(engine):
@@ -141,6 +142,10 @@ class Worker:
         else:
             serve, large = partial(self._queue, call, operation, args), False
         self._large.put(serve) if large else serve()
+
+    def _lacks_vocabulary(self, params: Mapping[str, Json]) -> bool:
+        """Whether the vocabulary has to be read for the grammar of a generation."""
+        return has_grammar(params) and not self._has_vocabulary
 
     def finish(self) -> None:
         """Have the main thread save prompts and end the process, which ends in any case. Any thread may call.
@@ -164,6 +169,7 @@ class Worker:
     ) -> None:
         try:
             self._queue(call, "generate", token.run(partial(tokenized, engine, **args)))
+            self._has_vocabulary |= has_grammar(args["params"])
         except Cancelled:
             return
         except Exception as error:  # part of the worker's error edge
@@ -344,6 +350,7 @@ class Worker:
     def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:
         loaded: Any = _engine_loader(engine).load(Path(path), options, lambda progress: self._send(call, progress))
         self._engine = loaded if hasattr(loaded, "step") else SerialAdapter(loaded)
+        self._has_vocabulary = False
         if takes_text(loaded):
             loaded.notify = lambda state: self._write(to_line(NO_CALL, state))
         return loaded.info.to_json()

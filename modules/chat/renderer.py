@@ -31,7 +31,7 @@ MOST_PROCESSES = 4
 KEPT_PROCESSES = 2
 """Processes kept for the next requests."""
 PATIENCE_SECONDS = 0.05
-"""How long a rendering waits for one of these before a further process is started, which takes as long by itself."""
+"""How long a rendering waits for one of the KEPT_PROCESSES before a further one is started, which takes as long."""
 STOPPED_SECONDS = 60.0
 """How long a template that was stopped is refused without another try, which might only have met a busy machine."""
 _REMEMBERED_STOPS = 32

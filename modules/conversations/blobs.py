@@ -17,6 +17,7 @@ from modules.system.leftovers import sweep
 
 MIN_AGE = 24 * 3600.0
 """Seconds for which a blob is kept that no conversation uses: its message may be about to be sent."""
+UNSENT_SECONDS = 600.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -26,16 +27,21 @@ class BlobStore:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._memory: dict[str, bytes] = {}
-        self._put_at: dict[str, float] = {}
+        self._unsent: dict[str, float] = {}  # when those in memory were put that are about to be sent
         self._lock = threading.Lock()
 
-    def put(self, content: bytes) -> str:
-        """Store the content unless it is stored already, and return its SHA-256. Raises ConversationNotSaved."""
+    def put(self, content: bytes, *, unsent: bool = False) -> str:
+        """Store the content unless it is stored already, and return its SHA-256.
+
+        If it is `unsent`, a message that is about to be sent will use it. Raises ConversationNotSaved, or
+        VisitorMemoryFull.
+        """
         sha256 = hashlib.sha256(content).hexdigest()
         if self._folder is None:
-            if sha256 not in self._memory and sum(map(len, self._memory.values())) + len(content) > MAX_MEMORY_BYTES:
-                raise VisitorMemoryFull(MAX_MEMORY_BYTES // 1_000_000)
-            self._memory[sha256], self._put_at[sha256] = content, time.time()
+            with self._lock:
+                self._put_in_memory(sha256, content)
+                if unsent:
+                    self._unsent[sha256] = time.time()
             return sha256
         path = self._folder / sha256
         try:
@@ -48,6 +54,11 @@ class BlobStore:
         except OSError as error:
             raise ConversationNotSaved(str(self._folder), error.strerror or str(error)) from error
         return sha256
+
+    def _put_in_memory(self, sha256: str, content: bytes) -> None:
+        if sha256 not in self._memory and sum(map(len, self._memory.values())) + len(content) > MAX_MEMORY_BYTES:
+            raise VisitorMemoryFull(MAX_MEMORY_BYTES // 1_000_000)
+        self._memory[sha256] = content
 
     def get(self, sha256: str) -> bytes:
         """Return the content. Raises KeyError if it is not stored, or if the file was changed or cannot be read."""
@@ -74,17 +85,19 @@ class BlobStore:
             return sha256 in self._memory
         return _SHA256.fullmatch(sha256) is not None and (self._folder / sha256).is_file()
 
-    def forget_unused(self, used: Collection[str], deleted: Collection[str] = (), min_age: float = MIN_AGE) -> int:
+    def forget_unused(self, used: Collection[str], min_age: float = MIN_AGE) -> int:
         """Delete blobs not in `used` that were put longer than `min_age` seconds ago, and return how many.
 
-        In memory, those in `deleted` go at once: they were of conversations that are never on the disk.
+        Those in memory are never on the disk, as little as possible of them stays: all go at once but those that are
+        about to be sent, for UNSENT_SECONDS.
         """
         if self._folder is None:
-            until = time.time() - min_age
-            left = [sha256 for sha256 in self._memory if sha256 not in used]
-            unused = [sha256 for sha256 in left if sha256 in deleted or self._put_at[sha256] < until]
-            for sha256 in unused:
-                del self._memory[sha256], self._put_at[sha256]
+            with self._lock:
+                until = time.time() - UNSENT_SECONDS
+                self._unsent = {sha256: at for sha256, at in self._unsent.items() if at >= until}
+                unused = [sha256 for sha256 in self._memory if sha256 not in used and sha256 not in self._unsent]
+                for sha256 in unused:
+                    del self._memory[sha256]
             return len(unused)
         count = 0
         with contextlib.suppress(OSError), self._lock:

@@ -27,6 +27,7 @@ from modules.conversations.errors import (
     InvalidConversation,
     ReadOnlyConversation,
     StaleConversation,
+    VisitorMemoryFull,
 )
 from modules.conversations.file_format import to_bytes
 from modules.conversations.folder import DiskFolder, Folder, MemoryFolder, Stamp
@@ -364,22 +365,30 @@ class ConversationStore:
         """
         until = time.strftime("%Y%m%d", time.localtime(time.time() - older_than_days * 86400))
         with self._changing():
-            deleted = self._binned_blobs()
             count = self._folder.empty_bin(until)
             if count:
-                self.blobs.forget_unused(self._used_blobs(), deleted)
+                self.blobs.forget_unused(self._used_blobs())
         if count:
             with self._lock:
                 self.version += 1
             self._notify("")
         return count
 
-    def _binned_blobs(self) -> set[str]:
-        contents = [content for _, content in self._folder.deleted().values()]
-        return {match.decode() for content in contents for match in _SHA256.findall(content)}
+    def put_unsent(self, content: bytes) -> str:
+        """Store the bytes of a file that is about to be sent, and return their SHA-256.
+
+        Raises ConversationNotSaved, or VisitorMemoryFull if there is no room without those that nothing uses either.
+        """
+        try:
+            return self.blobs.put(content, unsent=True)
+        except VisitorMemoryFull:
+            with self._changing():
+                self.blobs.forget_unused(self._used_blobs())
+            return self.blobs.put(content, unsent=True)
 
     def _used_blobs(self) -> set[str]:
-        used = self._binned_blobs()
+        contents = [content for _, content in self._folder.deleted().values()]
+        used = {match.decode() for content in contents for match in _SHA256.findall(content)}
         with self._lock:  # histories of the original, whose files do not name the blobs
             opened = [opened.conversation for _, opened in self._opened.values()]
         for conversation in opened:

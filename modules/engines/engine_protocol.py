@@ -52,9 +52,9 @@ class BatchingEngine(Protocol):
         """Return the tokens of a prompt, after a BOS token if the model wants one. Called from any thread."""
 
     def prepare_grammars(self) -> None:
-        """Read what grammars need of the vocabulary, unless it has been, which takes up to a second.
+        """Read the vocabulary for grammars, unless that was done. It takes up to a second.
 
-        Called from another thread, so that `submit` need not, before the first generation with a grammar.
+        Called from any thread before a generation with a grammar, so that `submit` does not wait for it.
         """
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:

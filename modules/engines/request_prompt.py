@@ -26,6 +26,7 @@ def tokenized(
     raise_if_cancelled()
     if has_grammar(params):
         engine.prepare_grammars()
+        raise_if_cancelled()
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     info = engine.info
     if whole.images:

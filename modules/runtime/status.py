@@ -53,7 +53,7 @@ class Status:
         )
 
     def _model(self) -> Status:
-        """Return the status without its versions, its LoRAs and the memory, which they change."""
+        """Return the status without its versions, its LoRAs and the memory: the page shows that of the load."""
         return replace(self, version=0, model_version=0, loras_version=0, loras=(), lora_problem=None, memory=0)
 
 

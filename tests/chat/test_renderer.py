@@ -84,6 +84,12 @@ def test_quick_renderings_wait_for_a_process_and_long_ones_keep_nobody_waiting(m
     for thread in long:
         thread.join()
     assert len(started) == renderer.KEPT_PROCESSES + 1
+
+    with ThreadPoolExecutor(renderer.MOST_PROCESSES) as pool:
+        slow = "{% for i in range(9999) %}{% for j in range(300) %}{% endfor %}{% endfor %}"
+        list(pool.map(lambda _: templates.render(slow, {}, [{}]), range(renderer.MOST_PROCESSES)))
+    assert len(started) > renderer.KEPT_PROCESSES + 2
+    assert len(templates._processes._idle) == renderer.KEPT_PROCESSES
     templates.close()
 
 

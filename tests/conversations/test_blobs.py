@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.conversations.blobs import MIN_AGE, BlobStore
+from modules.conversations.blobs import MIN_AGE, UNSENT_SECONDS, BlobStore
 from modules.conversations.errors import ConversationNotSaved
 
 HASH = hashlib.sha256(b"content").hexdigest()
@@ -54,15 +54,14 @@ def test_old_blobs_that_nothing_uses_are_deleted(tmp_path: Path) -> None:
     assert unused not in blobs
 
 
-def test_blobs_in_memory_go_with_their_conversation_and_those_about_to_be_sent_stay(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_blobs_in_memory_go_at_once_but_those_about_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = BlobStore(None)
-    used, deleted, unsent = (blobs.put(content) for content in (b"used", b"deleted", b"unsent"))
-    assert blobs.forget_unused({used}, {used, deleted}) == 1
-    assert used in blobs and unsent in blobs and deleted not in blobs
+    used, unused = blobs.put(b"used"), blobs.put(b"unused")
+    unsent = blobs.put(b"unsent", unsent=True)
+    assert blobs.forget_unused({used}) == 1
+    assert used in blobs and unsent in blobs and unused not in blobs
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + MIN_AGE + 9)
+    monkeypatch.setattr(time, "time", lambda: now + UNSENT_SECONDS + 9)
     assert blobs.forget_unused({used}) == 1 and unsent not in blobs
 
 

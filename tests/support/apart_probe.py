@@ -2,7 +2,8 @@
 
 It reads {"path", "prompts"} from stdin and writes both lists of texts as JSON, how many tokens of a running request
 were copied for another one with the same prompt, what became of two conversations that were continued together, and
-how many tokens were evaluated anew when all prompts were asked again.
+how many tokens were evaluated anew when all prompts were asked again, and how the prompts of long and short requests
+advanced.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def main() -> None:
         engine.forget()
         alone += _texts(engine, [prompt])
     copied, continued = _copied(engine, " ".join(request["prompts"])), _continued(engine)
-    print(json.dumps([together, alone, copied, continued, _asked_again(engine, request["prompts"])]))
+    asked_again = _asked_again(engine, request["prompts"])
+    print(json.dumps([together, alone, copied, continued, asked_again, _evaluated(engine)]))
 
 
 def _copied(engine: llamacpp.LlamaCpp, prompt: str) -> int:
@@ -89,6 +91,25 @@ def _asked_again(engine: llamacpp.LlamaCpp, prompts: Sequence[str]) -> list[int]
     while not engine.idle:
         ends |= {call: event for call, event in engine.step() if isinstance(event, Done)}
     return [ends[call].prompt_tokens - ends[call].cached_tokens for call in range(len(prompts))]
+
+
+def _evaluated(engine: llamacpp.LlamaCpp) -> list[list[int]]:
+    """Begin two long requests, and then a short one. Return how many tokens of each were evaluated after each step."""
+    engine.forget()
+    for call in (0, 1):
+        engine.submit(call, engine.tokenize(f"Number {call}: " + "once upon a time " * 60, PARAMS), PARAMS)
+    engine.interrupt(False)
+    list(engine.step())
+    engine.resume()
+    engine.submit(2, engine.tokenize("Once upon a time, there was a cat", PARAMS), PARAMS)
+    evaluated = []
+    for _ in range(3):
+        found = [engine._scheduler.find(call) for call in (0, 1, 2)]
+        evaluated.append([request.evaluated for request in found if request is not None])
+        list(engine.step())
+    for call in (0, 1, 2):
+        engine.cancel(call)
+    return evaluated
 
 
 def _texts(engine: llamacpp.LlamaCpp, prompts: Sequence[str], params: Mapping[str, Json] = PARAMS) -> list[str]:

@@ -33,7 +33,10 @@ class LlamaGrammars:
         self._read: Grammars | None = None
 
     def prepare(self) -> None:
-        """Read the vocabulary, which takes a seventh of a second for 50,000 tokens, unless it has been. Thread-safe."""
+        """Read the vocabulary, unless that was done. It takes a seventh of a second for 50,000 tokens.
+
+        Any thread may call.
+        """
         with suppress(Unsupported):  # llama.cpp's own grammars need no preparation
             self._llguidance()
 

@@ -162,7 +162,7 @@ class KVCache:
         for slot in self.slots:
             is_source = slot is reuse.source
             kept = reuse.length if is_source else 0
-            in_place = is_source and (reuse.shift_from or reuse.in_place)
+            in_place = is_source and (reuse.shift_from or is_continuation(slot, kept))
             if in_place or len(slot.cells) <= kept:
                 continue
             if len(slot.cells) < MIN_SAVED_TOKENS or self._save(slot):
@@ -179,6 +179,8 @@ class KVCache:
             self._shift(slot, reuse)
         elif isinstance(source, Slot) and reuse.in_place and self._is_next(source):
             slot = source
+            if not is_continuation(slot, length):  # what is lost may be continued, too
+                self._save(slot)
             length = self.truncate(slot, length)
         else:
             if isinstance(source, SavedPrefix) and source in self._saved and is_continuation(source, length):

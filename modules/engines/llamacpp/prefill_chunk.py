@@ -29,7 +29,7 @@ class PrefillChunk:
 
 
 class LongPromptTurns:
-    """Lets long prompts sit out a step in which an answer can begin, but no two of their steps running."""
+    """Lets long prompts sit out a step in which an answer can begin, never two steps in a row."""
 
     def __init__(self) -> None:
         self._sat_out = False

@@ -80,11 +80,6 @@ class Request:
         """Tokens still to evaluate: 1 while it decodes, more in prefill."""
         return len(self.tokens) - self.evaluated
 
-    @property
-    def begins_soon(self) -> bool:
-        """Whether little is left to evaluate before the first token of its answer."""
-        return self.pending <= MIN_TOKENS and not self.sampled_tokens
-
     def draft_room(self, n_ctx: int) -> int:
         """Return how many draft tokens a context of `n_ctx` cells and the rest of the answer have room for."""
         limit = self.params["max_new_tokens"]
@@ -216,10 +211,11 @@ class Scheduler:
             request.scheduled, request.logits_row = 0, -1
         room = batch.capacity - sum(1 + len(request.draft) for request in decoding)
         room = room if len(self.running) == 1 else min(room, self.chunk.tokens)
+        short = [request for request in in_prefill if request.pending <= MIN_TOKENS]
+        begins = any(not request.sampled_tokens for request in (*decoding, *short))
+        if len(short) < len(in_prefill) and self._turns.sit_out(begins):
+            in_prefill = short
         counts = _prefill_counts(in_prefill, room)
-        long = {request for request in counts if request.pending > MIN_TOKENS}
-        if long and self._turns.sit_out(any(request.begins_soon for request in self.running)):
-            counts = {request: count for request, count in counts.items() if request not in long}
         for request in sorted((*decoding, *counts), key=_slot_number):
             if request in counts:
                 self._schedule_prefill(request, counts[request], batch)
@@ -262,7 +258,7 @@ def _prefill_counts(requests: Sequence[Request], room: int) -> dict[Request, int
     """Divide `room` tokens of a batch among the prompts of `requests`; those that get none are left out."""
     counts = {}
     for index, request in enumerate(sorted(requests, key=lambda request: request.pending)):
-        count = min(request.pending, room // (len(requests) - index))
+        count = min(request.pending, max(room // (len(requests) - index), 1), max(room, 0))
         if request.images:
             count = min(count, text_length(request.tokens, request.evaluated))
         if count:

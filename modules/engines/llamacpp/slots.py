@@ -19,8 +19,8 @@ class Slot:
     """One sequence of the context. `cells` are the tokens it holds, at positions 0, 1, …
 
     Those of pictures are entries of `image_cells`, which may take fewer positions. The first `shared` cells may belong
-    to other slots as well. `last_use` is a counter: larger means later. `prompt_length` is that of the prompt that used
-    it last: what follows was its answer.
+    to other slots as well. `last_use` is a counter: larger means later. `prompt_length` counts the tokens
+    that the request which used it last asked `KVCache.take` for, mostly its prompt: what follows was its answer.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Reuse:
 
     Without a shift they are the first cells of `source`. With a shift (`shift_from` > 0) only `prefix` of them are; the
     others begin at position `shift_from` of `source` and are to be moved to position `shift_to`. `in_place` is whether
-    the other cells of `source` may be lost.
+    `source` itself is to be used, without its other cells.
     """
 
     length: int = 0

@@ -25,7 +25,7 @@ class Uploads:
     def add(self, store: ConversationStore, name: str, data: bytes) -> Attachment:
         """Read a file and store its bytes. Raises AttachmentRefused."""
         attachment = read_attachment(name, data)
-        store.blobs.put(data)
+        store.put_unsent(data)
         with self._lock:
             self._kept[attachment.sha256] = attachment
             self._kept.move_to_end(attachment.sha256)

@@ -107,13 +107,15 @@ class Loading:
     def refresh_view(self, version: int) -> Updates:
         """Show what another page, the API or a crash has changed since the `version` that this page shows.
 
-        What has not changed is left alone, as it may have been replaced by a message or by what a user picks.
+        What has not changed is left alone, as it may have been replaced by a message or by what a user picks. A version
+        beyond the present one is of a server that has been started again since.
         """
         status = self._models.status
+        since = version if version <= status.version else -1
         updates = {component: gr.skip() for component in self.writes} | {self._followers.version: status.version}
-        if version < status.loras_version:
+        if since < status.loras_version:
             updates |= self._loras.follow()
-        if version < status.model_version:
+        if since < status.model_version:
             updates |= self.view() | self._following()
         if version < 0:  # a page that is being opened, which shows what its browser has kept
             updates[self._followers.truncation] = gr.skip()

@@ -82,7 +82,7 @@ def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2
     command = [sys.executable, "-m", "tests.support.apart_probe"]
     child = subprocess.run(command, cwd=ROOT, input=json.dumps(request), capture_output=True, text=True, timeout=100)
     assert child.returncode == 0, child.stderr[-2000:]
-    concurrent, single, copied, continued, asked_again = json.loads(child.stdout)
+    concurrent, single, copied, continued, asked_again, evaluated = json.loads(child.stdout)
     assert len(set(concurrent)) == len(TOPICS)
     assert concurrent == single
     assert copied > 32, "a prefix of a request that runs is copied"
@@ -90,6 +90,9 @@ def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2
     assert abs(first - second) == 1, "llama.cpp evaluates neighbors at once"
     assert max(continued["new"]) < 8, "a conversation takes its cells along"
     assert asked_again == [1] * len(TOPICS), "slots that will be neighbors keep their prompts"
+    before, begun, after = evaluated
+    assert begun[:2] == before[:2] and begun[2] == 9, "a short prompt is evaluated at once, and long ones sit out"
+    assert after[0] > begun[0] and after[1] > begun[1] and after[2] == 10, "but for one step"
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(shallow_llama: WorkerProcess) -> None:

@@ -26,7 +26,7 @@ class Vocabulary(Hashable, Protocol):
         """Return the tokens of `text`, without special tokens around it."""
 
     def prepare_grammars(self) -> None:
-        """Read what `grammar` needs, unless it has been. Thread-safe."""
+        """Read what `grammar` needs, unless that was done. Any thread may call."""
 
     def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
         """Return what starts a matcher of that grammar.

@@ -101,6 +101,15 @@ def test_sampled_text_follows_the_grammar(vocabulary: TokenizerVocabulary, name:
 
 
 @needs_llguidance
+def test_the_vocabulary_is_read_before_the_first_grammar_needs_it(
+    vocabulary: TokenizerVocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary.prepare_grammars()
+    monkeypatch.setattr(vocabulary, "tokenizer", None)
+    assert vocabulary.grammar(GrammarRequest(YES_NO))().allowed().any()
+
+
+@needs_llguidance
 def test_completed_json_is_valid_json(vocabulary: TokenizerVocabulary) -> None:
     samples = [sample_text(vocabulary, JSON, seed, 80) for seed in range(60)]
     texts = [text for text, is_complete in samples if is_complete]
