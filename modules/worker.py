@@ -55,8 +55,9 @@ from modules.system import child_process
 from modules.system.cancellation import Cancelled, CancelToken
 
 PAUSE_SECONDS = 0.05
-"""Time between two writes of text. Twenty writes a second look as smooth as a hundred, but each one wakes the parent on
-the processors that the model fills, and all compute threads wait for the one that is interrupted."""
+"""Time between two writes of text; the first text of an answer goes at once. Twenty writes a second look as smooth as a
+hundred, but each one wakes the parent on the processors that the model fills, and all compute threads wait for the one
+that is interrupted."""
 LARGE_REQUEST = 100_000
 """Bytes. Tokenizing that much takes a tenth of a second."""
 EXCLUSIVE = ("apply_loras",)
@@ -109,6 +110,7 @@ class Worker:
         self._sent_at = 0.0
         self._engine: Engine | None = None
         self._running: dict[int, dict[str, Json]] = {}  # generations that have not ended, and facts for their `Done`
+        self._silent: set[int] = set()  # generations without any text yet
         self._evaluations: dict[int, Generator[None, None, Json]] = {}  # operations that run in parts, by their calls
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
         self._large: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -222,8 +224,12 @@ class Worker:
         self._send(call, event)
 
     def _step(self, engine: Engine) -> None:
+        begun = False
         try:
             for call, event in engine.step():
+                if isinstance(event, Text) and call in self._silent:
+                    self._silent.remove(call)
+                    begun = True
                 if isinstance(event, Text) and not event.logprobs:
                     self._texts.append(text_item(call, event))
                     continue
@@ -235,7 +241,7 @@ class Worker:
             for call in list(self._running):
                 engine.cancel(call)
                 self._send(call, Failed(as_error(error)))
-        if takes_text(engine) or time.monotonic() - self._sent_at >= PAUSE_SECONDS:
+        if begun or takes_text(engine) or time.monotonic() - self._sent_at >= PAUSE_SECONDS:
             self._flush()
 
     def _take_requests(self) -> None:
@@ -258,6 +264,7 @@ class Worker:
     def _line(self, call: int, event: Event) -> bytes:
         if isinstance(event, ENDS):
             facts = self._running.pop(call, {})
+            self._silent.discard(call)
             event = dataclasses.replace(event, **facts) if isinstance(event, Done) else event
         return to_line(call, event)
 
@@ -327,11 +334,13 @@ class Worker:
                 else:
                     engine.submit_question(call, operation, args)
         self._running[call] = args.get("facts", {})
+        self._silent.add(call)
 
     def _cancel(self, call: int) -> None:
         self._deferred = deque(request for request in self._deferred if request[0] != call)
         if call in self._running:
             del self._running[call]
+            self._silent.discard(call)
             self._loaded().cancel(call)
         elif call in self._evaluations:
             self._evaluations.pop(call).close()

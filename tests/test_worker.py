@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import cast
 
 import pytest
 
@@ -14,10 +17,11 @@ from modules.core.errors import InternalError, NoModelLoaded, OptionError, Unsup
 from modules.core.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt, Replacement
 from modules.core.worker_errors import UNNAMED, LoadFailed, TextTooLong, WorkerDied
+from modules.engines.engine_protocol import BatchingEngine
 from modules.engines.loglikelihoods import Loglikelihoods
 from modules.runtime.worker_process import WorkerProcess
 from modules.system.cancellation import Cancelled, CancelToken
-from modules.worker import LARGE_REQUEST
+from modules.worker import LARGE_REQUEST, Worker
 from tests.conftest import ECHO, load, load_arguments
 
 
@@ -399,3 +403,24 @@ def test_applying_adapters_waits_for_an_evaluation_and_later_ones_wait_for_it(ec
         assert isinstance(end, Result) and Loglikelihoods.from_json(end.value).logprobs == logprobs
     assert applied.remaining() == [Result([10.0])]
     echo.call("apply_loras", adapters=[])
+
+
+class Steps:
+    """An engine whose steps yield one text each."""
+
+    def step(self) -> Iterator[tuple[int, Event]]:
+        yield 1, Text("word ")
+
+
+def test_the_first_text_of_an_answer_is_sent_at_once_and_the_next_ones_together() -> None:
+    written = io.BytesIO()
+    worker, engine = Worker(written), cast(BatchingEngine, Steps())
+    worker._running, worker._silent, worker._sent_at = {1: {}}, {1}, monotonic() + 60  # just after another answer
+    worker._step(engine)
+    assert written.getvalue().count(b"word") == 1
+    worker._sent_at = monotonic() + 60
+    worker._step(engine)
+    worker._step(engine)
+    assert written.getvalue().count(b"word") == 1
+    worker._flush()
+    assert written.getvalue().count(b"word") == 3
