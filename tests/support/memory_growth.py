@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SETTLING_ROUNDS = 10
+"""Until the blocks of 8 MB that the C library keeps are as many as they ever are."""
 ROUNDS = 20
 """How often to repeat the operation; its memory is measured after every repetition."""
 
