@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -108,6 +110,30 @@ class Grammars:
         if matcher.is_error():
             raise refusal(request, matcher.get_error())
         return matcher
+
+
+class GrammarsOnDemand:
+    """The grammars of one model, whose vocabulary `read` reads when it is first needed. Any thread may call."""
+
+    def __init__(self, read: Callable[[], Grammars]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._grammars: Grammars | None = None
+
+    def prepare(self) -> None:
+        """Read the vocabulary, unless that was done or `compile` would raise Unsupported."""
+        with suppress(Unsupported):
+            self._get()
+
+    def compile(self, request: GrammarRequest) -> Callable[[], Matcher]:
+        """Do as `Grammars.compile`. Raises Unsupported if the vocabulary cannot be read."""
+        return self._get().compile(request)
+
+    def _get(self) -> Grammars:
+        with self._lock:
+            if self._grammars is None:
+                self._grammars = self._read()
+            return self._grammars
 
 
 class _LlguidanceMatcher:

@@ -6,10 +6,8 @@ token of the vocabulary, and its state may grow with every character of the text
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import llama_cpp.llama_cpp as native
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.core.errors import OptionError, Unsupported
-from modules.engines.grammars import GrammarRequest, Grammars, Matcher, import_llguidance, refusal
+from modules.engines.grammars import GrammarRequest, Grammars, GrammarsOnDemand, Matcher, import_llguidance, refusal
 from modules.engines.llamacpp.candidates import Candidates
 from modules.engines.llamacpp.library import NativeLog
 from modules.engines.llamacpp.vocabulary import Vocabulary
@@ -29,16 +27,14 @@ class LlamaGrammars:
 
     def __init__(self, vocabulary: Vocabulary, log: NativeLog) -> None:
         self._vocabulary, self._log = vocabulary, log
-        self._reading = threading.Lock()
-        self._read: Grammars | None = None
+        self._llguidance = GrammarsOnDemand(self._read)
 
     def prepare(self) -> None:
         """Read the vocabulary, unless that was done. It takes a seventh of a second for 50,000 tokens.
 
         Any thread may call.
         """
-        with suppress(Unsupported):  # llama.cpp's own grammars need no preparation
-            self._llguidance()
+        self._llguidance.prepare()
 
     def compile(self, request: GrammarRequest) -> Callable[[], Matcher]:
         """Return a function that starts a matcher of the grammar.
@@ -46,25 +42,22 @@ class LlamaGrammars:
         Raises as `Grammars.compile` does, and Unsupported for an `AnswerGrammar` without llguidance.
         """
         try:
-            return self._llguidance().compile(request)
+            return self._llguidance.compile(request)
         except (Unsupported, OptionError):
             if request.is_tree:
                 raise
             grammar = _OwnedSampler(self._parse(request))
             return lambda: _LlamaMatcher(self._vocabulary, grammar.copy())
 
-    def _llguidance(self) -> Grammars:
-        with self._reading:
-            if self._read is None:
-                import_llguidance()
-                import llguidance.llamacpp
+    def _read(self) -> Grammars:
+        import_llguidance()
+        import llguidance.llamacpp
 
-                ends, handle = self._vocabulary.end_tokens, self._vocabulary.handle
-                # Without the slices that it makes by default: they would hold the GIL, and thus answers, for as long
-                # again, and save 20 microseconds a token of an answer in JSON.
-                read = llguidance.llamacpp.lltokenizer_from_vocab
-                self._read = Grammars(read(handle, eos_token=list(ends) or None, slices=[]), ends)
-            return self._read
+        ends, handle = self._vocabulary.end_tokens, self._vocabulary.handle
+        # Without the slices that it makes by default: they would hold the GIL, and thus answers, for as long again, and
+        # save 20 microseconds a token of an answer in JSON.
+        read = llguidance.llamacpp.lltokenizer_from_vocab
+        return Grammars(read(handle, eos_token=list(ends) or None, slices=[]), ends)
 
     def _parse(self, request: GrammarRequest) -> Any:
         """Return llama.cpp's sampler. Raises OptionError with llama.cpp's message for an invalid grammar."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol
 
-from modules.core.errors import Unsupported
-from modules.engines.grammars import GrammarRequest, Grammars, Matcher
+from modules.engines.grammars import GrammarRequest, GrammarsOnDemand, Matcher
 from modules.engines.hf.sampling.grammar import grammars_of
 
 
@@ -44,9 +41,7 @@ class TokenizerVocabulary:
     def __init__(self, tokenizer: Any, size: int, eos: Sequence[int]) -> None:
         self.tokenizer = tokenizer
         self.size = size
-        self._eos = eos
-        self._reading = threading.Lock()
-        self._grammars: Grammars | None = None
+        self._grammars = GrammarsOnDemand(lambda: grammars_of(self.tokenizer, size, eos))
 
     @cached_property
     def pieces(self) -> Sequence[str]:
@@ -62,17 +57,10 @@ class TokenizerVocabulary:
         return tokens
 
     def prepare_grammars(self) -> None:
-        with suppress(Unsupported):  # which `grammar` raises
-            self._read()
+        self._grammars.prepare()
 
     def grammar(self, request: GrammarRequest) -> Callable[[], Matcher]:
-        return self._read().compile(request)
-
-    def _read(self) -> Grammars:
-        with self._reading:
-            if self._grammars is None:
-                self._grammars = grammars_of(self.tokenizer, self.size, self._eos)
-            return self._grammars
+        return self._grammars.compile(request)
 
     def _decode_all(self, sequences: list[list[int]]) -> list[str]:
         arguments = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
