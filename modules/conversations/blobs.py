@@ -18,6 +18,7 @@ from modules.system.leftovers import sweep
 MIN_AGE = 24 * 3600.0
 """Seconds for which a blob is kept that no conversation uses: its message may be about to be sent."""
 UNSENT_SECONDS = 600.0
+"""How long a blob in memory is kept whose message is about to be sent."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -88,8 +89,8 @@ class BlobStore:
     def forget_unused(self, used: Collection[str], min_age: float = MIN_AGE) -> int:
         """Delete blobs not in `used` that were put longer than `min_age` seconds ago, and return how many.
 
-        Those in memory are never on the disk, as little as possible of them stays: all go at once but those that are
-        about to be sent, for UNSENT_SECONDS.
+        Those in memory are never on the disk, and as little of them as possible stays: all go at once, but those that
+        are about to be sent after UNSENT_SECONDS.
         """
         if self._folder is None:
             with self._lock:

@@ -1,4 +1,4 @@
-"""What the worker asks of an engine, which holds one loaded model.
+"""The interface between the worker and an engine, which holds one loaded model.
 
 A `BatchingEngine` runs all its generations together, step by step. A `SerialEngine` has one generator per generation,
 and the worker runs them one after the other. A `TextEngine` has them run elsewhere, by a server that tokenizes them.

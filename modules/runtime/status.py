@@ -1,4 +1,4 @@
-"""What the UI and the API show of the page's model."""
+"""The status of the page's model, as the UI and the API show it."""
 
 from __future__ import annotations
 

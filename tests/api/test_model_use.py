@@ -31,7 +31,7 @@ Serve = Callable[..., httpx.Client]
 
 @pytest.fixture
 def make_echo(make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeApp:
-    """As `make_app`, with models that the test engine loads; one fits into memory."""
+    """Return a function as `make_app`, with models that the test engine loads, one of which fits into memory."""
     use_echo(monkeypatch, tmp_path / "models", "a.gguf", "b.gguf", "brief c.gguf", "fail d.gguf")
     monkeypatch.setattr("modules.runtime.eviction._RECHECK_SECONDS", 0.05)
 

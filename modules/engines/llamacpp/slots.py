@@ -1,4 +1,4 @@
-"""What the slots of llama.cpp's KV cache hold, and what a prompt can reuse of that."""
+"""The slots of llama.cpp's KV cache, and the parts of them that a prompt can reuse."""
 
 from __future__ import annotations
 

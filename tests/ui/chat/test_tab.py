@@ -1,4 +1,4 @@
-"""What the page's script asks for over the bridge is checked, and begins the run that it names."""
+"""Requests of the page's script over the bridge are checked, and begin the runs that they name."""
 
 from __future__ import annotations
 
