@@ -53,10 +53,9 @@ class ApiFirst:
 def mount_api(server: FastAPI, app: App) -> Mount:
     """Add all endpoints under /v1, and those at the root, to `server`. Return what is mounted at /v1."""
     state = ApiState(app)
-    api = FastAPI(openapi_url=None)
-    api.include_router(openai.routes(state))
-    api.include_router(openai_responses.routes(state))
-    api.include_router(anthropic.routes(state))
+    generating = [*openai.generation_routes(state), *anthropic.routes(state), *openai_responses.routes(state)]
+    api = FastAPI(openapi_url=None, routes=generating)
+    api.include_router(openai.model_routes(app))
     api.include_router(embeddings.routes(state))
     api.include_router(inspection.routes(state))
     api.include_router(models.routes(state))
@@ -69,9 +68,8 @@ def mount_api(server: FastAPI, app: App) -> Mount:
     mounted = Mount("/v1", _guarded(api, app))
     server.router.routes.append(mounted)
     server.include_router(server_info.health_routes(app))
-    root = FastAPI(openapi_url=None)
+    root = FastAPI(openapi_url=None, routes=infill.routes(state))
     root.include_router(server_info.root_routes(state))
-    root.include_router(infill.routes(state))
     root.include_router(embeddings.root_routes(state))
     root.include_router(router.routes(app))
     errors.register_handlers(root)

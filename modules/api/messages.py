@@ -95,7 +95,7 @@ class Message(BaseModel):
     content: Annotated[
         Text | Annotated[list[Part], Field(fail_fast=True)], Expected("a text or a list of parts", "文本或内容片段列表")
     ] = ""
-    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True), _CALLS] = []
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True), _CALLS] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod

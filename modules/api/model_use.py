@@ -130,7 +130,7 @@ async def _granted(
     pending: Future[Lease], headers: Mapping[str, str]
 ) -> tuple[LoadedModel, Mapping[str, str], Callable[[], None]]:
     try:
-        lease = await asyncio.wrap_future(pending)
+        lease = pending.result() if pending.done() else await asyncio.wrap_future(pending)
     except asyncio.CancelledError:  # the client has left
         release_when_granted(pending)
         raise

@@ -20,6 +20,7 @@ from modules.options.option import Value
 from modules.runtime.loaded_model import LoadedModel
 
 _LENGTH = "max_new_tokens"
+_LENGTH_OPTIONS = {name: dataclasses.replace(PARAMETERS[_LENGTH], key=name, minimum=1) for name in LENGTHS}
 _SCHEMA_FIELDS = frozenset({*CompletionRequest.model_fields, *ChatRequest.model_fields})
 _ONE_FORMAT = {"en": "no grammar beside it", "zh": "不与语法同时使用"}
 _DONE_WITHOUT = ("sampler_priority", "temperature_last", "repetition_penalty_range")
@@ -112,8 +113,8 @@ def _check_context(value: object, model: LoadedModel) -> None:
 
 def _length(name: str, value: Any) -> Value:
     """Return the limit of an answer's tokens; 0 for no limit."""
-    option = dataclasses.replace(PARAMETERS[_LENGTH], key=name, minimum=1)
-    return 0 if not isinstance(value, (bool, str)) and value in LENGTHS[name] else option.parse(value)
+    is_unlimited = not isinstance(value, (bool, str)) and value in LENGTHS[name]
+    return 0 if is_unlimited else _LENGTH_OPTIONS[name].parse(value)
 
 
 def _unused_by_template(request: GenerationRequest, model: LoadedModel) -> list[str]:

@@ -61,9 +61,9 @@ class GenerationRequest(RequestBody):
 
     model: Annotated[Text, _NAME] = ""
     stream: Flag = False
-    stream_options: Annotated[StreamOptions, _STREAM_OPTIONS] = StreamOptions()
+    stream_options: Annotated[StreamOptions, _STREAM_OPTIONS] = Field(default_factory=StreamOptions)
     n: Annotated[int, Field(ge=1, le=16), _COUNT] = 1
-    stop: Annotated[Text | Annotated[Texts, Field(max_length=MAX_STOPS)], _STOP] = []
+    stop: Annotated[Text | Annotated[Texts, Field(max_length=MAX_STOPS)], _STOP] = Field(default_factory=list)
     logit_bias: Annotated[dict[str, float], BeforeValidator(_check_biases), _BIAS] = Field(default_factory=dict)
     response_format: Annotated[dict[str, Any], AfterValidator(check_format), RESPONSE_FORMAT] = Field(
         default_factory=dict
@@ -163,7 +163,7 @@ class ChatRequest(GenerationRequest):
     )
 
     reasoning_format: Annotated[Literal["auto", "deepseek", "none"], _REASONING_FORMAT] = "auto"
-    tools: ToolList = []
+    tools: ToolList = Field(default_factory=list)
     tool_choice: ToolChoiceField = "auto"
     parallel_tool_calls: Flag = True
 

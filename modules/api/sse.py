@@ -112,9 +112,7 @@ async def _events(beginning: asyncio.Task[Answers], style: StreamStyle, language
     try:
         answers = await beginning
         builder, generations = answers.builder, answers.generations
-        for number in range(answers.count):
-            if opening := builder.sse_opening(number):
-                yield opening
+        buffered = b"".join(builder.sse_opening(number) for number in range(answers.count))
         running = answers.count
         while replies := await generations.take():
             for number, reply in replies:
@@ -123,10 +121,11 @@ async def _events(beginning: asyncio.Task[Answers], style: StreamStyle, language
                 elif isinstance(reply, Done):
                     running -= 1
                     buffered += builder.sse_end(number, reply, last=running == 0)
-            if buffered:  # events that arrived together are sent together
+            if buffered and running:  # events that arrived together are sent together
                 yield buffered
                 buffered = b""
-        if closing := builder.sse_closing(generations.finished):
-            yield closing
+        buffered += builder.sse_closing(generations.finished)
+        if buffered:
+            yield buffered
     except WebUIError as error:  # the status was sent long ago
         yield buffered + style.error(error, language)

@@ -54,17 +54,21 @@ class ReasoningParser:
         self._line = ""  # of the thought, as far as it has been returned
         self._ending = False
         self._pieces: list[Piece] = []
-        self._read: Callable[[], bool] = self._read_start if self._markers else self._read_text
+        # Functions, not bound methods: a parser that refers to itself would wait for the garbage collector.
+        self._read: Callable[[ReasoningParser], bool] = (
+            ReasoningParser._read_start if self._markers else ReasoningParser._read_text
+        )
         if begun:
-            self._read = self._read_thought if inside else self._read_text
+            self._read = ReasoningParser._read_thought if inside else ReasoningParser._read_text
 
     @property
     def inside(self) -> bool:
         """Whether the reply is within its thought."""
-        return self._current is not None and self._read not in (self._read_answer_start, self._read_text)
+        after = (ReasoningParser._read_answer_start, ReasoningParser._read_text)
+        return self._current is not None and self._read not in after
 
     def feed(self, text: str) -> list[Piece]:
-        if self._read == self._read_text and not self._pending:
+        if self._read is ReasoningParser._read_text and not self._pending:
             return [(TEXT, text)] if text else []
         self._pending += text
         return self._advance()
@@ -75,7 +79,7 @@ class ReasoningParser:
         return self._advance()
 
     def _advance(self) -> list[Piece]:
-        while self._pending and self._read():
+        while self._pending and self._read(self):
             pass
         pieces, self._pieces = self._pieces, []
         return pieces
@@ -100,15 +104,15 @@ class ReasoningParser:
         if found:
             opened = next((markers for markers in self._markers if markers.open == found), None)
             self._current = self._current or opened
-            self._read = self._read_thought_start if opened else self._read_answer_start
+            self._read = ReasoningParser._read_thought_start if opened else ReasoningParser._read_answer_start
         else:
-            self._read = self._read_thought_start if self._current else self._read_text
+            self._read = ReasoningParser._read_thought_start if self._current else ReasoningParser._read_text
         return True
 
     def _read_thought_start(self) -> bool:
         self._pending = self._pending.lstrip("\n")
         if self._pending:
-            self._read = self._read_thought
+            self._read = ReasoningParser._read_thought
         return bool(self._pending)
 
     def _read_thought(self) -> bool:
@@ -122,7 +126,7 @@ class ReasoningParser:
             self._pending = self._pending.lstrip("\n")
             if marker == self._current.close:
                 self._pending = self._pending[len(marker) :]
-            self._read = self._read_answer_start
+            self._read = ReasoningParser._read_answer_start
         return bool(marker)
 
     def _read_answer_start(self) -> bool:
@@ -133,7 +137,7 @@ class ReasoningParser:
         elif undecided or not self._pending:
             return False
         else:
-            self._read = self._read_text
+            self._read = ReasoningParser._read_text
         return True
 
     def _read_text(self) -> bool:

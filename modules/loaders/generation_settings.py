@@ -18,6 +18,8 @@ _QUOTED_LISTS = ("dry_sequence_breakers", "custom_stopping_strings")
 
 _FOREIGN_SAMPLERS = ("adaptive_p",)
 
+_DEFAULTS: dict[str, Value] = {key: option.default for key, option in PARAMETERS.items()}
+
 MAX_LOGIT_BIAS = 100
 """Limit of OpenAI's API: -100 bans a token, 100 forces it."""
 
@@ -34,8 +36,7 @@ def resolve(
     `top_logprobs` requests the log probabilities of the sampled token and of that many candidates; None requests none.
     `logit_bias` is added to the logits of tokens, by token ID. Raises OptionError or UnknownOption.
     """
-    values: dict[str, Value] = {key: option.default for key, option in PARAMETERS.items()}
-    values |= parse_all(PARAMETERS, {key: as_text(key, value) for key, value in raw.items()})
+    values = _DEFAULTS | parse_all(PARAMETERS, {key: as_text(key, value) for key, value in raw.items()})
     lists = {key: _parse_list(key, str(values[key])) for key in _QUOTED_LISTS}
     if values["auto_max_new_tokens"]:
         values["max_new_tokens"] = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from dataclasses import dataclass
 
@@ -25,6 +24,21 @@ class Totals:
     accepted_tokens: int = 0
     longest: int = 0
     """Tokens of the longest prompt with its answer."""
+
+    def plus(self, more: Totals) -> Totals:
+        """Return both together. `dataclasses.asdict` would take a twentieth of a short answer's time."""
+        return Totals(
+            self.generations + more.generations,
+            self.failures + more.failures,
+            self.prompt_tokens + more.prompt_tokens,
+            self.cached_tokens + more.cached_tokens,
+            self.completion_tokens + more.completion_tokens,
+            self.prompt_seconds + more.prompt_seconds,
+            self.decode_seconds + more.decode_seconds,
+            self.drafted_tokens + more.drafted_tokens,
+            self.accepted_tokens + more.accepted_tokens,
+            max(self.longest, more.longest),
+        )
 
 
 class GenerationTotals:
@@ -57,9 +71,7 @@ class GenerationTotals:
 
     def _add(self, more: Totals) -> None:
         with self._lock:
-            old, new = dataclasses.asdict(self._totals), dataclasses.asdict(more)
-            longest = max(old["longest"], new["longest"])
-            self._totals = Totals(**{**{name: old[name] + new[name] for name in old}, "longest": longest})
+            self._totals = self._totals.plus(more)
 
 
 def _of(end: Done) -> Totals:

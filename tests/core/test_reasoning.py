@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import weakref
 from collections.abc import Iterable
 
 import pytest
@@ -150,3 +151,13 @@ def test_the_parser_tells_whether_it_is_within_the_thought() -> None:
         within.append(parser.inside)
     assert within == [True, True, False, False]
     assert ReasoningParser(THINK, inside=True).inside
+
+
+def test_a_parser_that_is_dropped_does_not_wait_for_the_garbage_collector(subtests: pytest.Subtests) -> None:
+    for text in ("", "<thi", "<think>thought", "<think>thought</think>", "answer"):
+        with subtests.test(text=text):
+            parser = ReasoningParser(KNOWN_MARKERS)
+            parser.feed(text)
+            dropped = weakref.ref(parser)
+            del parser
+            assert dropped() is None

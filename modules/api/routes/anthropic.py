@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from modules.api import parameters
 from modules.api.answering import answer
@@ -14,6 +15,7 @@ from modules.api.anthropic.schemas import CountTokensRequest, MessagesRequest
 from modules.api.auth import KEY
 from modules.api.chat_calls import prepare_chat
 from modules.api.errors import json_response
+from modules.api.generation_route import generation_route
 from modules.api.generations import GenerationCall
 from modules.api.ignored_fields import ignored_header
 from modules.api.model_use import await_model, use_model
@@ -21,14 +23,10 @@ from modules.api.state import ApiState
 from modules.runtime.loaded_model import GENERATE
 
 
-def routes(state: ApiState) -> APIRouter:
-    router = APIRouter(prefix="/messages")
-
-    @router.post("")
+def routes(state: ApiState) -> list[BaseRoute]:
     async def create(body: MessagesRequest, request: Request) -> Response:
         return await answer(request, body.stream, lambda: _begin(state, request, body), ANTHROPIC)
 
-    @router.post("/count_tokens")
     async def count_tokens(body: CountTokensRequest, request: Request) -> Response:
         converted = convert(body)
         use = await await_model(state.app, request, body.model, converted.chat.kept_seconds, GENERATE)
@@ -38,7 +36,10 @@ def routes(state: ApiState) -> APIRouter:
         headers = {**use.headers, **ignored_header(converted.report(call.ignored))}
         return json_response({"input_tokens": count}, headers=headers)
 
-    return router
+    return [
+        generation_route("/messages", MessagesRequest, create),
+        generation_route("/messages/count_tokens", CountTokensRequest, count_tokens),
+    ]
 
 
 async def _begin(state: ApiState, request: Request, body: MessagesRequest) -> Answers:

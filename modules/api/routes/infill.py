@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from modules.api import parameters
 from modules.api.answering import answer
 from modules.api.answers import Answers, begin
 from modules.api.auth import KEY
+from modules.api.generation_route import generation_route
 from modules.api.generations import GenerationCall
 from modules.api.infill import InfillFormat, InfillRequest, infill_prompt
 from modules.api.model_use import use_model
@@ -17,14 +19,11 @@ from modules.runtime.loaded_model import GENERATE
 from modules.system.cancellation import in_thread
 
 
-def routes(state: ApiState) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/infill")
+def routes(state: ApiState) -> list[BaseRoute]:
     async def infill(body: InfillRequest, request: Request) -> Response:
         return await answer(request, body.stream, lambda: _begin(state, request, body))
 
-    return router
+    return [generation_route("/infill", InfillRequest, infill)]
 
 
 async def _begin(state: ApiState, request: Request, body: InfillRequest) -> Answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from modules.api import parameters
 from modules.api.answering import answer
@@ -15,6 +16,7 @@ from modules.api.chat_responses import ChatResponseBuilder
 from modules.api.completion_responses import CompletionResponseBuilder
 from modules.api.error_shapes import speaks_anthropic
 from modules.api.errors import json_response
+from modules.api.generation_route import generation_route
 from modules.api.generations import GenerationCall
 from modules.api.model_list import describe_model, list_models
 from modules.api.model_use import use_model
@@ -25,18 +27,12 @@ from modules.app import App
 from modules.runtime.loaded_model import GENERATE
 from modules.system.cancellation import in_thread
 
-
-def routes(state: ApiState) -> APIRouter:
-    router = APIRouter()
-    _add_model_routes(router, state.app)
-    _add_generation_routes(router, state)
-    return router
-
-
 # -- models ----------------------------------------------------------------------------------------------------------
 
 
-def _add_model_routes(router: APIRouter, app: App) -> None:
+def model_routes(app: App) -> APIRouter:
+    router = APIRouter()
+
     @router.get("/models")
     def list_all(request: Request) -> Response:
         models = list_models(app)
@@ -49,16 +45,16 @@ def _add_model_routes(router: APIRouter, app: App) -> None:
         model = describe_model(app, name)
         return json_response(model_info(model) if speaks_anthropic(request.scope) else model)
 
+    return router
+
 
 # -- completions -----------------------------------------------------------------------------------------------------
 
 
-def _add_generation_routes(router: APIRouter, state: ApiState) -> None:
-    @router.post("/completions")
+def generation_routes(state: ApiState) -> list[BaseRoute]:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await answer(request, body.stream, lambda: _begin_completion(state, request, body))
 
-    @router.post("/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         def builder(call: ChatCall) -> ChatResponseBuilder:
             parsers = call.parsers(body.n, raw=body.reasoning_format == "none")
@@ -66,6 +62,11 @@ def _add_generation_routes(router: APIRouter, state: ApiState) -> None:
             return ChatResponseBuilder(name, usage_chunk, call.ignored, parsers)
 
         return await answer(request, body.stream, lambda: begin_chat(state, request, body, builder))
+
+    return [
+        generation_route("/chat/completions", ChatRequest, chat_completions),
+        generation_route("/completions", CompletionRequest, completions),
+    ]
 
 
 async def _begin_completion(state: ApiState, request: Request, body: CompletionRequest) -> Answers:

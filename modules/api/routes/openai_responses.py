@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from modules.api.answering import answer
 from modules.api.answers import Answers
 from modules.api.chat_calls import begin_chat, prepare_chat
 from modules.api.errors import json_response
+from modules.api.generation_route import generation_route
 from modules.api.ignored_fields import ignored_header
 from modules.api.model_use import await_model
 from modules.api.openai_responses.builder import ResponsesBuilder
@@ -20,11 +22,7 @@ from modules.core.errors import WebUIError
 from modules.runtime.loaded_model import GENERATE
 
 
-def routes(state: ApiState) -> APIRouter:
-    """Return the router."""
-    router = APIRouter(prefix="/responses")
-
-    @router.post("")
+def routes(state: ApiState) -> list[BaseRoute]:
     async def create_response(body: ResponsesRequest, request: Request) -> Response:
         conversion = convert(body)
         builder = ResponsesBuilder(body, conversion)
@@ -37,7 +35,6 @@ def routes(state: ApiState) -> APIRouter:
 
         return await answer(request, body.stream, begin, StreamStyle(OPENAI.silence, builder.sse_error))
 
-    @router.post("/input_tokens")
     async def count_tokens(body: TokenCountRequest, request: Request) -> Response:
         conversion = convert(body)
         use = await await_model(state.app, request, body.model, task=GENERATE)
@@ -51,4 +48,7 @@ def routes(state: ApiState) -> APIRouter:
         headers = {**use.headers, **ignored_header(ignored)}
         return json_response({"object": "response.input_tokens", "input_tokens": count}, headers=headers)
 
-    return router
+    return [
+        generation_route("/responses", ResponsesRequest, create_response),
+        generation_route("/responses/input_tokens", TokenCountRequest, count_tokens),
+    ]
