@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from modules.api.anthropic.schemas import MessagesRequest
 from modules.api.embeddings import EmbeddingRequest, RerankRequest
-from modules.api.errors import register_handlers
+from modules.api.errors import json_response, register_handlers
+from modules.api.generation_route import generation_route
 from modules.api.infill import InfillRequest
 from modules.api.internal_schemas import DownloadRequest, LorasRequest, TokensRequest
 from modules.api.openai_responses.schemas import ResponsesRequest
@@ -123,16 +125,16 @@ def test_every_field_declares_what_it_must_be() -> None:
 # -- bodies ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def client() -> TestClient:
-    """A client of an endpoint that returns its request."""
-    api = FastAPI()
+@pytest.fixture(scope="module", params=["FastAPI", "generation_route"])
+def client(request: pytest.FixtureRequest) -> TestClient:
+    """A client of an endpoint that returns its request. Both kinds of routes read it alike."""
+
+    async def echo(body: ExampleRequest, request: Request) -> Response:
+        return json_response(body.model_dump())
+
+    api = FastAPI(routes=[generation_route("/", ExampleRequest, echo)] if request.param == "generation_route" else [])
+    api.post("/")(echo)
     register_handlers(api)
-
-    @api.post("/")
-    def echo(body: ExampleRequest) -> Any:
-        return body.model_dump()
-
     return TestClient(api)
 
 
