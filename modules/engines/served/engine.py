@@ -20,7 +20,7 @@ from modules.engines.served.generation import Generation, Limits
 from modules.engines.served.health import Health
 from modules.engines.served.outbox import Outbox
 from modules.engines.served.parameters import missing
-from modules.engines.served.prompts import measured, served_prompt
+from modules.engines.served.prompts import is_quick, measured, served_prompt
 from modules.engines.served.server_connection import ServerConnection
 from modules.engines.served.server_kind import ServerKind
 from modules.engines.served.target import Target
@@ -130,8 +130,11 @@ class ServedEngine:
     async def _generate(self, call: int, prompt: Prompt, params: Mapping[str, Json]) -> Event:
         await self._take_turn(call)
         try:
-            prepare = _in_context(partial(served_prompt, prompt, self._kind, params))
-            served = await self._loop.run_in_executor(self._preparing, prepare)
+            prepare = partial(served_prompt, prompt, self._kind, params)
+            if is_quick(prompt, self._kind, params):  # a thread would take longer
+                served = prepare()
+            else:
+                served = await self._loop.run_in_executor(self._preparing, _in_context(prepare))
             done = await self._generation(call).run(served, params)
         finally:
             self._generations.pop(call, None)

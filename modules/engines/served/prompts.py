@@ -16,6 +16,8 @@ from modules.engines.served.server_kind import Answer, ServedPrompt, ServerKind
 UNKNOWN_VOCABULARY = 1 << 31
 """Stands for the size of a vocabulary that the server does not tell: it refuses token ids itself."""
 _USUAL_MARK = re.compile(r"<\|[^|\s]+\|>|</?s>")
+QUICK_CHARACTERS = 20_000
+"""Going through a text of this length takes some microseconds."""
 _SPECIAL = 2
 """Tokens that a text may have beyond its bytes: BOS, and the space that some tokenizers prepend."""
 
@@ -37,6 +39,11 @@ def served_prompt(whole: Prompt, kind: ServerKind, params: Mapping[str, Json]) -
     if whole.tokens:
         return _of_ids(whole, kind)
     return _shortened(whole, kind, params)
+
+
+def is_quick(whole: Prompt, kind: ServerKind, params: Mapping[str, Json]) -> bool:
+    """Return whether `served_prompt` needs neither an answer of the server nor a noticeable time."""
+    return not whole.tokens and len(whole.text) <= QUICK_CHARACTERS and not _must_count(whole, kind, params)
 
 
 def measured(whole: Prompt, kind: ServerKind) -> int:
@@ -88,10 +95,7 @@ def _shortened(whole: Prompt, kind: ServerKind, params: Mapping[str, Json]) -> S
     facts = kind.facts
     context = facts.context_length
     limit = whole.limit or context
-    size = len(whole.text.encode("utf-8", "surrogatepass")) + _SPECIAL
-    answer = int(params["max_new_tokens"])
-    counted = facts.needs_length and (not answer or not context or size + answer > context)
-    if (size <= limit or not limit) and not counted:
+    if not _must_count(whole, kind, params):
         return ServedPrompt(whole.text)
     if not facts.counts:
         return _estimated(whole, limit)
@@ -103,6 +107,16 @@ def _shortened(whole: Prompt, kind: ServerKind, params: Mapping[str, Json]) -> S
         return ServedPrompt(tokens=tuple(fitted.tokens), length=length)
     text = whole.text if fitted.shortened < 0 else whole.used_text(fitted.shortened)
     return ServedPrompt(text, shortened=fitted.shortened, length=length)
+
+
+def _must_count(whole: Prompt, kind: ServerKind, params: Mapping[str, Json]) -> bool:
+    """Return whether the tokens of a text must be counted, or estimated, since its bytes do not show that it fits."""
+    context = kind.facts.context_length
+    limit = whole.limit or context
+    size = len(whole.text.encode("utf-8", "surrogatepass")) + _SPECIAL
+    answer = int(params["max_new_tokens"])
+    is_length_sent = kind.facts.needs_length and (not answer or not context or size + answer > context)
+    return is_length_sent or size > limit > 0
 
 
 def _estimated(whole: Prompt, limit: int) -> ServedPrompt:

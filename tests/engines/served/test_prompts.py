@@ -11,7 +11,7 @@ from modules.core.events import Json
 from modules.core.prompt import Image, Prompt, Replacement
 from modules.core.worker_errors import PromptTooLong, TextTooLong
 from modules.engines.served.discovery import KINDS
-from modules.engines.served.prompts import estimate, measured, merged, served_prompt
+from modules.engines.served.prompts import QUICK_CHARACTERS, estimate, is_quick, measured, merged, served_prompt
 from modules.engines.served.server_kind import ServedPrompt, ServerFacts, ServerKind
 from modules.loaders.generation_settings import resolve
 from tests.support.served_kinds import CannedServer
@@ -42,6 +42,21 @@ def test_a_text_whose_bytes_fit_is_not_counted() -> None:
     assert served_prompt(Prompt(TEXT, 50), kind, PARAMS) == ServedPrompt(TEXT)
     assert served_prompt(Prompt(TEXT), kind, PARAMS) == ServedPrompt(TEXT)
     assert not server.asked
+
+
+def test_a_prompt_is_quick_if_it_is_short_and_asks_nothing_of_the_server(subtests: pytest.Subtests) -> None:
+    prompts = {
+        "fits": (Prompt(TEXT, 50), True),
+        "perhaps too long": (Prompt(TEXT, 9), False),
+        "long": (Prompt("word " * QUICK_CHARACTERS, 6 * QUICK_CHARACTERS), False),
+        "token ids": (Prompt("", tokens=(1, 2)), False),
+    }
+    for name, (prompt, quick) in prompts.items():
+        with subtests.test(name):
+            kind, server = vllm(context_length=10 * QUICK_CHARACTERS)
+            assert is_quick(prompt, kind, PARAMS) is quick
+            served_prompt(prompt, kind, PARAMS)
+            assert not (quick and server.asked)
 
 
 def test_a_longer_text_is_counted_and_shortened_by_as_little_as_needed() -> None:
