@@ -178,7 +178,8 @@ class Environment:
             last = (errors or lines or [""])[-1]
             cause = dict.fromkeys(("zh", "en"), last[:200])
         details = {language: text.format(log=self.log) for language, text in _DETAILS.items()}
-        return InstallFailed(what, {language: f"{cause[language]} {details[language]}" for language in ("zh", "en")})
+        words = {language: f"{cause[language]} {details[language]}".lstrip() for language in ("zh", "en")}
+        return InstallFailed(what, words)
 
 
 class _PipProgress:
