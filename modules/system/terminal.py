@@ -64,14 +64,14 @@ def _safe(stream: TextIO | None, number: int) -> TextIO:
 
 
 def _open_if_closed(number: int) -> None:
-    """Open the null device as file descriptor `number`, so that no file that is opened later gets that number."""
+    """Open the null device as file descriptor `number`, so that no file that is opened later gets that number.
+
+    The lower numbers must be open: the system gives a new descriptor the lowest number that is free.
+    """
     try:
         os.fstat(number)
     except OSError:
-        null = os.open(os.devnull, os.O_RDWR)
-        if null != number:
-            os.dup2(null, number)
-            os.close(null)
+        os.open(os.devnull, os.O_RDWR)
 
 
 def terminal_language() -> str:
