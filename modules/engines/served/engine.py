@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -181,24 +181,7 @@ class ServedEngine:
             self._outbox.put(call, Waiting(position))
 
     async def _answer(self, answer: Callable[[], Json]) -> Event:
-        value = await self._aside(answer)
-        return Result(await self._in_parts(value) if isinstance(value, Generator) else value)
-
-    async def _in_parts(self, parts: Generator[None, None, Json]) -> Json:
-        """Run an operation that comes in parts, each in another thread, so that it can be cancelled between them."""
-        end = object()
-        value: list[Json] = []
-
-        def advance() -> object:
-            try:
-                return next(parts)
-            except StopIteration as stop:
-                value.append(stop.value)
-                return end
-
-        while await self._aside(advance) is not end:
-            pass
-        return value[0]
+        return Result(await self._aside(answer))
 
     def _aside(self, work: Callable[[], T]) -> Awaitable[T]:
         """Run a function that asks the server in another thread."""

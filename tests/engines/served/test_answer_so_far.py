@@ -24,6 +24,11 @@ def test_halves_of_characters_are_joined_and_a_lost_one_is_replaced() -> None:
     assert shown(answer_of(), *pieces) == "a😀b\ufffdc\ufffdd世\ufffd"
 
 
+def test_half_a_character_at_the_end_follows_what_was_held_back_for_a_stop_string() -> None:
+    for stops in (("END",), ("END", "\ufffdEND")):
+        assert shown(answer_of(*stops), Piece("one E", 2), Piece("\ud83d", 1)) == "one E\ufffd"
+
+
 def test_a_stop_string_ends_the_answer_even_if_the_server_does_not_see_it() -> None:
     answer = answer_of("END")
     assert shown(answer, Piece("one E", 2), Piece("ND two", 2), Piece(" three", 1)) == "one "

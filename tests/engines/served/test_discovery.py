@@ -131,6 +131,8 @@ def test_vllm_tells_its_context_its_loras_and_by_rendering_its_template() -> Non
     tokenizer = {"chat_template": CHATML, "bos_token": {"content": "<s>"}, "eos_token": "</s>"}
     facts = found({**VLLM, "/tokenizer_info": tokenizer})
     assert (facts.chat_template, facts.special_tokens) == (CHATML, {"bos_token": "<s>", "eos_token": "</s>"})
+    several = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}, "y"]
+    assert found({**VLLM, "/tokenizer_info": {**tokenizer, "chat_template": several}}).chat_template == CHATML
 
 
 def test_the_bos_token_that_a_server_adds_is_found_out() -> None:
@@ -179,6 +181,12 @@ def test_ollamas_template_and_bos_token_come_from_the_models_file() -> None:
 
     facts = found({**OLLAMA, "/api/show": show})
     assert (facts.chat_template, facts.bos, facts.messages) == (CHATML, "<s>", False)
+
+    def without_vocabulary(body: Json) -> Json:
+        return None if body.get("verbose") else show(body)
+
+    facts = found({**OLLAMA, "/api/show": without_vocabulary})
+    assert (facts.chat_template, facts.bos) == (CHATML, "")
 
 
 def test_lm_studio_tells_the_context_that_the_model_was_loaded_with() -> None:

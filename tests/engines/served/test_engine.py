@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from modules.core.server_errors import (
     ServerBrokeOff,
     ServerBusy,
     ServerChanged,
+    ServerDenied,
     ServerError,
     ServerLost,
     ServerNotUnderstood,
@@ -34,6 +36,7 @@ from modules.engines.served.target import Target
 from modules.engines.served.vllm import Vllm
 from modules.loaders.generation_settings import resolve
 from tests.support.fake_server import CUT, RESET, STALL, FakeServer, Part, Reply, Request, data, stream
+from tests.support.served_loader import OPTIONS
 
 PATH = "/v1/completions"
 FACTS = ServerFacts("vllm", "m", context_length=1000, takes_ids=True, counts=True)
@@ -275,6 +278,50 @@ def test_more_generations_than_allowed_wait_for_their_turn(server: FakeServer) -
     engine.close()
 
 
+def test_those_behind_a_waiting_generation_that_is_cancelled_move_up(server: FakeServer) -> None:
+    engine = engine_of(server, streams=1)
+    server.add(PATH, stream(piece("one"), STALL), stream(piece("three", "stop"), END))
+    for call in (1, 2, 3):
+        submit(engine, call)
+    seen: list[tuple[int, Event]] = []
+    for position, cancelled in ((2, 2), (1, 1)):
+        while (3, Waiting(position)) not in seen:
+            seen += engine.step()
+        engine.cancel(cancelled)
+    assert text_and_end(events_of(engine)[3])[0] == "three" and len(server.requests) == 2
+    engine.close()
+
+
+def test_a_generation_that_is_cancelled_as_its_turn_comes_gives_the_turn_to_the_next(server: FakeServer) -> None:
+    connection = ServerConnection(Target(server.url))
+    engine = ServedEngine(connection, Vllm(connection.ask, FACTS), Limits(streams=1))
+    server.add(PATH, stream(piece("one"), STALL), stream(piece("three", "stop"), END))
+    for call in (1, 2, 3):
+        submit(engine, call)
+    assert server.wait_for(lambda: len(server.requests) == 1)
+    cancelled = threading.Event()
+
+    def cancel_both() -> None:
+        """Cancel the running one and, after the event loop has begun to end it, the one whose turn it then is."""
+        engine.cancel(1)
+        connection.loop.call_soon(engine.cancel, 2)
+        connection.loop.call_soon(cancelled.set)
+
+    connection.loop.call_soon_threadsafe(cancel_both)
+    assert cancelled.wait(2)
+    events = events_of(engine)
+    assert text_and_end(events[3])[0] == "three" and len(server.requests) == 2
+    engine.close()
+
+
+def test_a_server_that_refuses_to_be_opened_leaves_no_thread(server: FakeServer) -> None:
+    server.add("/v1/models", Reply(401, json={"error": "no key"}))
+    before = set(threading.enumerate())
+    with pytest.raises(ServerDenied, match="no key"):
+        ServedEngine.open(Target(server.url), OPTIONS, lambda _: None)
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "server"]
+
+
 def test_an_endless_answer_is_ended(server: FakeServer, engine: ServedEngine) -> None:
     server.add(PATH, stream(*[piece("x" * 1000)] * 10, STALL))
     text, failed = generated(engine, max_new_tokens=10)
@@ -359,14 +406,17 @@ class Numbers:
         self, server: FakeServer, count: int, breaks: Callable[[int], list[Part] | None], every: int = 1
     ) -> None:
         self._count, self._breaks, self._every = count, breaks, every
-        server.add(PATH, self._reply)
-        server.add("/detokenize", lambda request: Reply(json={"prompt": self._text(request.json()["tokens"])}))
+        server.add(PATH, self.reply)
+        server.add("/detokenize", self.decoded)
 
     @staticmethod
     def _text(tokens: list[int]) -> str:
         return "".join(f"<{token}>" if token in PROMPT_IDS else f" {token}" for token in tokens)
 
-    def _reply(self, request: Request) -> Reply:
+    def decoded(self, request: Request) -> Reply:
+        return Reply(json={"prompt": self._text(request.json()["tokens"])})
+
+    def reply(self, request: Request) -> Reply:
         body = request.json()
         start = len(body["prompt"]) - len(PROMPT_IDS) if isinstance(body["prompt"], list) else 0
         parts: list[Part] = []
@@ -431,6 +481,48 @@ def test_a_resumed_answer_keeps_to_its_limit(server: FakeServer, engine: ServedE
     text, end = generated(engine, max_new_tokens=10)
     assert text == "".join(f" {number}" for number in range(10))
     assert server.requests[-1].json()["max_tokens"] == 4 and isinstance(end, Failed)  # the fake sends no reason
+
+
+def lost_after(count: int, ids: int) -> Reply:
+    """Return a stream that breaks after the texts of `count` numbers and the ids of `ids`."""
+    texts = [f" {number}" if number < count else "" for number in range(ids)]
+    pieces = [piece(text, token_ids=[n], prompt_token_ids=PROMPT_IDS) for n, text in enumerate(texts)]
+    return stream(*pieces, 0.01, CUT)
+
+
+def test_text_that_the_server_held_back_is_not_lost_with_its_stream(server: FakeServer, engine: ServedEngine) -> None:
+    numbers = Numbers(server, 8, lambda token: None)
+    server.add(PATH, lost_after(count=3, ids=5), numbers.reply)
+    text, done = generated(engine)
+    assert text == " 0 1 2 3 4 5 6 7" and isinstance(done, Done)
+    assert server.requests[-1].json()["prompt"] == [*PROMPT_IDS, 0, 1, 2, 3, 4]
+
+
+def test_a_lost_answer_is_an_error_where_it_cannot_go_on(
+    server: FakeServer, engine: ServedEngine, subtests: pytest.Subtests
+) -> None:
+    numbers = Numbers(server, 8, lambda token: None)
+    for name, limit, answer, generations in (
+        ("its tokens do not stand for its text", 1000, Reply(json={"prompt": "other"}), 1),
+        ("the server no longer decodes", 1000, Reply(400, json={"error": "no"}), 1),
+        ("all tokens have come, but not why it ended", 3, numbers.decoded, 1),
+        ("the server refuses the rest", 1000, numbers.decoded, 2),
+    ):
+        with subtests.test(name):
+            server.requests.clear()
+            server.add(PATH, lost_after(count=3, ids=3), Reply(400, json={"error": "no"}))
+            server.add("/detokenize", answer)
+            text, failed = generated(engine, max_new_tokens=limit)
+            assert text == " 0 1 2" and isinstance(failed, Failed) and type(failed.error) is ServerLost
+            assert sum(request.path == PATH for request in server.requests) == generations
+
+
+def test_a_lost_answer_goes_on_although_the_server_is_busy_at_first(server: FakeServer, engine: ServedEngine) -> None:
+    numbers = Numbers(server, 8, lambda token: None)
+    server.add(PATH, lost_after(count=3, ids=3), numbers.reply)
+    server.add("/detokenize", Reply(503), numbers.decoded)
+    text, done = generated(engine)
+    assert text == " 0 1 2 3 4 5 6 7" and isinstance(done, Done)
 
 
 def test_what_depends_on_the_answer_so_far_is_not_resumed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ from modules.core.server_errors import (
     ServerSilent,
     ServerUnreachable,
 )
+from modules.engines.served import http_client
+from modules.engines.served.event_stream import LONGEST_EVENT
+from modules.engines.served.faults import LONGEST_REFUSAL, reason
 from modules.engines.served.http_client import EventStream, HttpClient
 from modules.engines.served.target import Target
 from tests.support.fake_server import CUT, RESET, STALL, FakeServer, Reply, stream
@@ -194,6 +198,8 @@ def test_what_is_not_the_api_is_named(server: FakeServer, subtests: pytest.Subte
         (Reply(200, [b"x"], {"Content-Encoding": "gzip"}), ServerNotUnderstood, "compressed"),
         (Reply(200, headers={"X": "y" * 1_000_000}), ServerNotUnderstood, "too long"),
         (Reply(parts=[CUT], raw=True), ServerLost, "closed"),
+        (Reply(200, [b"{"], {"Content-Type": "application/json"}), ServerNotUnderstood, "not a stream of events"),
+        (stream(b"data: " + b"x" * LONGEST_EVENT), ServerNotUnderstood, "too long"),
     ):
         with subtests.test(words=words):
             server.add(PATH, reply)
@@ -243,6 +249,31 @@ def test_a_server_that_does_not_run_is_unreachable(server: FakeServer) -> None:
         run(get(Target("http://name.invalid")))
     with pytest.raises(ServerUnreachable, match="name is unknown"):
         run(get(Target(f"http://{'x' * 64}.invalid")))
+
+
+def test_a_refusal_that_never_ends_is_read_up_to_a_bound(server: FakeServer) -> None:
+    server.add(PATH, Reply(400, [b"no: ", b"x" * LONGEST_REFUSAL, STALL]))
+    with pytest.raises(ServerRefused, match=r"HTTP 400\): no: x+…"):
+        run(events_of(Target(server.url)))
+    assert server.wait_for(lambda: server.gone == [0])
+
+
+def test_a_defect_in_what_takes_the_events_is_raised_as_it_is(server: FakeServer) -> None:
+    server.add(PATH, stream(b"data: one", STALL))
+    with pytest.raises(ZeroDivisionError):
+        run(HttpClient(Target(server.url)).stream(EventStream(PATH, {}, lambda events: 1 // 0, allowed_silence=4)))
+
+
+def test_a_server_that_does_not_finish_connecting_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "CONNECT_SECONDS", 0.05)
+    unreachable = pytest.raises(ServerUnreachable, match=r"nothing came for 0\.05 s")
+    with socket.create_server(("127.0.0.1", 0)) as silent, unreachable:  # no answer to the greeting of TLS
+        run(get(Target(f"https://127.0.0.1:{silent.getsockname()[1]}")))
+
+
+def test_a_refusal_at_all_addresses_of_a_name_is_called_one() -> None:
+    both = OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1), [Errno 111] Connect call failed")
+    assert reason(both) == reason(ConnectionRefusedError(111, "Connection refused"))
 
 
 def test_certificates_are_verified(tmp_path: Path) -> None:

@@ -53,4 +53,11 @@ def test_what_cannot_be_answered_is_refused() -> None:
     for answer in ({}, {"completion_probabilities": []}):
         with pytest.raises(GenerationFailed, match="no candidates"):
             llama(answer).operations["next"]("Hi", resolve({}), 2)
+    for sampled in ([], [{"id": 5}], [{"id": 5, "top_probs": [{"id": 5, "token": "a", "prob": "x"}]}]):
+
+        def only_plain(body: Json, sampled: Json = sampled) -> Json:
+            return {"completion_probabilities": sampled} if body.get("post_sampling_probs") else completion(body)
+
+        with pytest.raises(GenerationFailed, match="no candidates"):
+            llama(only_plain).operations["next"]("Hi", resolve({}), 2)
     assert "next" in llama(completion).abilities

@@ -15,7 +15,7 @@ import pytest
 from modules.core.events import Json, Logprob, TokenLogprobs
 from modules.engines.served import llama_server, ollama
 from modules.engines.served.logprobs import LOWEST, of_chat
-from modules.engines.served.openai_events import ChatReader, completion_reader
+from modules.engines.served.openai_events import ChatReader, completion_reader, top_logprobs
 from modules.engines.served.server_kind import Piece, Read
 
 DONE = b"[DONE]"
@@ -83,6 +83,7 @@ def test_an_answer_of_llama_server_is_read() -> None:
     }
     assert read(event(content="", stop=True, stop_type="limit")).reason == "length"
     assert read(event(error={"code": 500, "message": "out of memory"})).error == "out of memory"
+    assert facts(read(DONE)) == {"is_end": True}
 
 
 def test_an_answer_of_ollama_is_read_from_both_of_its_apis() -> None:
@@ -179,7 +180,13 @@ def test_what_is_no_event_is_refused(subtests: pytest.Subtests) -> None:
             with subtests.test(name, data=ascii(data[:20])), pytest.raises(ValueError):
                 read(data)
     wrong = {
-        "text": [{"choices": [{"text": 5}]}, {"choices": ["x"]}, {"choices": {"a": 1}}],
+        "text": [
+            {"choices": [{"text": 5}]},
+            {"choices": ["x"]},
+            {"choices": {"a": 1}},
+            {"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": []}}]},
+            {"choices": [{"text": "a", "logprobs": {"tokens": [5], "token_logprobs": [-1.0]}}]},
+        ],
         "chat": [{"choices": [{"delta": {"content": 5}}]}, {"choices": [{"delta": "x"}]}],
         "llama": [{"content": 5}, {"content": "", "completion_probabilities": {"a": 1}}],
         "ollama": [{"response": 5}, {"message": {"content": ["x"]}}, {"response": "", "logprobs": [3]}],
@@ -200,7 +207,15 @@ def test_impossible_log_probabilities_are_numbers() -> None:
         assert of_chat(body, 0)[0].chosen.logprob == 0.0, "certainty"
 
 
+def test_candidates_that_cannot_be_read_are_none(subtests: pytest.Subtests) -> None:
+    assert top_logprobs({"choices": [{"logprobs": {"top_logprobs": [{"a": -1}]}}]}) == {"a": -1.0}
+    for listed in (None, [], [None], [["a"]], [{"a": None}], [{"a": "x"}], [{"a": -(10**400)}]):
+        with subtests.test(listed=str(listed)[:20]):
+            assert top_logprobs({"choices": [{"logprobs": {"top_logprobs": listed}}]}) == {}
+
+
 def test_counts_that_no_server_can_have_are_left_unknown() -> None:
+    assert facts(completion_reader(None)(event(usage=[3, 7]))) == {}
     for count in (-1, 10**400, 1.5, "3", True, None):
         usage = {"prompt_tokens": count, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": count}}
         piece = completion_reader(None)(event(usage=usage))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from modules.core.events import Done, Text, Waiting
+from modules.core.events import Done, Logprob, Text, TokenLogprobs, Waiting
 from modules.engines.served.outbox import MOST_UNREAD, PAUSE_SECONDS, Outbox
 
 
@@ -102,3 +102,11 @@ def test_reading_stops_at_a_bound_and_goes_on_once_the_text_is_taken() -> None:
     assert not outbox.put(1, Text(half))
     assert outbox.put(2, Text("x")) and not drained
     assert len(outbox.take()) == 2 and drained == [1]
+
+
+def test_log_probabilities_of_texts_that_are_joined_are_kept_in_their_order() -> None:
+    outbox, _, _ = box_of(1)
+    one, two = (TokenLogprobs(Logprob(text, -0.5, 1), (), text.encode().hex()) for text in "ab")
+    for text, logprobs in (("a", (one,)), ("b", (two,))):
+        outbox.put(1, Text(text, 1, logprobs))
+    assert outbox.take() == [(1, Text("ab", 2, (one, two)))]

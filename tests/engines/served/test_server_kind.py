@@ -13,6 +13,7 @@ import pytest
 
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
+from modules.core.lora_errors import LoraRefused, LoraWithoutEffect
 from modules.core.worker_errors import GenerationFailed
 from modules.engines.served.discovery import KINDS
 from modules.engines.served.openai_events import CHAT
@@ -219,8 +220,13 @@ def test_every_kind_has_a_name_and_declares_its_samplers() -> None:
     assert all(kind_of(name).samplers == samplers for name, samplers in SERVER_SAMPLERS.items())
 
 
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer", "x-lenient": True}}, "x-lenient": True}
-CLEAN = {"type": "object", "properties": {"a": {"type": "integer"}}}
+CHOICE = {"anyOf": [{"type": "object", "x-lenient": True}, {"type": "null"}]}
+NUMBER = {"type": "integer", "x-lenient": True}
+SCHEMA = {"type": "object", "properties": {"a": NUMBER, "b": CHOICE}, "x-lenient": True}
+CLEAN = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"anyOf": [{"type": "object"}, {"type": "null"}]}},
+}
 
 
 def test_a_json_schema_is_enforced_by_each_server_in_its_own_words(subtests: pytest.Subtests) -> None:
@@ -329,7 +335,10 @@ def test_log_probabilities_and_ids_are_asked_for_in_each_servers_words() -> None
         body = kind_of(name).request(chat, asked).body
         assert (body["logprobs"], body["top_logprobs"]) == (True, 2), name
     assert kind_of("ollama").request(prompt, asked).body["top_logprobs"] == 2
-    for name in ("vllm", "ollama", "openai"):
+    assert kind_of("text-studio").request(chat, asked).body["top_logprobs"] == 2
+    assert kind_of("sglang").request(prompt, asked).body["return_token_ids"] is True
+    assert kind_of("sglang").request(prompt, params(), ids=True).body["return_token_ids"] is True
+    for name in ("vllm", "ollama", "openai", "text-studio"):
         with pytest.raises(OptionError, match="top_logprobs"):
             kind_of(name).request(prompt, params(top_logprobs=50))
     assert kind_of("vllm").request(prompt, params(), ids=True, interval=4).body["return_token_ids"] is True
@@ -342,7 +351,8 @@ def test_log_probabilities_and_ids_are_asked_for_in_each_servers_words() -> None
 
 def test_marks_of_thoughts_that_are_special_tokens_are_shown() -> None:
     asked = {**params(), "visible": ["<think>"]}
-    assert kind_of("vllm").request(ServedPrompt("Hi"), asked).body["skip_special_tokens"] is False
+    for name in ("vllm", "sglang"):
+        assert kind_of(name).request(ServedPrompt("Hi"), asked).body["skip_special_tokens"] is False
     assert kind_of("llama-server").request(ServedPrompt("Hi"), asked).body["preserved_tokens"] == ["<think>"]
 
 
@@ -371,6 +381,7 @@ def test_every_request_to_a_llama_server_names_the_model() -> None:
     server = CannedServer(answers)
     kind = kind_of("llama-server", server)
     kind.questions["encode"]("a"), kind.questions["decode"]([1]), kind.tokenize("a")
+    assert kind.questions["decode"]([]) == ""
     assert len(server.asked) == 3 and all(body["model"] == "m" for _, body in server.asked)
     messages = ServedPrompt(messages=({"role": "user", "content": "Hi"},))
     assert all(kind.request(prompt, params()).body["model"] == "m" for prompt in (ServedPrompt("Hi"), messages))
@@ -410,3 +421,10 @@ def test_loras_of_a_llama_server_are_sent_with_every_request() -> None:
     ]
     assert len(kind.operations["apply_loras"](both)) == 2
     assert [one["scale"] for one in kind.request(ServedPrompt("Hi"), params()).body["lora"]] == [0.25, 0.5]
+    apply = kind.operations["apply_loras"]
+    with pytest.raises(LoraRefused, match=r"does not offer it; it was started with these: green\.gguf, banana\.gguf"):
+        apply([{"name": "cat", "path": "/x/cat", "weight": 1.0}])
+    with pytest.raises(LoraWithoutEffect):
+        apply([{"name": "green", "path": "/x/green", "weight": 1e-9}])
+    assert [one["scale"] for one in kind.request(ServedPrompt("Hi"), params()).body["lora"]] == [0.25, 0.5], "as before"
+    assert apply([{"name": "green", "path": "/x/green", "weight": 0.0}]) == [0.0]

@@ -62,7 +62,10 @@ def test_a_template_that_changes_messages_or_counts_them_is_not_derived() -> Non
     def refusing(messages: Json, generation: bool) -> str:
         return "" if messages[0]["role"] == "system" else chat_text(messages, generation)
 
-    for render in (upper, counting, refusing):
+    def closing(messages: Json, generation: bool) -> str:
+        return chat_text(messages, generation) + ("" if generation else "<end>")
+
+    for render in (upper, counting, refusing, closing):
         assert derived_template(server(render), "m") == ""
     assert derived_template(CannedServer({}), "m") == ""
     assert derived_template(CannedServer({"/tokenize": {"tokens": "x"}}), "m") == ""
