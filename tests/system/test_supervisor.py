@@ -126,25 +126,33 @@ def test_what_a_server_leaves_behind_is_killed_and_a_folder_in_its_folder_is_kep
     assert (tmp_path / "kept").is_dir()
 
 
-def test_all_of_a_session_is_killed_but_its_leader_and_trackers_of_shared_memory_end_by_themselves() -> None:
-    script = """
-    sleep 60 & victim=$!
-    bash -c 'exec -a multiprocessing.resource_tracker sleep 0.1' & tracker=$!
-    echo ready
-    wait $victim; echo $?; wait $tracker; echo $?
-    """
-    with subprocess.Popen(["bash", "-c", script], start_new_session=True, stdout=subprocess.PIPE) as leader:
+# A process with the name of a tracker, which says when it has it and ends after so many seconds.
+TRACKER = "(exec -a multiprocessing.resource_tracker bash -c 'echo ready; read -t {seconds} -u 3; exit 0') &"
+
+
+@contextmanager
+def session(script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a script as the leader of a session and wait until it has printed "ready". Its descriptor 3 stays silent."""
+    command = ["bash", "-c", f"exec 3<&0; {script}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, start_new_session=True, stdin=pipe, stdout=pipe, bufsize=0) as leader:
         assert leader.stdout is not None and leader.stdout.readline() == b"ready\n"
+        yield leader
+
+
+def test_all_of_a_session_is_killed_but_its_leader_and_trackers_of_shared_memory_end_by_themselves() -> None:
+    script = (
+        f"sleep 60 & first=$!; {TRACKER.format(seconds=0.1)} second=$!; wait $first; echo $?; wait $second; echo $?"
+    )
+    with session(script) as leader:
         assert supervisor.session_members(leader.pid)
         supervisor.kill_session(leader.pid)
         assert supervisor.session_members(leader.pid) == []
-        assert leader.stdout.read().split() == [b"137", b"0"]
+        assert leader.stdout is not None and leader.stdout.read().split() == [b"137", b"0"]
 
 
 def test_a_tracker_that_does_not_end_is_killed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.05)
-    script = "bash -c 'exec -a multiprocessing.resource_tracker sleep 60' & echo ready; wait $!; echo $?"
-    with subprocess.Popen(["bash", "-c", script], start_new_session=True, stdout=subprocess.PIPE) as leader:
-        assert leader.stdout is not None and leader.stdout.readline() == b"ready\n"
+    with session(f"{TRACKER.format(seconds=60)} wait $!; echo $?") as leader:
         supervisor.kill_session(leader.pid)
-        assert leader.stdout.read() == b"137\n"
+        assert leader.stdout is not None and leader.stdout.read() == b"137\n"
