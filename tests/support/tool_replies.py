@@ -293,6 +293,7 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
         ('<tool_call>\n{"name": "now", "arguments": {}}}\n</tool_call>', (_NOW,), 0),
         ('<tool_call>\n{"name": "now", "arguments": {}, }\n</tool_call>', (_NOW,), 0),
         ('<tool_call>\n{"name": "now", "arguments": {}, "id": 7}\n</tool_call>', (_NOW,), 0),
+        ('<tool_call>\n{"name": "now", "arguments": {}, "id": ', (_NOW,), 0),
         (
             '<tool_call>\n{"name": "now", "arguments": {}}\n{"name": "now", "arguments": {}}\n</tool_call>',
             (_NOW, _NOW),
@@ -312,6 +313,16 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
         ("<tool_call>\nnow()\n</tool_call>", (("text", "<tool_call>\nnow()\n</tool_call>"),), 1),
         ('<tool_call>{"name": " ", "arguments": {}}', (("text", '<tool_call>{"name": " ", "arguments": {}}'),), 1),
         ('<tool_call>\n{"name": ""}\n</tool_call>', (("text", '<tool_call>\n{"name": ""}\n</tool_call>'),), 1),
+        *(
+            (text, (("text", text),), 1)
+            for text in (
+                f'<tool_call>{{"name": "{"x" * 300}", "arguments": {{}}}}</tool_call>',
+                '<tool_call>{"name": "\\q", "arguments": {}}</tool_call>',
+                '<tool_call>{"name": "now", "extra": {"city": "Par',
+                '<tool_call>{"name": "now", "extra": , "arguments": {}}</tool_call>',
+                '<tool_call>{"name": "now", "extra":',
+            )
+        ),
         (
             '<tool_call>{"name": "now", "arguments": [1]}',
             (("text", '<tool_call>{"name": "now", "arguments": [1]}'),),
@@ -344,6 +355,11 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
         ("<|python_tag|>now.call()", (_NOW,), 0),
         ("<|python_tag|>other.call()", (("text", "<|python_tag|>other.call()"),), 1),
         ("<|python_tag|>get_weather.call(city=here)", (("text", "<|python_tag|>get_weather.call(city=here)"),), 1),
+        (
+            f'<|python_tag|>get_weather.call(city=f"{")" * 70}")',
+            (("text", f'<|python_tag|>get_weather.call(city=f"{")" * 70}")'),),
+            1,
+        ),
         ('{"type": "function", "name": "now", "parameters": {}}', (_NOW,), 0),
         ('{"function": "now", "parameters": {}}', (_NOW,), 0),
         ('[{"name": "now", "parameters": {}}, {"name": "now", "parameters": {}}]', (_NOW, _NOW), 0),
@@ -368,6 +384,7 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
     ],
     "kimi-k2": [
         ("<|tool_call_begin|>now:3<|tool_call_argument_begin|>{}<|tool_call_end|>", (_NOW,), 0),
+        ("<|tool_call_begin|>now:3<|tool_call_argument_begin|><|tool_call_end|>", (_NOW,), 0),
     ],
     "qwen-3-coder": [
         ("<function=now>\n</function>\n</tool_call>", (_NOW,), 0),
@@ -392,6 +409,11 @@ UNUSUAL: Mapping[str, Sequence[tuple[str, tuple[tuple[Any, ...], ...], int]]] = 
             0,
         ),
         ("<tool_call>\n<function=get_weather>\n<parameter=ci", (("call", "get_weather", "{"),), 0),
+        (
+            f"<tool_call>\n<function=get_weather>\n<parameter={'x' * 300}>\nParis\n</parameter>\n",
+            (("call", "get_weather", "{"), ("text", f"{'x' * 300}>\nParis\n</parameter>\n")),
+            1,
+        ),
         ("<tool_call>\n<function=now>\nsoon", (("text", "<tool_call>\n<function=now>\nsoon"),), 1),
     ],
     "glm-4": [("<tool_call>now</tool_call>", (_NOW,), 0), ("<tool_call>now\n</tool_call>\n", (_NOW,), 0)],

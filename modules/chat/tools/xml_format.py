@@ -64,16 +64,12 @@ class XmlCalls:
         return self.frame.join([name + self.name_end + self._written(arguments) for name, arguments in calls])
 
     def _written(self, arguments: str) -> str:
-        try:
-            values = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            values = {}
         return "".join(
             self.key_open
             + key
             + (self.key_end + value if isinstance(value, str) else self._other(value))
             + self.value_end
-            for key, value in (values.items() if isinstance(values, dict) else ())
+            for key, value in json.loads(arguments).items()
         )
 
     def _other(self, value: object) -> str:
@@ -153,14 +149,14 @@ class XmlCalls:
     def _read_key(self, reader: ReplyReader, tool: Tool | None) -> Reading[tuple[str, frozenset[str]]]:
         """Return an argument's name and the types that it may have."""
         ends = _common_end(self.key_end, self.other_key_end).split()
-        raw, _ = yield from reader.until((ends[0],), MAX_NAME)
+        raw, found = yield from reader.until((ends[0],), MAX_NAME)
         for end in ends[1:]:
             yield from reader.match(end)
-        key = raw.strip().partition('"')[0]
+        key, attributes = raw.strip().partition('"')[0], raw + found  # what ends both forms may begin within one
         types = tool.types(key) if tool else frozenset()
-        if _STRING in raw:
+        if _STRING in attributes:
             types = _STRINGS
-        elif _OTHER in raw and not types:
+        elif _OTHER in attributes and not types:
             types = frozenset(("boolean", "integer", "number", "null", "array", "object"))
         return key, types
 

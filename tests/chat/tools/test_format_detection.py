@@ -60,6 +60,59 @@ def test_no_format_is_found_where_a_template_writes_no_calls() -> None:
     assert (support.describes, support.calls, support.results) == (False, None, True)
 
 
+MESSAGES = "{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+DESCRIBED = "{% for t in tools or [] %}{{ t.function | tojson }}{% endfor %}"
+END = "{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+def format_of(call: str) -> ToolUse:
+    """Return how tools are used with a template that writes each call as `call`, where f is the function."""
+    templates = ChatTemplates()
+    source = f"{DESCRIBED}{MESSAGES}{{% set f = c.function %}}{call}{END}"
+    use = ToolUse.of(templates, ModelTemplate("model", source), TOOLS)
+    templates.close()
+    return use
+
+
+def test_a_template_whose_calls_are_like_none_that_are_known_has_no_format(subtests: pytest.Subtests) -> None:
+    arguments = "{% for k, v in f.arguments.items() %}"
+    for call in (
+        """<call>{"do": "{{ f.name }}", "with": {{ f.arguments | tojson }}}</call>""",
+        """<call>{{ f.name }}</call>""",
+        f"""<call>{{{{ f.name }}}}{arguments}<k>{{{{ k }}}}</k>{{{{ '{{' }}}}{{{{ v }}}}</v>{{% endfor %}}</call>""",
+    ):
+        with subtests.test(call):
+            support = format_of(call).support
+            assert support.describes and support.calls is None
+
+
+def test_the_types_that_deepseek_writes_beside_an_argument_count(subtests: pytest.Subtests) -> None:
+    """In the manner of DeepSeek V3.2: a text has `string="true"`, anything else `string="false"`."""
+    use = format_of(
+        """<calls><invoke name="{{ f.name }}">{% for k, v in f.arguments.items() %}<parameter name="{{ k }}" """
+        """string="{{ 'true' if v is string else 'false' }}">{{ v if v is string else v | tojson }}</parameter>"""
+        """{% endfor %}</invoke></calls>"""
+    )
+    assert type(use.calls).__name__ == "XmlCalls"
+    cases: list[Call] = [
+        ("get_weather", {"city": "Paris", "days": 2}),
+        ("get_weather", {"anything": "7"}),
+        ("get_weather", {"anything": 7}),
+        ("other", {"x": "true", "y": True, "z": [1, "2"]}),
+    ]
+    for call in cases:
+        with subtests.test(call):
+            pieces, faults = split(use, [use.calls.text([(call[0], json.dumps(call[1]))])])
+            assert (parts_of(pieces), faults) == ([("call", *call)], [])
+
+
+def test_nested_arguments_are_written_as_gemma_writes_them_and_read_again() -> None:
+    use, arguments = use_of("gemma-4"), {"city": "Paris", "tags": ["a", "b"], "details": {"x": {"y": [1, True]}}}
+    written = use.calls.text([("get_weather", json.dumps(arguments))])
+    assert 'tags:["a","b"],details:{x:{y:[1,true]}}' in written.replace('<|"|>', '"')
+    assert split(use, [written])[1] == [] and parts_of(split(use, [written])[0]) == [("call", "get_weather", arguments)]
+
+
 def test_what_a_model_should_not_write_after_a_call_ends_its_reply() -> None:
     assert use_of("glm-4").stop == ("<|observation|>",)
     assert use_of("qwen-3").stop == ()
