@@ -135,7 +135,10 @@ class CharacterLibrary:
 
     def _write(self, path: Path, character: Character) -> None:
         if path.suffix == ".json":
-            content = dict(_content(path))
+            try:
+                content = dict(_content(path))
+            except CardProblem as problem:
+                raise InvalidCharacter(path.name, problem.words) from problem
             write_json(content, character)
             replace_file(path, json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
             return

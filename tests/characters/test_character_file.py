@@ -52,6 +52,8 @@ def test_lists_where_texts_belong_are_refused() -> None:
         read_character("x", {"name": "Bo", "context": ["c"]})
     with pytest.raises(CardProblem, match="card"):
         read_character("x", {"name": "Bo", "card": {"data": {}}})
+    with pytest.raises(CardProblem, match="character_book"):
+        read_character("x", {"name": "Bo", "character_book": {"entries": []}})
 
 
 def test_a_file_that_was_edited_by_hand_counts_more_than_its_card() -> None:

@@ -22,7 +22,7 @@ from modules.characters.errors import (
     CharacterNotSaved,
     InvalidCharacter,
 )
-from modules.characters.library import CharacterLibrary
+from modules.characters.library import MAX_FILE_BYTES, MAX_YAML_BYTES, CharacterLibrary
 from modules.core.errors import BinNotEmptied
 from tests.support.cards import CARDS, V1, V2, V3, png_file, text_chunk
 
@@ -57,6 +57,44 @@ def test_an_edited_card_keeps_everything_else(library: CharacterLibrary) -> None
         **V3,
         "data": {**V3["data"], "first_mes": "Hi", "alternate_greetings": []},
     }
+
+
+def test_a_character_in_json_stays_in_json_with_everything_else(library: CharacterLibrary) -> None:
+    path = library.folder / "card.json"
+    library.folder.mkdir()
+    path.write_text(json.dumps(V3), encoding="utf-8-sig")
+    saved = library.save(dataclasses.replace(library.read("card"), greetings=("你好",)))
+    assert saved.greetings == ("你好",) and [file.name for file in library.folder.glob("card.*")] == ["card.json"]
+    changed = {**V3["data"], "first_mes": "你好", "alternate_greetings": []}
+    assert json.loads(path.read_text(encoding="utf-8")) == {**V3, "data": changed}
+
+
+def test_saving_loses_nothing_of_a_file_that_was_damaged_meanwhile(library: CharacterLibrary) -> None:
+    library.folder.mkdir()
+    damaged = {"a.yaml": "name: [", "b.json": '{"name": '}
+    for name, text in damaged.items():
+        (library.folder / name).write_text(text, encoding="utf-8")
+    library.save(Character("a", "Bo"))
+    assert (library.folder / "a.yaml.broken-1").read_text(encoding="utf-8") == damaged["a.yaml"]
+    with pytest.raises(InvalidCharacter, match=r"b\.json"):
+        library.save(Character("b", "Bo"))
+    assert (library.folder / "b.json").read_text(encoding="utf-8") == damaged["b.json"]
+
+
+def test_files_that_are_too_large_or_cannot_be_read_are_listed_with_the_reason(library: CharacterLibrary) -> None:
+    library.folder.mkdir()
+    (library.folder / "large.json").touch()
+    os.truncate(library.folder / "large.json", MAX_YAML_BYTES + 1)
+    (library.folder / "locked.json").symlink_to("/proc/self/mem")  # can be opened, but its beginning cannot be read
+    problems = {one.id: one.problem for one in library.list()}
+    assert problems["large"] is not None and problems["large"]["en"] == "it has more than 4 MB"
+    assert problems["locked"] is not None and "error" in problems["locked"]["en"]
+    for id in problems:
+        with pytest.raises(InvalidCharacter):
+            library.read(id)
+    (library.folder / "other.yaml").symlink_to("/proc/self/mem")
+    with pytest.raises(InvalidCharacter, match=r"other\.yaml"):
+        library.save(Character("other", "Bo"))
 
 
 def test_the_original_reads_name_context_and_greeting_of_an_imported_card(library: CharacterLibrary) -> None:
@@ -193,7 +231,17 @@ def test_pictures_are_told_by_their_content(library: CharacterLibrary) -> None:
     library.set_picture("Bo", b"\xff\xd8\xff\xe0....")
     library.set_picture("Bo", png_file())
     assert [path.name for path in library.folder.glob("Bo.[pj]*")] == ["Bo.png"]
-    for data in (b"<svg>", b"", b"GIF89a", png_file()[:-9]):
+    library.set_picture("Bo", b"RIFF\x04\0\0\0WEBP....")
+    assert [path.name for path in library.folder.glob("Bo.[!y]*")] == ["Bo.webp"]
+    library.set_picture("Bo", png_file())
+    for data in (
+        b"<svg>",
+        b"",
+        b"GIF89a",
+        b"RIFF\x04\0\0\0WAVE....",
+        png_file()[:-9],
+        b"\xff\xd8\xff" + bytes(MAX_FILE_BYTES),
+    ):
         with pytest.raises(CardRefused):
             library.set_picture("Bo", data)
     with pytest.raises(CharacterNotFound):
@@ -209,6 +257,21 @@ def test_a_card_without_a_picture_gets_a_plain_one(library: CharacterLibrary) ->
         library.export("Bo", "png")
     with pytest.raises(CardNotExported, match="png, json, yaml"):
         library.export("Bo", "exe")
+
+
+def test_a_picture_that_is_damaged_or_cannot_be_read_prevents_the_export_as_png_alone(
+    library: CharacterLibrary,
+) -> None:
+    library.save(Character("", "Bo", "c"))
+    picture = library.folder / "Bo.png"
+    picture.write_bytes(png_file()[:-9])
+    with pytest.raises(CardNotExported, match="Bo"):
+        library.export("Bo", "png")
+    picture.unlink()
+    picture.symlink_to("/proc/self/mem")  # can be opened, but its beginning cannot be read
+    with pytest.raises(CardNotExported, match="error"):
+        library.export("Bo", "png")
+    assert json.loads(library.export("Bo", "json").data)["data"]["name"] == "Bo"
 
 
 def test_a_disk_that_refuses_is_reported(tmp_path: Path) -> None:

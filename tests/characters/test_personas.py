@@ -49,6 +49,11 @@ def test_a_damaged_file_is_listed_with_its_fault(tmp_path: Path) -> None:
     assert listed.persona.id == "a" and listed.problem is not None and "line" in listed.problem["en"]
     with pytest.raises(InvalidCharacter):
         Personas(tmp_path).read("a")
+    Personas(tmp_path).save(Persona("a", "Ann"))
+    assert (tmp_path / "a.yaml.broken-1").read_text(encoding="utf-8") == "name: ["
+    (tmp_path / "b.yaml").symlink_to("/proc/self/mem")  # can be opened, but its beginning cannot be read
+    with pytest.raises(InvalidCharacter, match=r"b\.yaml"):
+        Personas(tmp_path).save(Persona("b", "Bo"))
 
 
 def test_ids_do_not_lead_out_of_the_folder(tmp_path: Path, subtests: pytest.Subtests) -> None:

@@ -159,6 +159,7 @@ def test_attachments_of_unknown_forms_are_kept() -> None:
     for item in (
         "text",
         {"name": "x"},
+        {"name": 5, "content": "text"},
         IMAGE | {"image_data": "https://x"},
         IMAGE | {"image_data": "data:a/b;base64,?"},
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -89,6 +90,17 @@ def test_a_store_in_memory_is_bounded_and_its_bin_makes_room(monkeypatch: pytest
     assert store.blobs.put(b"z" * 2000), "the same file takes no more room"
     with pytest.raises(VisitorMemoryFull):
         store.blobs.put(b"a" * 2000)
+
+
+def test_files_that_no_message_uses_make_room_for_one_that_is_about_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.conversations.blobs.MAX_MEMORY_BYTES", 3000)
+    store = ConversationStore(None)
+    unused = store.blobs.put(b"z" * 2000)
+    unsent = store.put_unsent(b"a" * 2000)
+    assert unsent in store.blobs and unused not in store.blobs
+    with pytest.raises(VisitorMemoryFull):
+        store.put_unsent(b"b" * 2000)
+    assert store.blobs.get(unsent) == b"a" * 2000
 
 
 def test_nothing_of_a_store_in_memory_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +204,14 @@ def test_a_title_follows_the_version_of_the_question_that_is_shown(store: Conver
     assert (
         titles(ConversationStore(store._folder.root)) == ["second version"] if hasattr(store._folder, "root") else True
     )
+
+
+def test_a_title_is_that_of_the_version_shown_though_another_one_goes_on(tmp_path: Path) -> None:
+    store = ConversationStore(tmp_path)
+    id = started(store, "first version")
+    store.change(id, None, say("answer", role="assistant"))
+    store.change(id, None, lambda conversation: conversation.add("user", "second version", parent=""))
+    assert titles(store) == titles(ConversationStore(tmp_path)) == ["second version"]
 
 
 def test_search_looks_into_titles_and_texts(store: ConversationStore) -> None:
@@ -395,7 +415,7 @@ def test_damaged_files_are_listed_with_their_fault_and_left_alone(tmp_path: Path
     store = ConversationStore(tmp_path)
     problems = {summary.id: summary.problem for summary in store.list()}
     assert problems.keys() == damaged.keys() | {"latin"}
-    assert store.search("title") == []
+    assert store.search("title") == store.search("bold") == []
     for name, path in paths.items():
         with subtests.test(name):
             assert problems[name] is not None and problems[name]["en"] and problems[name]["zh"]
@@ -419,6 +439,35 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert "100 MB" in summary.problem["en"]
     with pytest.raises(InvalidConversation):
         store.read("old")
+
+
+def test_a_file_that_cannot_be_read_is_listed_with_the_reason_until_it_can(tmp_path: Path) -> None:
+    path = foreign(tmp_path)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # can be opened, but its beginning cannot be read
+    store = ConversationStore(tmp_path)
+    (summary,) = store.list()
+    assert summary.id == "old" and "cannot be read" in summary.problem["en"] and "无法读取" in summary.problem["zh"]
+    with pytest.raises(InvalidConversation, match="cannot be read"):
+        store.read("old")
+    assert store.search("bold") == []
+    path.unlink()
+    path.write_text(HISTORY)
+    (summary,) = store.list()
+    assert summary.problem is None and len(store.read("old").messages) == 2
+
+
+def test_an_old_file_is_read_though_its_attachments_cannot_be_stored(tmp_path: Path) -> None:
+    attached = {"attachments": [{"name": "a.txt", "content": "goose"}]}
+    foreign(tmp_path, content=json.dumps({"internal": [["q", "a"]], "visible": [], "metadata": {"user_0": attached}}))
+    (tmp_path / "attachments").write_text("a file in the place of the folder")
+    (file,) = ConversationStore(tmp_path).read("old").path()[0].attachments
+    assert (file.text, file.sha256) == ("goose", hashlib.sha256(b"goose").hexdigest())
+
+
+def test_half_a_surrogate_pair_in_a_file_is_replaced(tmp_path: Path) -> None:
+    foreign(tmp_path, content=json.dumps({"internal": [["half \ud83d, whole 😀", "a"]], "visible": []}))
+    assert ConversationStore(tmp_path).read("old").path()[0].content == "half \ufffd, whole 😀"
 
 
 def test_a_file_of_a_newer_version_is_shown_but_not_changed(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def test_the_oldest_tokens_and_steps_are_dropped_first(monkeypatch: pytest.Monke
     kept = history_file.trimmed(notebook.typed(notebook.text + "!"))
     assert [len(passage.tokens) for passage in kept.state.passages] == [4]
     assert kept.undone().text == notebook.undone().text and kept.undone().undone().state.passages == ()
+    monkeypatch.setattr(history_file, "MAX_TOKENS", 3)
+    assert history_file.trimmed(notebook).state.passages == (), "a passage keeps all of its tokens or none"
     monkeypatch.setattr(history_file, "MAX_STEPS", 1)
     kept = history_file.trimmed(notebook)
     assert len(kept.undo) == 1 and kept.undone().text == notebook.undone().text
@@ -43,7 +45,7 @@ def test_the_oldest_tokens_and_steps_are_dropped_first(monkeypatch: pytest.Monke
     assert history_file.trimmed(notebook.changed(State(""))).undo == ()
 
 
-def test_a_damaged_file_or_that_of_another_text_counts_for_nothing() -> None:
+def test_a_damaged_file_or_that_of_another_text_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = generated(Notebook("n", State("text")), 3)
     content = history_file.to_bytes(notebook)
     whole = json.loads(content)
@@ -59,3 +61,5 @@ def test_a_damaged_file_or_that_of_another_text_counts_for_nothing() -> None:
     for body in damaged:
         assert history_file.from_bytes("n", notebook.text, body) is None
     assert history_file.from_bytes("n", "another", content) is None
+    monkeypatch.setattr(history_file, "MAX_BYTES", len(content) - 1)
+    assert history_file.from_bytes("n", notebook.text, content) is None, "too large"

@@ -12,7 +12,7 @@ from modules.core.errors import WebUIError
 from modules.core.events import Json, Logprob, Text, TokenLogprobs
 from modules.loaders import generation_settings
 from modules.notebook import runs as runs_module
-from modules.notebook.errors import NotebookBusy, StaleNotebook, TokenChanged
+from modules.notebook.errors import NotebookBusy, NotebookNotSaved, StaleNotebook, TokenChanged
 from modules.notebook.notebook import Beginning, Notebook, State, continued, picked, regenerated
 from modules.notebook.runs import NotebookRuns, RunState, _TokenReader
 from modules.notebook.store import NotebookStore
@@ -166,6 +166,49 @@ def test_a_file_that_is_changed_meanwhile_is_not_overwritten(
     assert store.read("x").text == "by an editor"
 
 
+def test_a_run_ends_when_its_file_is_changed_while_it_is_saved(
+    runs: NotebookRuns, store: NotebookStore, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_module, "SAVE_SECONDS", 0)
+    store.create("slow count 200 ", "x")
+
+    def edit(*_: object) -> None:
+        """Change the file between two saves, in the thread of the run."""
+        if (state := runs.state(store, "x")) is not None and state.text:
+            (tmp_path / "notebook" / "x.txt").write_text("by an editor")
+
+    runs.listen(edit)
+    runs.start(store, "x", None, at_end, model, PARAMS)
+    state = finish(runs, store, "x")
+    assert isinstance(state.error, StaleNotebook) and state.reason == "cancelled"
+    assert store.read("x").text == "by an editor"
+
+
+def test_a_disk_that_refuses_while_a_model_writes_is_reported(
+    runs: NotebookRuns, store: NotebookStore, model: LoadedModel, tmp_path: Path
+) -> None:
+    store.create("slow count 200 ", "x")
+    runs.start(store, "x", None, at_end, model, PARAMS)
+    wait_until(lambda: runs.state(store, "x").text)
+    lock = tmp_path / "notebook" / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    runs.stop(store, "x")
+    assert isinstance(finish(runs, store, "x").error, NotebookNotSaved)
+    assert store.read("x").text == "slow count 200 ", "as it was when it began"
+
+
+def test_the_progress_of_a_prompt_is_told_before_the_first_text(
+    runs: NotebookRuns, store: NotebookStore, model: LoadedModel
+) -> None:
+    store.create("progress slow count 200 ", "x")
+    runs.start(store, "x", None, at_end, model, PARAMS)
+    wait_until(lambda: runs.state(store, "x").progress)
+    assert runs.state(store, "x").progress == 0.5
+    runs.stop(store, "x")
+    finish(runs, store, "x")
+
+
 def test_a_stale_or_impossible_request_changes_nothing(
     runs: NotebookRuns, store: NotebookStore, model: LoadedModel
 ) -> None:
@@ -209,3 +252,11 @@ def test_tokens_have_the_characters_that_they_complete() -> None:
     assert [token.text for token in reader.of("a你")] == ["a", "", "你"], "a stop string took the last token"
     reader.feed(Text("c", 1))
     assert reader.of("a你bc") is None, "a loader that tells no tokens"
+
+
+def test_the_last_token_has_the_character_that_was_never_completed() -> None:
+    begun = TokenLogprobs(Logprob("", -1.0, 2), (), "你".encode()[:2].hex())
+    reader = _TokenReader()
+    assert reader.of("") == ()
+    reader.feed(Text("a\ufffd", 2, (TokenLogprobs(Logprob("", -1.0, 1), (), b"a".hex()), begun)))
+    assert [token.text for token in reader.of("a\ufffd")] == ["a", "\ufffd"]

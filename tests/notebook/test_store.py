@@ -113,6 +113,32 @@ def test_files_that_are_no_text_are_named_and_left_as_they_are(
     assert (folder / "bytes.txt").read_bytes() == b"abc\xff"
 
 
+def test_a_text_that_cannot_be_read_is_reported_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "mem.txt").symlink_to("/proc/self/mem")  # can be opened, but its beginning cannot be read
+    with pytest.raises(UnreadableNotebook, match=r"mem\.txt.*cannot be read"):
+        NotebookStore(tmp_path).read("mem")
+    assert NotebookStore(tmp_path).list("word") == []
+    (tmp_path / "file").write_text("in the place of a folder")
+    with pytest.raises(UnreadableNotebook, match=r"x\.txt.*cannot be read"):
+        NotebookStore(tmp_path / "file").read("x")
+
+
+def test_a_search_ends_at_its_limit(store: NotebookStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        store.create("the same word", name)
+    monkeypatch.setattr(store_module, "SEARCH_LIMIT", 2)
+    assert len(store.list("word")) == 2 and len(store.list()) == 3
+
+
+def test_only_the_last_texts_are_kept_open(store: NotebookStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_MAX_OPENED", 2)
+    for name in ("a", "b", "c"):
+        store.create(name, name)
+    first, second = store.read("c"), store.read("b")
+    assert store.read("c") is first and store.read("b") is second, "kept parsed"
+    assert store.read("a").text == "a" and store.read("b") is second and store.read("c") is not first
+
+
 def test_names_lead_to_files_of_the_folder_only(store: NotebookStore, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     store.create("x", "a")
@@ -121,6 +147,9 @@ def test_names_lead_to_files_of_the_folder_only(store: NotebookStore, tmp_path: 
             store.read(name)
         with pytest.raises(NotebookNotFound):
             store.read_prompt(name)
+    for action in (store.delete, store.restore, store.read_prompt, lambda name: store.rename(name, "b")):
+        with pytest.raises(NotebookNotFound):
+            action("missing")
     for name in ("", " ", "a/b", "..", "x" * 300, "a:b", "a\tb", "nul"):
         with pytest.raises(InvalidNotebookName):
             store.rename("a", name)

@@ -70,3 +70,12 @@ def test_attachments_are_embedded() -> None:
     result = import_file("export.json", json_bytes(chats))
     assert only(result).path()[-2].attachments == conversation.path()[-2].attachments
     assert PNG in result.files.values()
+
+
+def test_calls_of_tools_are_exported_with_the_answer() -> None:
+    calls = [{"id": "t1", "function": {"name": "look_up", "arguments": "{}"}}]
+    conversation = Conversation("x")
+    conversation.add("assistant", "A bird.", extra={"tool_calls": calls})
+    conversation.add("assistant", "A goose.")
+    with_calls, without = to_open_webui(conversation, NOTHING)[0]["chat"]["messages"]
+    assert with_calls["tool_calls"] == calls and "tool_calls" not in without

@@ -101,3 +101,19 @@ def test_instructions_and_thoughts_of_earlier_and_later_exports_are_kept() -> No
     assert only(result).extra["custom_instructions"] == context
     assert only(result).path()[0].reasoning == "Hm."
     assert "could not be read: 1" in problems(result), "a role that is not known"
+
+
+def test_parts_that_are_no_texts_or_pictures_are_counted() -> None:
+    spoken = {"content_type": "real_time_user_audio_video_asset_pointer", "audio_asset_pointer": {"format": "wav"}}
+    content = {"content_type": "multimodal_text", "parts": ["Listen.", spoken, 5, None]}
+    result = import_file("x.json", json_bytes([{"mapping": {"a": chatgpt_node(None, "user", content)}}]))
+    assert texts(only(result)) == [("user", "Listen.")]
+    assert "does not contain: 1" in problems(result), "the recording"
+    assert "could not be read: 1" in problems(result), "the number"
+
+
+def test_a_file_that_is_no_picture_is_not_attached_as_one() -> None:
+    files = {"conversations.json": json_bytes(CHATGPT), "dalle/file-Sky-sky.png": b"<html>not found</html>"}
+    result = import_file("export.zip", archive(files))
+    assert only(result).path()[0].attachments == () and result.files == {}
+    assert "does not contain: 2" in problems(result), "the picture and the PDF"

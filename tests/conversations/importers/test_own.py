@@ -62,3 +62,14 @@ def test_histories_with_a_name_and_those_of_2023_are_read() -> None:
     assert texts(only(result)) == [("user", "Hello"), ("assistant", "Hi.")]
     assert only(result).title == "About geese"
     assert "row 0 is not a pair" in problems(import_file("a.json", json_bytes({"internal": [["a"]]})))
+
+
+def test_a_history_without_messages_is_not_imported_and_one_nested_too_deeply_is_reported() -> None:
+    deep: list[object] = []
+    for _ in range(200):
+        deep = [deep]
+    damaged = {"internal": [["q", "a"]], "visible": [], "metadata": {"user_0": {"unknown": deep}}}
+    files = {"empty.json": json_bytes({"internal": [], "visible": []}), "deep.json": json_bytes(damaged)}
+    result = import_file("logs.zip", archive({**files, "good.json": json_bytes(ORIGINAL)}))
+    assert only(result).title == "good"
+    assert "“deep” was not imported: its values are nested too deeply." in problems(result)
