@@ -14,7 +14,6 @@ import json
 import math
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -299,7 +298,7 @@ def _kill_at_random(runs: TrainingRuns, name: str, chance: random.Random) -> boo
         time.sleep(0.001)
     process = runs._process
     if process is not None:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
     return incomplete
 
 

@@ -48,10 +48,6 @@ class TrainingProcess:
         self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._stderr_reader.start()
 
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
     def events(self) -> Iterator[Json]:
         """Yield what the process reports, the last being "done" or "failed". Raises TrainerDied if it ends before."""
         ended = False

@@ -61,7 +61,9 @@ def take_checkpoint(run: Path, view: RunView) -> bool:
         return False
     try:
         config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
-    except ValueError:  # damaged by something else: it is whole when we write it
+    except (ValueError, RecursionError):  # damaged by something else: it is whole when we write it
+        return False
+    if not isinstance(config, dict):
         return False
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()

@@ -24,7 +24,7 @@ from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.progress import TrainingProgress
 from modules.training.publish import publish, sweep, take_checkpoint
 from modules.training.run import DISCARDED, ENDED, RunFacts, RunFolder, RunView, SavedRuns
-from modules.training.start import check_resumable, disk_problem, fingerprint, overlay_for, write_job
+from modules.training.start import check_resumable, disk_problem, disk_problems, fingerprint, overlay_for, write_job
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +121,9 @@ class TrainingRuns:
         with self._lock:
             if any(view.run.parameters["lora_name"] == lora for view in self._live.values()):
                 raise RunBusy(lora)
-            try:
+            with disk_problems(self.folder):
                 facts = self._create(lora, request)
                 self._enqueue(facts)
-            except OSError as error:
-                raise disk_problem(self.folder, error) from error
         return facts.name
 
     def _refuse_taken(self, parameters: Mapping[str, Value], own: str = "") -> None:
@@ -180,10 +178,8 @@ class TrainingRuns:
                 raise RunBusy(name)
             check_resumable(self.folder / name, view)
             self._refuse_taken(view.run.parameters, own=view.adapter)
-            try:
+            with disk_problems(self.folder):
                 self._enqueue(view.run)
-            except OSError as error:
-                raise disk_problem(self.folder, error) from error
 
     def _enqueue(self, facts: RunFacts) -> None:
         folder = self._folder(facts.name)
@@ -226,7 +222,9 @@ class TrainingRuns:
             if view.state in ENDED:
                 if view.state != "finished":
                     self._drop_checkpoints(name)
-                    self._folder(name).save(replace(view, state=DISCARDED))
+                    with disk_problems(self.folder):
+                        self._folder(name).save(replace(view, state=DISCARDED))
+                    self._unsaved.pop(name, None)
                 return
         self._end(name, DISCARDED)
 
@@ -251,12 +249,10 @@ class TrainingRuns:
         with self._lock:
             if self.view(name).state not in ENDED:
                 raise RunBusy(name)
-            try:
+            with disk_problems(self.folder):
                 hidden = self.folder / f".deleted-{time.time_ns()}"
                 os.rename(self.folder / name, hidden)
                 shutil.rmtree(hidden, ignore_errors=True)
-            except OSError as error:
-                raise disk_problem(self.folder, error) from error
 
     def close(self) -> None:
         """End the training process at once. Its run, and those that wait, can be resumed."""

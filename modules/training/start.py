@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modules.core.errors import Words
@@ -100,9 +101,10 @@ _OVER: Mapping[str, Words] = {
 
 def _rank(checkpoint: Path) -> Json:
     try:
-        return json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8")).get("r")
-    except (OSError, ValueError):
+        config = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return 0
+    return config.get("r") if isinstance(config, dict) else 0
 
 
 def _changed(en: str, zh: str) -> Words:
@@ -119,3 +121,12 @@ def disk_problem(folder: Path, error: OSError) -> TrainingError:
         space = os.statvfs(folder)
         return TrainingDiskFull(str(folder), space.f_bavail * space.f_frsize)
     return TrainingFailed(f"{error.strerror or type(error).__name__}: {error.filename or folder}")
+
+
+@contextlib.contextmanager
+def disk_problems(folder: Path) -> Iterator[None]:
+    """Raise TrainingDiskFull or TrainingFailed for errors of the disk that has `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_problem(folder, error) from error

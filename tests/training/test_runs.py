@@ -10,12 +10,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modules.catalog.record import ModelRecord
+from modules.core.errors import both
 from modules.core.training_errors import (
     AdapterExists,
     NotResumable,
@@ -26,6 +28,7 @@ from modules.core.training_errors import (
 )
 from modules.engines.training.job import CHECKPOINTS, WHOLE
 from modules.engines.training.samples import Sample
+from modules.runtime.turns import Turns
 from modules.training.parameters import parse_parameters
 from modules.training.run import RunFolder, RunView
 from modules.training.runs import RunRequest, TrainingRuns
@@ -55,6 +58,19 @@ def start(runs: TrainingRuns, tmp_path: Path) -> Start:
         return runs.start(request(model, lora, model_name, **parameters))
 
     return begin
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[TrainingRuns]:
+    """Runs that wait for their turn, which does not come, so that no process is started."""
+    turns = Turns()
+    at_work = turns.queue(both("x"))
+    made = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.no_such_module", turns)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    yield made
+    made.close()
+    at_work.end()
 
 
 def request(model: Path, lora: str, model_name: str = "model", **parameters: Any) -> RunRequest:
@@ -201,6 +217,88 @@ def test_a_run_that_cannot_be_written_leaves_no_folder(runs: TrainingRuns, start
     assert list(runs.folder.iterdir()) == []
 
 
+def test_a_run_that_another_program_has_just_taken_is_not_resumed(
+    waiting: TrainingRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.training.runs._LOCK_SECONDS", 0)
+    waiting.start(request(tmp_path / "model", "a"))
+    waiting.stop("a")
+    taken = RunFolder(waiting.folder / "a").lock()
+    assert taken is not None
+    with pytest.raises(RunBusy):
+        waiting.resume("a")
+    os.close(taken)
+    waiting.resume("a")
+    assert waiting.view("a").state == "queued"
+
+
+def test_a_run_whose_state_cannot_be_written_is_not_resumed_and_not_locked(
+    waiting: TrainingRuns, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    waiting.start(request(tmp_path / "model", "a"))
+    waiting.stop("a")
+    state = waiting.folder / "a" / "state.json"
+    state.unlink()
+    (state / "taken").mkdir(parents=True)
+    for action in (waiting.resume, waiting.discard):
+        with subtests.test(action=action.__name__), pytest.raises(TrainingFailed, match="directory"):
+            action("a")
+    shutil.rmtree(state)
+    waiting.resume("a")
+    assert waiting.view("a").state == "queued"
+
+
+def test_a_run_that_waits_is_taken_out_of_the_queue(waiting: TrainingRuns, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        waiting.start(request(tmp_path / "model", name))
+    waiting.stop("a")
+    waiting.discard("b")
+    found = [(view.name, view.state, view.position) for view in waiting.snapshot()]
+    assert found == [("c", "queued", 1), ("b", "discarded", 0), ("a", "interrupted", 0)]
+    waiting.stop("a")  # of no effect
+    assert waiting.view("a").state == "interrupted"
+
+
+def test_two_runs_for_a_lora_of_one_name_do_not_wait_at_a_time(waiting: TrainingRuns, tmp_path: Path) -> None:
+    waiting.start(request(tmp_path / "model", "a"))
+    with pytest.raises(RunBusy):
+        waiting.start(request(tmp_path / "model", "a", always_override=True))
+    assert [view.name for view in waiting.snapshot()] == ["a"]
+    waiting.stop("a")
+    assert waiting.start(request(tmp_path / "model", "a")) == "a (2)"
+
+
+def test_a_run_of_another_program_is_left_alone(waiting: TrainingRuns, tmp_path: Path) -> None:
+    waiting.start(request(tmp_path / "model", "a"))
+    other = TrainingRuns(waiting.folder, tmp_path / "loras", "tests.support.echo_trainer")
+    for action in (other.stop, other.discard, other.resume, other.delete):
+        with pytest.raises(RunBusy):
+            action("a")
+    assert waiting.view("a").state == other.view("a").state == "queued"
+
+
+def test_a_run_that_has_ended_is_discarded_unless_it_has_finished(
+    waiting: TrainingRuns, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    waiting.start(request(tmp_path / "model", "a"))
+    waiting.stop("a")
+    folder = RunFolder(waiting.folder / "a")
+    for state, left in (("finished", "finished"), ("stopped", "discarded")):
+        (folder.path / CHECKPOINTS / "checkpoint-3").mkdir(parents=True, exist_ok=True)
+        folder.save(replace(waiting.view("a"), state=state))
+        waiting.discard("a")
+        with subtests.test(state=state):
+            assert waiting.view("a").state == left
+            assert (folder.path / CHECKPOINTS).exists() == (left == "finished")
+
+
+def test_what_killed_deletions_have_left_behind_is_deleted_at_start(waiting: TrainingRuns, tmp_path: Path) -> None:
+    waiting.start(request(tmp_path / "model", "a"))
+    (waiting.folder / ".deleted-1" / "part").mkdir(parents=True)
+    waiting.sweep()
+    assert [path.name for path in waiting.folder.iterdir()] == ["a"]
+
+
 def test_a_run_is_resumed_while_others_look_whether_it_goes_on(runs: TrainingRuns, start: Start) -> None:
     name = start("a", "die")
     runs.wait(name, SECONDS)
@@ -257,17 +355,24 @@ def test_resume_is_refused_if_what_the_checkpoints_are_for_has_changed(
     name = start("a", "die")
     runs.wait(name, SECONDS)
     folder = tmp_path / "runs" / name
-    changes = {
-        "rank": (folder / CHECKPOINTS / "checkpoint-3" / "adapter_config.json", '{"r": 4}'),
-        "data": (folder / "train.jsonl", ""),
-        "base model": (tmp_path / "model" / "config.json", '{"x": 1}'),
-    }
-    for what, (path, text) in changes.items():
+    config = folder / CHECKPOINTS / "checkpoint-3" / "adapter_config.json"
+    changes = (
+        ("rank", config, '{"r": 4}'),
+        ("rank", config, "{"),
+        ("rank", config, "[]"),
+        ("data", folder / "train.jsonl", ""),
+        ("data", folder / "train.jsonl", None),
+        ("base model", tmp_path / "model" / "config.json", '{"x": 1}'),
+    )
+    for what, path, text in changes:
         before = path.read_text()
-        path.write_text(text)
-        with subtests.test(what=what), pytest.raises(NotResumable, match=what):
+        path.write_text(text) if text is not None else path.unlink()
+        with subtests.test(what=what, text=text), pytest.raises(NotResumable, match=f"{what}.* has changed"):
             runs.resume(name)
         path.write_text(before)
+    (tmp_path / "model").rename(tmp_path / "renamed")
+    with subtests.test(what="the model is gone"), pytest.raises(NotResumable, match="no longer exists"):
+        runs.resume(name)
 
 
 def test_a_lora_of_that_name_is_replaced_only_if_that_was_asked_for(

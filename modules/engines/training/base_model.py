@@ -11,7 +11,6 @@ from typing import Any
 import peft
 import torch
 import transformers
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from modules.core.events import Json
@@ -173,7 +172,3 @@ def evaluating(model: Any) -> Iterator[None]:
             yield
     finally:
         model.train()
-
-
-def adapted_layers(model: Any) -> int:
-    return sum(isinstance(layer, BaseTunerLayer) for layer in model.modules())

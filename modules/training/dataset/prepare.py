@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,9 +22,6 @@ from modules.training.dataset.masking import MaskedText, TemplateMasks
 from modules.training.dataset.rows import Row
 from modules.training.dataset.special_tokens import special_tokens
 from modules.training.dataset.values import BadValue, checked_text, field_texts
-
-Report = Callable[[int, int], None]
-"""Called with how many rows are done, and how many there are."""
 
 BATCH = 64
 """Conversations that are rendered at a time."""
@@ -110,9 +107,7 @@ class TrainingData:
         source = self._files.read(name)
         return replace(template, source=source, named={}, origin="chosen", file=name, fault=None)
 
-    def prepare(
-        self, parameters: Mapping[str, Value], template: ModelTemplate, report: Report | None = None
-    ) -> Prepared:
+    def prepare(self, parameters: Mapping[str, Value], template: ModelTemplate) -> Prepared:
         """Return the data that the parameters of a run describe. It may have bad rows: see `require_usable`.
 
         Raises OptionError if no data is chosen, DatasetNotFound, FormatNotFound, UnreadableDataset, InvalidFormat, and
@@ -121,10 +116,10 @@ class TrainingData:
         name = str(parameters["raw_text_file"] or parameters["dataset"])
         if not name:
             raise OptionError("dataset", "", {"en": "a file in training/datasets", "zh": " training/datasets 中的文件"})
-        file = self._prepare_file(name, parameters, template, report)
+        file = self._prepare_file(name, parameters, template)
         other, share = str(parameters["eval_dataset"]), float(parameters["eval_share"])
         if other:
-            evaluation = self._prepare_file(other, parameters, template, None)
+            evaluation = self._prepare_file(other, parameters, template)
             return Prepared(file, evaluation, file.samples, evaluation.samples)
         training, held_out = split(file.samples, share)
         usable = file.samples and (parameters["skip_bad_rows"] or not file.bad_count)
@@ -133,16 +128,14 @@ class TrainingData:
             raise OptionError("eval_share", share, expected)
         return Prepared(file, None, training, held_out)
 
-    def _prepare_file(
-        self, name: str, parameters: Mapping[str, Value], template: ModelTemplate, report: Report | None
-    ) -> PreparedFile:
+    def _prepare_file(self, name: str, parameters: Mapping[str, Value], template: ModelTemplate) -> PreparedFile:
         path = self.datasets.path(name)
         if self.datasets.is_text(path):
             return raw_file(path.name, self.datasets.texts(path), parameters)
         data_format = self.formats.read(str(parameters["format"])) if parameters["format"] else None
         masks = TemplateMasks(self._templates, template)
         work = _FileWork(path.name, parameters, masks, self.formats, data_format)
-        return work.run(self.datasets.rows(path), report)
+        return work.run(self.datasets.rows(path))
 
 
 class _FileWork:
@@ -163,11 +156,9 @@ class _FileWork:
         self._bad: list[BadRow] = []
         self._bad_count = self._last_only = self._left_out = self._begins_thought = self._conversations = 0
 
-    def run(self, rows: Sequence[Row], report: Report | None) -> PreparedFile:
+    def run(self, rows: Sequence[Row]) -> PreparedFile:
         for start in range(0, len(rows), BATCH):
             self._add(rows[start : start + BATCH])
-            if report is not None:
-                report(min(start + BATCH, len(rows)), len(rows))
         samples = tuple(sorted(self._samples, key=lambda sample: sample.row))
         kind, templates = self._how()
         bad = tuple(self._bad)

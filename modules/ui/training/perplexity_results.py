@@ -109,11 +109,9 @@ def _interval_row(row: Row, value: float) -> IntervalRow:
 def compare_rows(row: Row, base: Row, rows: Sequence[Row], tr: Tr, paired: Paired = lambda id, base: None) -> str:
     """Render how `row` differs from `base`: token by token if both come from one run, or `paired` compares their ids.
 
-    Else they are compared by their own errors. Rows of different texts, and of different windows of one text, are not
-    compared.
+    Else they are compared by their own errors. `base` precedes `row` in `rows`. Rows of different texts, and of different
+    windows of one text, are not compared.
     """
-    if reference_of(base, rows) is row:
-        row, base = base, row
     names = {"model": label_of(row), "other": label_of(base)}
     title = tr("pp_compare_title").format(**names)
     if not _agree(row, base, _SAME_TEXT if row["tokens"] == base["tokens"] else ("text_hash", "Dataset")):

@@ -80,6 +80,7 @@ ROWS_OF_ONE_CONVERSATION: Mapping[str, dict[str, Any]] = {
     "a prompt of messages": {"prompt": CHAT[:1], "completion": CHAT[1:]},
     "a question": {"question": Q, "answer": A, "id": 7},
     "a trailing question": {"messages": [*CHAT, CHAT[0]]},
+    "an empty system message": {"messages": [{"role": "system", "content": ""}, *CHAT]},
     "missing values": {"instruction": Q, "input": None, "output": A, "system": " ", "history": []},
 }
 
@@ -154,6 +155,7 @@ BAD_ROWS: Mapping[str, tuple[Any, str]] = {
     "a picture": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "not text"),
     "a list as a text": ({"question": ["x"], "answer": A}, "question is not a text"),
     "a broken history": ({"instruction": Q, "output": A, "history": [["x"]]}, "history"),
+    "a history that is no list": ({"instruction": Q, "output": A, "history": "x"}, "history is not a list of pairs"),
     "unknown fields": ({"a": "x", "b": "y"}, r"fields \(a, b\) are not known"),
     "no fields": ({"a": None}, r"fields \(none\)"),
     "broken tools": ({"messages": CHAT, "tools": "[{"}, "tools is not JSON"),
@@ -174,6 +176,45 @@ def test_a_row_that_cannot_be_used_has_a_reason(prepare: Prepare, subtests: pyte
             assert words["zh"] != words["en"]
 
 
+def test_a_row_that_the_template_refuses_is_a_bad_row(data: TrainingData) -> None:
+    (data.datasets.folder / "rows.json").write_text(json.dumps([{"messages": CHAT}, {"messages": CHAT, "tools": [{}]}]))
+    refusing = "{% if tools %}{{ raise_exception('no tools') }}{% endif %}" + CHATML
+    prepared = data.prepare(parse_parameters({"dataset": "rows"}), ModelTemplate("tiny", refusing))
+    assert texts(prepared.training) == [AS_CHATML]
+    ((number, words),) = prepared.file.bad
+    assert number == 2 and "no tools" in words["en"] and "no tools" in words["zh"]
+
+
+def test_a_row_of_which_the_choice_leaves_nothing_to_train_is_a_bad_row(
+    prepare: Prepare, subtests: pytest.Subtests
+) -> None:
+    for mark, reason in {
+        "### Answer:\\n": r"does not contain '### Answer:\\n'",
+        "<|im_end|>": "nothing in it is trained",
+    }.items():
+        with subtests.test(mark=mark):
+            ((_, words),) = prepare("rows.json", [{"messages": CHAT}], train_on="after", train_only_after=mark).file.bad
+            assert re.search(reason, words["en"]) and words["zh"] != words["en"]
+
+
+def test_what_a_template_does_to_answers_is_noted_with_the_number_of_rows(
+    data: TrainingData, subtests: pytest.Subtests
+) -> None:
+    thought = CHATML[: -len("{% endif %}")] + "<think>\n{% endif %}"
+    upper = CHATML.replace("message['content']", "(message['content'] if loop.last else message['content'] | upper)")
+    cases = {
+        "so only the last one is trained (2 rows)": upper,
+        "leaves out parts of them, such as thoughts (2 rows)": CHATML.replace("message['content']", "'?'"),
+        "begins a thought, which these answers do not have (2 rows)": thought,
+    }
+    (data.datasets.folder / "rows.json").write_text(json.dumps([{"messages": [*CHAT, *CHAT]}] * 2))
+    for note, source in cases.items():
+        with subtests.test(note):
+            prepared = data.prepare(parse_parameters({"dataset": "rows"}), ModelTemplate("tiny", source))
+            assert any(note in words["en"] for words in prepared.notes), prepared.notes
+            assert all("2 行" in words["zh"] for words in prepared.notes)
+
+
 def test_bad_rows_stop_a_run_unless_they_may_be_skipped(prepare: Prepare) -> None:
     rows = [{"question": Q, "answer": A}, {"question": Q}, {"question": Q, "answer": ""}]
     prepared = prepare("rows.json", rows)
@@ -192,6 +233,8 @@ def test_raw_texts_are_separated_at_hard_cuts_and_lose_nothing(prepare: Prepare,
     assert "1 texts" in prepared.notes[0]["en"]
     windows = prepare("book.txt", "one\r\ntwo\r\n\r\n\r\nthree", raw_text_file="book.txt")
     assert texts(windows.training) == ["one\ntwo", "three"]
+    damaged = prepare("book.txt", "one\n\n\ntw\0o", raw_text_file="book.txt")
+    assert texts(damaged.training) == ["one"] and [number for number, _ in damaged.file.bad] == [2]
     whole = prepare("book.txt", "a\n\n\nb", raw_text_file="book", hard_cut_string="")
     assert texts(whole.training) == ["a\n\n\nb"]
 
@@ -272,6 +315,10 @@ def test_the_template_of_an_unloaded_model_knows_its_special_tokens(data: Traini
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     record = ModelRecord("tiny", tmp_path, "safetensors", 1, chat_template=CHATML)
     assert data.template_of(record).special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    with (tmp_path / "special_tokens_map.json").open("wb") as file:
+        file.write(b'{"unk_token": "<unk>"}')
+        file.truncate(20_000_001)  # too large for what it is: not read
+    assert data.template_of(record).special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
     data._files.save("mine", "{{ messages[0].content }}")
     assert data.template_of(record, "mine").source == "{{ messages[0].content }}"
 
@@ -309,6 +356,38 @@ def test_a_file_that_is_no_data_is_refused_with_a_sentence(prepare: Prepare, sub
         assert file in refusal.value.say("zh")
 
 
+def test_data_that_is_too_large_is_refused(
+    data: TrainingData, prepare: Prepare, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    monkeypatch.setattr("modules.training.dataset.rows.MAX_ROWS", 3)
+    with subtests.test(what="rows"), pytest.raises(UnreadableDataset, match="more than 3 rows"):
+        prepare("rows.json", [{"text": "a"}] * 4)
+    assert len(prepare("rows.json", [{"text": "a"}] * 3).training) == 3
+    monkeypatch.setattr("modules.training.dataset.rows.MAX_BYTES", 1_000_000)
+    with subtests.test(what="bytes"), pytest.raises(UnreadableDataset, match="more than 1 MB"):
+        prepare("rows.jsonl", b" " * 1_000_001)
+    monkeypatch.setattr("modules.training.dataset.files.MAX_BYTES", 1_000_000)
+    (data.datasets.folder / "books").mkdir()
+    for number in range(3):
+        (data.datasets.folder / "books" / f"{number}.txt").write_text("a" * 400_000)
+    with subtests.test(what="a folder of small files"), pytest.raises(UnreadableDataset, match="1 million characters"):
+        data.prepare(parse_parameters({"raw_text_file": "books"}), TEMPLATE)
+
+
+def test_a_file_that_the_disk_does_not_give_is_refused_with_the_reason(data: TrainingData) -> None:
+    (data.datasets.folder / "rows.json").symlink_to("/proc/self/mem")  # a regular file whose first byte cannot be read
+    with pytest.raises(UnreadableDataset, match="Input/output error") as refusal:
+        data.prepare(parse_parameters({"dataset": "rows"}), TEMPLATE)
+    assert "磁盘报告" in refusal.value.say("zh")
+
+
+def test_a_folder_of_datasets_need_not_exist(tmp_path: Path) -> None:
+    datasets = Datasets(tmp_path / "none")
+    assert datasets.names() == []
+    with pytest.raises(DatasetNotFound):
+        datasets.path("rows")
+
+
 def test_an_empty_folder_is_no_dataset(data: TrainingData) -> None:
     (data.datasets.folder / "empty").mkdir()
     assert data.datasets.names() == []
@@ -317,8 +396,10 @@ def test_an_empty_folder_is_no_dataset(data: TrainingData) -> None:
 
 
 def test_broken_lines_and_records_are_bad_rows(prepare: Prepare) -> None:
-    lines = prepare("rows.jsonl", '{"text": "a"}\n{"text": "b"\n[1]\n' + "[" * 99_999)
-    assert [number for number, _ in lines.file.bad] == [2, 3, 4]
+    content = '{"text": "a"}\n{"text": "b"\n[1]\n' + "[" * 99_999 + '\n{"text": ' + "9" * 5000 + "}"
+    lines = prepare("rows.jsonl", content)
+    assert [number for number, _ in lines.file.bad] == [2, 3, 4, 5]
+    assert lines.file.bad[-1][1]["en"] == "a number that is too long"
     records = prepare("rows.csv", "text,id\na,1\nb\nc,3,4\n")
     assert [number for number, _ in records.file.bad] == [2, 3]
 
