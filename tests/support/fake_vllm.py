@@ -1,7 +1,8 @@
 """A program that starts and ends like `vllm serve`: `python fake_vllm.py serve PATH --uds SOCKET ...`.
 
-It logs like vLLM, has a process of its own that ignores SIGTERM, and answers GET /health. A model called "broken" fails
-in that process; "short" ends a moment after it is ready; with --headless there is no server.
+It logs like vLLM, has a process of its own that ignores SIGTERM, lists the model, and answers all else with nothing. A
+model called "broken" fails in that process; "short" ends a moment after it is ready; with --headless there is no
+server.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ Traceback (most recent call last):
     raise RuntimeError(
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}
 """
+MODELS = b'{"data": [{"id": "good", "owned_by": "vllm", "max_model_len": 512}]}'
 
 
 def main() -> None:
@@ -60,8 +62,9 @@ def _serve(path: str) -> None:
         server.listen()
         while True:
             with server.accept()[0] as client:
-                client.recv(4096)
-                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                body = MODELS if client.recv(4096).startswith(b"GET /v1/models ") else b""
+                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+                client.sendall(head % len(body) + body)
 
 
 if __name__ == "__main__":

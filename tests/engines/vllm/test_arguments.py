@@ -182,6 +182,24 @@ def test_the_line_is_shown_as_a_note(model: Path) -> None:
     assert "10.0.0.1" in texts(model, **TWO_MACHINES, node_rank=1)["node_rank"]
 
 
+def test_what_has_no_effect_or_may_not_fit_is_noted(model: Path, subtests: pytest.Subtests) -> None:
+    both = dataclasses.replace(CPU, gpus=(CARD,))
+    for environment, options, key, words in (
+        (CPU, {"gpu_memory_utilization": 0.5}, "gpu_memory_utilization", "No effect: vLLM runs on the CPU."),
+        (GPUS, {"gpu_memory_utilization": 0.5, "kv_cache_gib": 1.0}, "gpu_memory_utilization", "Not used for the"),
+        (both, {}, "vllm_program", "The installed packages are those for CPUs. For the GPU, install vLLM in"),
+        (CPU, {"tensor_parallel_size": 2}, "tensor_parallel_size", "On a CPU each process needs cores of its own"),
+        (GPUS, {"trust_remote_code": True}, "trust_remote_code", "No change: this model comes without code."),
+    ):
+        with subtests.test(key, options=options):
+            assert texts(model, environment, **options)[key].startswith(words)
+    assert not texts(model, CPU) and not texts(model, GPUS, gpu_memory_utilization=0.5, trust_remote_code=False)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    assert "quantized already (awq)" in texts(model, quantization="fp8")["quantization"]
+    assert not texts(model)
+
+
 # -- what is checked before the load -----------------------------------------------------------------------------------
 
 REFUSED: list[tuple[Environment, dict[str, Any], str, str]] = [

@@ -64,6 +64,7 @@ def test_parallel_gpus_share_weights_and_cache_and_others_stay_empty() -> None:
     [
         ([64 * GIB, 17 * GIB], [{"kv_cache_dtype": "fp8"}, {"max_model_len": 4096}]),
         ([64 * GIB, 8 * GIB], []),
+        ([19 * GIB], [{"kv_cache_gib": 1.0}]),  # on the CPU, where the size of the cache is set
     ],
 )
 def test_a_shorter_context_or_a_smaller_cache_is_offered_where_it_helps(free: list[int], offered: list[object]) -> None:
