@@ -97,7 +97,7 @@ class PartialFile:
         try:
             _allocate(descriptor, self.size)
             self.save()
-        except OSError:
+        except (OSError, DownloadError):
             os.close(descriptor)
             self.path.unlink()  # free the space that it took
             raise

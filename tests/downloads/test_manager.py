@@ -25,19 +25,22 @@ import pytest
 
 from modules.core.errors import InternalError
 from modules.core.paths import ROOT
-from modules.downloads.context import MIB, TransferOptions
+from modules.downloads.context import MIB, DownloadContext, TransferOptions
 from modules.downloads.errors import (
     ChecksumMismatch,
     DigestDiffers,
     DigestUnlisted,
     DiskFull,
+    DiskRefused,
     DownloadNotFound,
     PickleRefused,
 )
+from modules.downloads.install_files import LOCK, InstallTarget
 from modules.downloads.manager import DownloadManager
-from modules.downloads.record import DownloadSpec
+from modules.downloads.record import DownloadSpec, JobRecord
 from modules.downloads.request import Selection, pin_checksum
 from modules.downloads.retry import RetryPolicy
+from modules.downloads.run import DownloadRun
 from modules.downloads.view import JobView
 from modules.hub.access_token import AccessToken
 from modules.hub.client import HubClient
@@ -47,11 +50,13 @@ from modules.hub.errors import (
     FileNotOnHub,
     LinkInTheWay,
     MirrorUnreachable,
+    NothingToDownload,
     RateLimited,
     RepositoryNotFound,
+    Stopped,
     UnsafeName,
 )
-from modules.system import cpu_memory
+from modules.system import cpu_memory, file_lock
 from tests.support.downloading import HASTY, REPO, SPLIT, download_threads, list_repository, noise, until
 from tests.support.hub_server import HubServer
 
@@ -254,6 +259,94 @@ def test_one_job_runs_and_the_others_queue(hub: HubServer, program: Program) -> 
     assert wait_until_ended(downloads, second_job).state == "done" and view(downloads, first_job).state == "paused"
     downloads.resume(first_job)
     assert wait_until_ended(downloads, first_job).state == "done"
+
+
+def test_a_queued_job_can_be_paused_before_its_turn_comes(hub: HubServer, program: Program) -> None:
+    fault = hub.fault("safetensors", origin="cdn", stall_after=MIB)
+    downloads = program.start()
+    first_job, second_job = downloads.start(SPEC), downloads.start(replace(SPEC, target="other"))
+    for _ in range(2):
+        downloads.pause(second_job)
+        assert view(downloads, second_job).state == "paused"
+    hub.faults.remove(fault)
+    downloads.pause(first_job)
+    assert wait_until_ended(downloads, first_job).state == "paused"
+    assert view(program.start(), second_job).state == "paused", "nobody holds it"
+    assert view(downloads, second_job).state == "paused" and not (program.models / "other").exists()
+
+
+def test_a_job_that_the_disk_refuses_is_not_listed(program: Program, subtests: pytest.Subtests) -> None:
+    staging = program.models / ".downloads"
+    for obstacle in (staging, staging / "jobs.json"):
+        with subtests.test(obstacle=obstacle.name):
+            obstacle.parent.mkdir(parents=True, exist_ok=True)
+            if obstacle == staging:
+                obstacle.touch()
+            else:
+                obstacle.mkdir()
+            downloads = program.start()
+            with pytest.raises(DiskRefused):
+                downloads.start(SPEC)
+            assert downloads.snapshot() == ()
+            if obstacle == staging:
+                obstacle.unlink()
+    obstacle.rmdir()
+    assert download_to_end(downloads).state == "done", "no lock has been left"
+
+
+def test_a_paused_job_is_not_resumed_while_another_process_holds_it(hub: HubServer, program: Program) -> None:
+    hub.fault(FIRST_SHARD, origin="cdn", stall_after=MIB)
+    downloads = program.start()
+    job = downloads.start(SPEC)
+    until(lambda: view(downloads).done >= MIB)
+    downloads.pause(job)
+    wait_until_ended(downloads)
+    with (program.models / ".downloads" / job / LOCK).open("rb") as lock:
+        file_lock.acquire(lock.fileno())
+        downloads.resume(job)
+        downloads.cancel(job)
+        assert view(downloads).state == "paused" and (program.models / ".downloads" / job / "00001.part").exists()
+    downloads.cancel(job)
+    assert view(downloads).state == "cancelled" and not (program.models / ".downloads" / job).exists()
+
+
+def test_an_interrupted_job_whose_files_were_deleted_can_be_cancelled(hub: HubServer, program: Program) -> None:
+    hub.fault(FIRST_SHARD, origin="cdn", stall_after=MIB)
+    first_manager = program.start()
+    job = first_manager.start(SPEC)
+    until(lambda: view(first_manager).done >= MIB)
+    first_manager.close()
+    shutil.rmtree(program.models / ".downloads" / job)
+    downloads = program.start()
+    interrupted = view(downloads)
+    assert (interrupted.state, interrupted.interrupted, interrupted.done) == ("paused", True, 0)
+    downloads.cancel(job)
+    assert view(downloads).state == "cancelled" and program.start().snapshot() == ()
+
+
+def test_a_run_can_be_stopped_while_it_reads_files_that_are_present(hub: HubServer, program: Program) -> None:
+    target, stop = program.models / SPEC.target, threading.Event()
+    target.mkdir(parents=True)
+    for name, content in FILES.items():
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_bytes(content)
+    states: list[str] = []
+
+    def on_change(record: JobRecord) -> None:
+        states.append(record.state)
+        if record.state == "verifying":
+            stop.set()
+
+    context = DownloadContext(lambda: [HubClient(hub.url)], HASTY, 0)
+    job = InstallTarget(program.models, SPEC.target, "job", SPEC.flat)
+    with pytest.raises(Stopped):
+        DownloadRun(context, JobRecord("job", SPEC), job, stop, on_change).run()
+    assert states == ["resolving", "verifying"] and read_files(target) == FILES
+
+
+def test_a_download_without_files_fails(program: Program) -> None:
+    result = download_to_end(program.start(), replace(SPEC, files=()))
+    assert result.state == "failed" and isinstance(result.error, NothingToDownload)
 
 
 def test_small_files_are_transferred_in_parallel_and_one_failure_stops_all(hub: HubServer, program: Program) -> None:

@@ -14,7 +14,7 @@ import pytest
 from modules.downloads.context import MIB, TransferOptions
 from modules.downloads.disk import disk_errors, replace_file, write_at
 from modules.downloads.errors import DiskFull, DiskRefused
-from modules.downloads.partial_file import PartialFile, Segment, allocated_bytes, recorded_bytes
+from modules.downloads.partial_file import DiskSync, PartialFile, Segment, allocated_bytes, recorded_bytes
 from modules.hub.repository import RemoteFile
 
 COMMIT = "c" * 40
@@ -137,3 +137,39 @@ def test_disk_errors_are_translated(tmp_path: Path, number: int, kind: type[Exce
     with pytest.raises(kind) as caught, disk_errors(tmp_path / "not" / "there", 7):
         raise OSError(number, os.strerror(number))
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_file_whose_record_cannot_be_written_takes_no_space(tmp_path: Path) -> None:
+    (tmp_path / ".0.json.new").symlink_to("/dev/full")
+    with pytest.raises(DiskFull):
+        PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
+    assert not (tmp_path / "0.part").exists()
+
+
+def test_a_file_system_that_cannot_allocate_gets_a_sparse_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    def fail(number: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for number in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+        with subtests.test(number=number):
+            monkeypatch.setattr(os, "posix_fallocate", lambda *_, number=number: fail(number))
+            part = PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
+            part.close()
+            assert (part.path.stat().st_size, allocated_bytes(part.path, FILE.size)) == (FILE.size, 0)
+            part.delete()
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: fail(errno.EDQUOT))
+    with pytest.raises(DiskFull):
+        PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fails_while_it_is_flushed_is_an_error(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    sync = DiskSync(writer, tmp_path)  # a pipe cannot be flushed to a disk
+    with pytest.raises(DiskRefused, match="Invalid argument"):
+        sync.finished(2)
+    os.close(writer)
+    assert os.read(reader, 1) == b"", "the copy of the descriptor is closed"
+    os.close(reader)
