@@ -109,8 +109,8 @@ def _interval_row(row: Row, value: float) -> IntervalRow:
 def compare_rows(row: Row, base: Row, rows: Sequence[Row], tr: Tr, paired: Paired = lambda id, base: None) -> str:
     """Render how `row` differs from `base`: token by token if both come from one run, or `paired` compares their ids.
 
-    Else they are compared by their own errors. `base` precedes `row` in `rows`. Rows of different texts, and of different
-    windows of one text, are not compared.
+    Else they are compared by their own errors. Rows of different texts, and of different windows of one text, are not
+    compared. `base` precedes `row` in `rows`.
     """
     names = {"model": label_of(row), "other": label_of(base)}
     title = tr("pp_compare_title").format(**names)

@@ -11,6 +11,9 @@ from modules.system.atomic_write import replace_file
 from modules.training.dataset.rows import MAX_BYTES
 from modules.training.page_errors import DATA_SUFFIXES, BadUpload
 
+_MOST_OF_ONE_NAME = 1000
+"""Files of one name, which are numbered."""
+
 
 async def bounded_body(request: Request) -> bytes:
     """Return the body of a request. Raises BadUpload as soon as it has more than MAX_BYTES."""
@@ -32,7 +35,7 @@ def add_dataset(folder: Path, name: str, content: bytes) -> str:
     if path.suffix.lower() not in DATA_SUFFIXES or not is_valid_name(name) or len(content) > MAX_BYTES:
         raise BadUpload()
     folder.mkdir(parents=True, exist_ok=True)
-    names = (name, *(f"{path.stem} ({number}){path.suffix}" for number in range(2, 1000)))
+    names = (name, *(f"{path.stem} ({number}){path.suffix}" for number in range(2, _MOST_OF_ONE_NAME + 1)))
     for candidate in names:
         target = folder / candidate
         if not target.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from modules.app import App
 from modules.training.parameters import PARAMETERS as TABLE
 from modules.ui.training import routes
 from tests.support.echo_trainer import UPDATES
-from tests.support.gguf_files import gguf
+from tests.support.gguf_files import MODEL, Tensor, gguf
+from tests.support.lora_files import peft
 from tests.support.training_app import PARAMETERS, ROWS, training_app
 
 SECONDS = 20
@@ -98,6 +100,21 @@ def test_a_name_that_is_still_missing_does_not_hide_the_facts(http: TestClient) 
     assert refused.status_code == 400 and refused.json()["field"] == "lora_name"
 
 
+def test_data_that_has_only_bad_rows_is_previewed_with_their_reasons(http: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "bad.json").write_text('[{"instruction": "a", "output": ""}, 5]')
+    for language, reasons in (("en", "output is empty; it is not an object"), ("zh", "output 为空; 不是带字段的对象")):
+        body = {"values": {**PARAMETERS, "dataset": "bad", "lora_name": ""}, "seed": 1}
+        shown = http.post(f"/training/preview?lang={language}", json=body).json()
+        ((first, second),) = [file["bad"] for file in shown["files"]]
+        assert f"{first['problem']}; {second['problem']}".startswith(reasons) and (first["row"], second["row"]) == (
+            1,
+            2,
+        )
+        assert shown["notes"] == [] and "examples" not in shown
+    missing = http.post("/training/preview", json={"values": {**PARAMETERS, "dataset": "none"}})
+    assert (missing.status_code, missing.json()["field"]) == (404, "dataset")
+
+
 def test_a_run_is_started_followed_and_its_curves_are_sent_once(app: App, http: TestClient) -> None:
     name = http.post("/training/start", json={"values": {**PARAMETERS, "lora_name": "海"}}).json()["name"]
     app.training.runs.wait(name, SECONDS)
@@ -139,12 +156,31 @@ def finished(app: App, http: TestClient) -> str:
     return name
 
 
-def test_a_lora_is_saved_as_a_zip_file_by_the_browser(app: App, http: TestClient) -> None:
+def test_a_lora_is_saved_as_a_zip_file_by_the_browser(
+    app: App, http: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = finished(app, http)
     answer = http.get("/training/export/adapter", params={"name": name})
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         assert {"a/adapter_model.safetensors", "a/training_parameters.json"} <= set(archive.namelist())
     assert "a.zip" in answer.headers["content-disposition"]
+    (app.loras.catalog.folder / "a" / "unreadable").symlink_to("/proc/self/mem")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    refused = http.get("/training/export/adapter?lang=en", params={"name": name})
+    assert refused.status_code == 500 and "Input/output error" in refused.json()["error"]
+    assert not list(tmp_path.glob("lora-*.zip"))
+
+
+def test_a_lora_is_saved_as_a_gguf_file_for_a_gguf_model(app: App, http: TestClient, tmp_path: Path) -> None:
+    name = finished(app, http)
+    heads = {"llama.attention.head_count": 4, "llama.attention.head_count_kv": 2}
+    weights = [Tensor(f"blk.0.attn_{part}.weight", (64, width)) for part, width in (("q", 64), ("v", 32))]
+    (tmp_path / "models" / "m.gguf").write_bytes(gguf({**MODEL, **heads}, weights))
+    peft(app.loras.catalog.folder / "a")
+    chosen = {"name": name, "model": "m.gguf"}
+    assert http.get("/training/export/check", params=chosen).json() == {}
+    answer = http.get("/training/export/gguf", params=chosen)
+    assert answer.content[:4] == b"GGUF" and "a.gguf" in answer.headers["content-disposition"]
     assert http.get("/training/export/check", params={"name": name, "model": "model"}).status_code == 400
 
 
@@ -155,6 +191,23 @@ def test_a_merge_that_fails_says_why(app: App, http: TestClient) -> None:
     while (merge := http.get("/training/runs?lang=en").json()["merge"])["state"] == "running":
         assert time.monotonic() < until
     assert merge["state"] == "failed" and "../x" in merge["error"]
+
+
+def test_the_form_is_filled_with_the_parameters_of_a_lora(
+    http: TestClient, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    peft(tmp_path / "loras" / "a")
+    file = tmp_path / "loras" / "a" / "training_parameters.json"
+    file.write_text('{"lora_rank": 24}')
+    read = http.get("/training/parameters", params={"lora": "a"}).json()
+    assert read["values"]["lora_rank"] == 24 and read["notes"] == []
+    for content in (b"\xff", b"[]", b" " * 1_000_001):
+        file.write_bytes(content)
+        with subtests.test(content=ascii(content[:2])):
+            assert http.get("/training/parameters", params={"lora": "a"}).status_code == 422
+    file.unlink()
+    assert http.get("/training/parameters", params={"lora": "a"}).status_code == 422
+    assert http.get("/training/parameters", params={"lora": "none"}).status_code == 404
 
 
 def test_parameters_are_read_from_files_of_the_original(http: TestClient) -> None:
@@ -180,6 +233,27 @@ def test_data_is_uploaded_without_replacing_any(http: TestClient, tmp_path: Path
             assert upload(name, b"a").status_code == 422
 
 
+def test_an_upload_that_is_too_large_or_of_which_there_are_too_many_is_refused(
+    http: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.ui.training.upload.MAX_BYTES", 10)
+    assert http.post("/training/upload", params={"name": "a.txt"}, content=b"x" * 11).status_code == 422
+    assert http.post("/training/upload", params={"name": "a.txt"}, content=b"x" * 10).status_code == 200
+    monkeypatch.setattr("modules.ui.training.upload._MOST_OF_ONE_NAME", 2)
+    for content, status in ((b"second", 200), (b"third", 422)):
+        assert http.post("/training/upload", params={"name": "a.txt"}, content=content).status_code == status
+    assert {path.name for path in (tmp_path / "datasets").glob("a*")} == {"a.txt", "a (2).txt"}
+
+
+def test_an_upload_that_the_disk_refuses_says_why(http: TestClient, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "datasets")
+    found = facts(http)
+    assert (found["field"], "facts" in found["error"]) == ("dataset", True)
+    (tmp_path / "datasets").touch()  # no folder can be made of that name
+    answer = http.post("/training/upload?lang=en", params={"name": "a.txt"}, content=b"x")
+    assert answer.status_code == 500 and "File exists" in answer.json()["error"]
+
+
 def test_only_the_owner_trains(make_app: Callable[..., App], tmp_path: Path, subtests: pytest.Subtests) -> None:
     http = client_of(training_app(make_app, tmp_path, "--multi-user"))
     posts = ("facts", "preview", "start", "upload", "parameters", "runs/stop", "runs/apply", "runs/compare")
@@ -195,6 +269,8 @@ def test_a_queued_run_says_what_it_waits_for(app: App, http: TestClient) -> None
     shown = [http.get(f"/training/runs?lang={language}").json()["runs"][0] for language in ("en", "zh")]
     assert [run["waiting"] for run in shown] == ["Waiting for an evaluation.", "正在等待评估结束。"]
     assert (shown[0]["state"], shown[0]["position"]) == ("queued", 1)
+    for action, state in (("stop", "interrupted"), ("discard", "discarded")):
+        assert http.post(f"/training/runs/{action}", json={"name": name}).json() == {}
+        (run,) = http.get("/training/runs").json()["runs"]
+        assert (run["state"], run["waiting"]) == (state, "")
     at_work.end()
-    assert app.training.runs.wait(name, SECONDS).state == "finished"
-    assert http.get("/training/runs").json()["runs"][0]["waiting"] == ""
