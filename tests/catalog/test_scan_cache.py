@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 from modules.catalog import scan_cache
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
+from modules.catalog.scan_cache import FileReader, ScanCache
+from modules.core.errors import DamagedModel, ModelProblem
+from modules.formats.gguf_header import GgufHeader, read_header
 from tests.formats.test_quantization import gptq
 from tests.support.checkpoint_files import checkpoint, put, tensors
 from tests.support.gguf_files import ARRAY, MODEL, As, array, gguf
@@ -172,3 +176,17 @@ def test_a_name_that_is_not_utf8_is_cached_too(tmp_path: Path, cache: Path) -> N
     records_before = comparable(Catalog(path.parent, cache).models())
     overwrite_files(path.parent)
     assert comparable(Catalog(path.parent, cache).models()) == records_before
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_until_it_can(folder: Path, cache: Path) -> None:
+    path = folder / "模型 [1].gguf"
+    status, content = path.stat(), path.read_bytes()
+    header = FileReader("header", read_header, asdict, GgufHeader.from_json)
+    results = ScanCache(cache)
+    path.unlink()
+    problem = results.get(path, status, header)
+    assert isinstance(problem, DamagedModel)
+    for language, reason in (("en", "cannot be read (No such file or directory)"), ("zh", "无法读取该文件")):
+        assert reason in problem.say(language)
+    path.write_bytes(content)
+    assert not isinstance(results.get(path, status, header), ModelProblem), "the failure is not remembered"

@@ -95,3 +95,12 @@ def test_an_invalid_value_changes_nothing(tmp_path: Path, subtests: pytest.Subte
             table.save(values)
         assert (tmp_path / "settings.yaml").read_text() == COMMENTED
     assert not table.can_undo
+
+
+def test_a_file_that_became_invalid_is_kept_under_another_name(tmp_path: Path) -> None:
+    table = defaults(tmp_path, COMMENTED)
+    (tmp_path / "settings.yaml").write_text("language: [zh\n")
+    saved = table.save({"seed": 5})
+    assert saved.backup is not None and saved.backup.read_text() == "language: [zh\n"
+    assert (saved.written, saved.removed) == ({"seed": 5}, ())
+    assert (tmp_path / "settings.yaml").read_text() == "seed: 5\n"

@@ -131,3 +131,10 @@ def test_changes_list_what_the_next_start_does_differently() -> None:
         Change("--n_ctx", "2048", ""),
         Change("--mlock", "", "true"),
     ]
+
+
+def test_a_file_that_cannot_be_written_is_an_error(file: FlagsFile) -> None:
+    file.path.unlink()
+    file.path.symlink_to(file.path.parent / "no folder" / "CMD_FLAGS.txt")
+    with pytest.raises(CommandLineError, match=r"CMD_FLAGS\.txt: No such file or directory"):
+        file.save("--listen")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from modules.config.named_files import NamedFiles
-from modules.core.errors import GrammarNotFound, NameTaken, OptionError
+from modules.core.errors import GrammarNotFound, NameTaken, OptionError, SettingsError
 
 
 @pytest.fixture
@@ -67,3 +69,31 @@ def test_a_free_name_differs_from_all_others_in_more_than_case(files: NamedFiles
     assert files.free_name("a") == "a (3)"
     with pytest.raises(OptionError):
         files.free_name("a/b")
+
+
+def test_a_disk_that_refuses_is_an_error_and_loses_nothing(
+    files: NamedFiles, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for content in (b"one", b"two"):
+        files.write("a", content)
+    files.write("gone", b"three")
+    files.delete("gone")
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
+    for name, action in {
+        "write": lambda: files.write("a", b"new"),
+        "delete": lambda: files.delete("a"),
+        "rename": lambda: files.rename("a", "b"),
+        "restore": lambda: files.restore("gone"),
+        "restore overwritten": lambda: files.restore("a", overwritten=True),
+    }.items():
+        with subtests.test(name), pytest.raises(SettingsError, match="Read-only file system"):
+            action()
+    monkeypatch.undo()
+    assert (files.names(), text_of(files, "a")) == (["a"], "two")
+    files.restore("a", overwritten=True)
+    files.restore("gone")
+    assert (text_of(files, "a"), text_of(files, "gone")) == ("one", "three")

@@ -217,3 +217,9 @@ def test_an_import_that_is_no_preset_adds_nothing(presets: Presets, subtests: py
     with pytest.raises(OptionError):
         presets.import_file("../bad.yaml", b"top_k: 3\n")
     assert presets.names() == []
+
+
+def test_a_preset_that_is_no_text_is_not_exported(presets: Presets) -> None:
+    write_preset(presets, "bad", "").write_bytes(b"top_k: 5 # \xff\n")
+    with pytest.raises(SettingsError, match=r"bad\.yaml"):
+        presets.export("bad")

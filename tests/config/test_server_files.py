@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modules.config.server_files import ServerFiles
-from modules.core.errors import DamagedModel, NameTaken, OptionError, WebUIError
+from modules.core.errors import DamagedModel, NameTaken, OptionError, SettingsError, WebUIError
 from modules.formats.server_file import ServerFile, read_server
 from modules.formats.server_keys import KEYS_FILE, find_key
 
@@ -66,3 +66,10 @@ def test_a_key_is_never_in_an_error(tmp_path: Path) -> None:
         ServerFiles(tmp_path).save_key("http://h", "sk-1")
     for error_value in [*errors, damaged.value]:
         assert "sk-1" not in repr(error_value.to_json())
+
+
+def test_a_key_that_cannot_be_saved_is_an_error_without_it(tmp_path: Path) -> None:
+    (tmp_path / KEYS_FILE).symlink_to(tmp_path / "no folder" / "keys")
+    with pytest.raises(SettingsError, match="No such file or directory") as error:
+        ServerFiles(tmp_path).save_key("http://h", "sk-1")
+    assert "sk-1" not in repr(error.value.to_json())

@@ -185,3 +185,12 @@ def test_a_folder_instead_of_the_file_is_an_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SettingsError):
         read(path)
+
+
+def test_a_preset_that_cannot_be_read_is_logged_and_sets_nothing(
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text("preset: gone\ntop_k: 7\n")
+    store = SettingsStore(path, Presets(tmp_path / "presets"))
+    assert store.preset_values("gone") == {} and "gone" in caplog.text
+    assert store.preset_values("") == {}

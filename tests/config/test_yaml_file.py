@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -192,3 +193,19 @@ def test_what_is_nested_too_deeply_is_refused_before_it_is_read(path: Path, subt
                 YamlFile(path).read()
     path.write_text("a: " + "[" * 99 + "]" * 99, encoding="utf-8")
     assert "a" in YamlFile(path).read()
+
+
+def test_content_that_cannot_be_read_or_put_back_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    path.write_bytes(b"a: 1\n")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(SettingsError, match="Read-only file system"):
+        YamlFile(path).put_back(b"a: 2\n", unless_changed_from=b"a: 1\n")
+    monkeypatch.undo()
+    assert YamlFile(path).content() == b"a: 1\n"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(SettingsError, match="Is a directory"):
+        YamlFile(path).content()

@@ -50,3 +50,9 @@ def test_a_file_that_others_can_read_is_noticed(tmp_path: Path) -> None:
     assert is_readable_by_others(tmp_path)
     (tmp_path / KEYS_FILE).chmod(0o600)
     assert not is_readable_by_others(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / KEYS_FILE).mkdir()
+    with pytest.raises(DamagedModel, match=r"\.keys\.yaml.*Is a directory"):
+        read_keys(tmp_path)

@@ -89,3 +89,39 @@ def test_a_restart_is_refused_where_it_cannot_work(subtests: pytest.Subtests) ->
 
 def test_each_process_has_its_own_name() -> None:
     assert Restart().process != Restart().process
+
+
+def wait_for_waiters() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "restart":
+            thread.join(2)
+
+
+def test_a_second_request_replaces_the_one_that_waits() -> None:
+    stop, busy = threading.Event(), threading.Event()
+    busy.set()
+    restart = offered(stop)
+    assert not restart.waiting
+    restart.request(busy.is_set)
+    assert restart.waiting
+    restart.request()
+    assert stop.wait(2) and restart.requested
+    stop.clear()
+    busy.clear()
+    wait_for_waiters()
+    assert not stop.is_set(), "the first request has been given up"
+
+
+def test_a_restart_that_is_given_up_while_the_last_work_ends_does_not_begin() -> None:
+    stop, asked = threading.Event(), threading.Event()
+    restart = offered(stop)
+
+    def ends_and_is_given_up() -> bool:
+        restart.cancel()
+        asked.set()
+        return False
+
+    restart.request(ends_and_is_given_up)
+    assert asked.wait(2) and not restart.waiting
+    wait_for_waiters()
+    assert not restart.requested and not stop.is_set()
