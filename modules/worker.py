@@ -238,6 +238,7 @@ class Worker:
                 if not isinstance(event, Text):
                     self._flush()
         except Exception as error:  # a fault of the engine's loop: every call under way fails
+            self._flush()
             for call in list(self._running):
                 engine.cancel(call)
                 self._send(call, Failed(as_error(error)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
-from modules.core.errors import ModelInUse, ModelNotFound
+from modules.core.errors import ModelInUse, ModelNotFound, Unsupported, WebUIError
 from modules.downloads.errors import ChecksumMismatch, DiskRefused, TargetExists
 from modules.downloads.install_files import METADATA
 from modules.downloads.manager import DownloadManager
@@ -19,7 +19,9 @@ from modules.hub.mirrors import Mirrors
 from modules.llamacpp_hf_creator import CreatedModel, LlamacppHfCreator
 from modules.planning.load_request import LoadRequest
 from tests.support import hub_server
+from tests.support.checkpoint_files import checkpoint
 from tests.support.downloading import HASTY, until
+from tests.support.gguf_files import gguf
 from tests.support.hub_server import Content
 
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -193,6 +195,14 @@ def test_an_invalid_address_is_reported(creator: LlamacppHfCreator, models: Path
     refusal(creator, models, RepositoryNotFound, address="no/body")
     refusal(creator, models, BadAddress, address="not an address")
     refusal(creator, models, ModelNotFound, model="other.gguf")
+
+
+def test_only_whole_gguf_files_are_accepted(creator: LlamacppHfCreator, models: Path) -> None:
+    (models / "cut.gguf").write_bytes(gguf()[:-100])
+    checkpoint(models / "llama")
+    assert "truncated" in refusal(creator, models, WebUIError, model="cut.gguf")
+    assert "llama is not a GGUF file" in refusal(creator, models, Unsupported, model="llama")
+    assert creator.models() == [NAME]
 
 
 def test_an_existing_folder_is_not_touched(creator: LlamacppHfCreator, models: Path) -> None:

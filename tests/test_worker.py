@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +18,7 @@ import pytest
 
 from modules.core.errors import InternalError, NoModelLoaded, OptionError, Unsupported
 from modules.core.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
+from modules.core.paths import ROOT
 from modules.core.prompt import Prompt, Replacement
 from modules.core.worker_errors import UNNAMED, LoadFailed, TextTooLong, WorkerDied
 from modules.engines.engine_protocol import BatchingEngine
@@ -424,3 +428,45 @@ def test_the_first_text_of_an_answer_is_sent_at_once_and_the_next_ones_together(
     assert written.getvalue().count(b"word") == 1
     worker._flush()
     assert written.getvalue().count(b"word") == 3
+
+
+class Broken(Steps):
+    """An engine whose step fails after a text."""
+
+    def __init__(self) -> None:
+        self.cancelled: list[int] = []
+
+    def step(self) -> Iterator[tuple[int, Event]]:
+        yield from super().step()
+        raise RuntimeError("the cache is damaged")
+
+    def cancel(self, call: int) -> None:
+        self.cancelled.append(call)
+
+
+def test_a_step_that_fails_ends_every_generation_with_its_reason_after_its_text() -> None:
+    written, engine = io.BytesIO(), Broken()
+    worker = Worker(written)
+    worker._running = {1: {}, 2: {}}
+    worker._step(cast(BatchingEngine, engine))
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [line[:2] for line in lines] == [[0, "Texts"], [1, "Failed"], [2, "Failed"]]
+    assert "word" in str(lines[0]) and all("the cache is damaged" in str(line) for line in lines[1:])
+    assert engine.cancelled == [1, 2] and not worker._running
+
+
+@pytest.mark.usefixtures("new_processes")
+def test_a_worker_that_cannot_hear_or_be_heard_ends() -> None:
+    command = [sys.executable, "-m", "modules.worker"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with (
+        subprocess.Popen(command, cwd=ROOT, **pipes) as deaf,  # type: ignore[call-overload]
+        subprocess.Popen(command, cwd=ROOT, **pipes) as unheard,  # type: ignore[call-overload]
+    ):
+        deaf.stdin.write(b"no request\n")
+        deaf.stdin.flush()
+        assert deaf.wait(4) == 1 and b"JSONDecodeError" in deaf.stderr.read()
+        unheard.stdout.close()
+        unheard.stdin.write(b'[1, "fly", {}]\n')
+        unheard.stdin.flush()
+        assert unheard.wait(4) == 0 and unheard.stderr.read() == b""
