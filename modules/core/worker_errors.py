@@ -139,8 +139,8 @@ class PromptTooLong(WebUIError):
     status = 400
     template = {
         "en": "The prompt has {tokens} tokens, but the context has room for {limit}. "
-        "Shorten it, or load the model with a larger n_ctx.",
-        "zh": "提示词有 {tokens} 个词符，而上下文只能容纳 {limit} 个。请缩短提示词，或以更大的 n_ctx 加载模型。",
+        "Shorten it, or load the model with a larger context length.",
+        "zh": "提示词有 {tokens} 个词符，而上下文只能容纳 {limit} 个。请缩短提示词，或以更大的上下文长度加载模型。",
     }
     tokens: int
     limit: int
@@ -153,9 +153,9 @@ class TextTooLong(WebUIError):
     status = 400
     template = {
         "en": "The prompt has {characters} characters, but the context has room for {limit} tokens. "
-        "Shorten it, or load the model with a larger n_ctx.",
+        "Shorten it, or load the model with a larger context length.",
         "zh": "提示词有 {characters} 个字符，而上下文只能容纳 {limit} 个词符。"
-        "请缩短提示词，或以更大的 n_ctx 加载模型。",
+        "请缩短提示词，或以更大的上下文长度加载模型。",
     }
     characters: int
     limit: int

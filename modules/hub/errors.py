@@ -37,8 +37,15 @@ class BadAddress(DownloadError):
         "en": "{text!r} does not name a model: enter user/model, user/model:branch or a Hugging Face link. {why}",
         "zh": "无法识别“{text}”。请输入 用户名/模型名、用户名/模型名:分支，或 Hugging Face 链接。{why}",
     }
+    template_empty: ClassVar[Words] = {
+        "en": "Enter a model first: user/model, user/model:branch or a Hugging Face link.",
+        "zh": "请先输入 用户名/模型名、用户名/模型名:分支，或 Hugging Face 链接。",
+    }
     text: str
     why: Words = dataclasses.field(default_factory=lambda: both(""))
+
+    def say(self, language: str) -> str:
+        return super().say(language) if self.text else self.template_empty[language]
 
 
 @dataclass(eq=False)

@@ -236,7 +236,7 @@ _TRUNCATION = (
         "epsilon_cutoff",
         "epsilon_cutoff",
         0.0,
-        {"en": "epsilon_cutoff", "zh": "epsilon 截断"},
+        {"en": "Epsilon cutoff", "zh": "epsilon 截断"},
         {
             "en": "Discard tokens less likely than this, in units of 1e-4. 3 to 9 is usual, 0 = off.",
             "zh": "舍去概率低于此值的词符，单位为 1e-4；常用 3 到 9，0 为不启用。",
@@ -250,9 +250,9 @@ _TRUNCATION = (
         "eta_cutoff",
         "eta_cutoff",
         0.0,
-        {"en": "eta_cutoff", "zh": "eta 截断"},
+        {"en": "Eta cutoff", "zh": "eta 截断"},
         {
-            "en": "Like epsilon_cutoff, with a lower bound when the model is uncertain. In units of 1e-4, 0 = off.",
+            "en": "Like epsilon cutoff, with a lower bound when the model is uncertain. In units of 1e-4, 0 = off.",
             "zh": "与 epsilon 截断类似，但模型越不确定界限越低，单位为 1e-4；0 为不启用。",
         },
         minimum=0.0,
@@ -264,9 +264,9 @@ _TRUNCATION = (
         "tfs",
         "tfs",
         1.0,
-        {"en": "tfs", "zh": "无尾采样"},
+        {"en": "Tail-free sampling", "zh": "无尾采样"},
         {
-            "en": "Tail-free sampling: discard the tail where the probability curve flattens. 1 = off.",
+            "en": "Discard the tail where the probability curve flattens. 1 = off.",
             "zh": "无尾采样：在概率曲线趋平处截断；1 为不启用。",
         },
         minimum=0.0,

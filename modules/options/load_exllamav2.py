@@ -26,7 +26,7 @@ EXLLAMAV2 = (
         False,
         {"en": "Automatic split", "zh": "自动分割"},
         {
-            "en": "Fill the GPUs one after another; gpu-split is ignored.",
+            "en": "Fill the GPUs one after another; GPU split is ignored.",
             "zh": "依次填满各个 GPU，忽略“GPU 分割”。",
         },
         group="memory",

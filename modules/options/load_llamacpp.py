@@ -163,7 +163,7 @@ _LIBRARY = (
         "numa",
         "numa",
         False,
-        {"en": "numa", "zh": "NUMA"},
+        {"en": "NUMA", "zh": "NUMA"},
         {
             "en": "Distribute threads and memory over the NUMA nodes. May be faster on multi-socket machines.",
             "zh": "按 NUMA 节点分配线程和内存。在多处理器机器上可能更快。",
@@ -190,8 +190,8 @@ _LIBRARY = (
         5,
         {"en": "Attention sink size", "zh": "注意力池大小"},
         {
-            "en": "With streaming_llm: number of tokens at the start that are always kept.",
-            "zh": "配合 streaming_llm：开头始终保留的词符数。",
+            "en": "With StreamingLLM: number of tokens at the start that are always kept.",
+            "zh": "配合 StreamingLLM：开头始终保留的词符数。",
         },
         minimum=0,
         group="context",
@@ -341,9 +341,9 @@ LLAMACPP = (
         AUTO,
         {"en": "Shared KV cache", "zh": "共用 KV 缓存"},
         {
-            "en": "off = n_ctx tokens per request: faster with many, more memory. "
-            "auto = off if parallel > 4 and memory allows.",
-            "zh": "off：每个请求各有 n_ctx 的缓存，多人时更快、更占内存。auto：并行数大于 4 且内存充裕时为 off。",
+            "en": "off = a context for each request: faster with many, more memory. "
+            "auto = off for over 4, if memory allows.",
+            "zh": "off：每个请求各有一份缓存，多人时更快、更占内存。auto：并行数大于 4 且内存充裕时为 off。",
         },
         choices=(AUTO, ON, OFF),
         group="advanced",

@@ -122,7 +122,7 @@ REMOTE = (
         "resume_stream",
         "resume-stream",
         True,
-        {"en": "Go on after a lost connection", "zh": "断线续写"},
+        {"en": "Resume after a lost connection", "zh": "断线续写"},
         {
             "en": "If the connection breaks within an answer, ask once for the rest, if the server reports token ids.",
             "zh": "回答途中断线时，若服务器返回词符编号，则请求一次其余部分。",

@@ -48,7 +48,7 @@ CPU_MEMORY = Option(
     "",
     {"en": "CPU memory", "zh": "CPU 内存"},
     {
-        "en": "RAM limit for offloaded layers (plain number: GiB). With disk, the remaining layers go to disk.",
+        "en": "RAM limit for offloaded layers (plain number: GiB). The rest goes to disk if that is allowed.",
         "zh": "可用于模型的内存上限（纯数字单位为 GiB）。超出的层写入磁盘，须勾选“卸载到磁盘”。",
     },
     pattern=_SIZE,
@@ -61,7 +61,7 @@ AUTO_DEVICES = Option(
     False,
     {"en": "Automatic devices", "zh": "自动分配设备"},
     {
-        "en": "Choose gpu-memory from the free VRAM. A value set by hand usually fits better.",
+        "en": "Set the GPU memory from the free VRAM. A value set by hand usually fits better.",
         "zh": "根据 GPU 显存自动估计“GPU 内存”的值，手动设置更稳妥。",
     },
     group="memory",
@@ -124,8 +124,8 @@ CACHE_8BIT = Option(
     False,
     {"en": "8-bit cache", "zh": "8 位缓存"},
     {
-        "en": "8-bit KV cache: half the memory at almost the same accuracy. In llama.cpp this also enables flash_attn.",
-        "zh": "8 位 KV 缓存：占用减半，精度几乎不变。llama.cpp 会同时启用 flash_attn。",
+        "en": "8-bit KV cache: half the memory at almost the same accuracy. Turns on Flash attention in llama.cpp.",
+        "zh": "8 位 KV 缓存：占用减半，精度几乎不变。llama.cpp 会同时启用 Flash Attention。",
     },
     group="memory",
 )
@@ -135,8 +135,8 @@ CACHE_4BIT = Option(
     False,
     {"en": "4-bit cache", "zh": "4 位缓存"},
     {
-        "en": "4-bit KV cache: about a quarter of the memory. In llama.cpp this also enables flash_attn.",
-        "zh": "4 位 KV 缓存：占用约为四分之一。llama.cpp 会同时启用 flash_attn。",
+        "en": "4-bit KV cache: about a quarter of the memory. Turns on Flash attention in llama.cpp.",
+        "zh": "4 位 KV 缓存：占用约为四分之一。llama.cpp 会同时启用 Flash Attention。",
     },
     group="memory",
 )

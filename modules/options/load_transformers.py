@@ -22,7 +22,7 @@ TRANSFORMERS = (
         False,
         {"en": "Double quantization", "zh": "使用双重量化"},
         {
-            "en": "With load-in-4bit: quantize the scales too, which saves a little more memory.",
+            "en": "With 4-bit loading: quantize the scales too, which saves a little more memory.",
             "zh": "配合 4 位加载：对缩放系数再次量化，进一步节省少量内存。",
         },
     ),
@@ -60,7 +60,7 @@ TRANSFORMERS = (
         "nf4",
         {"en": "Quantization type", "zh": "量化类型"},
         {
-            "en": "With load-in-4bit: data type of the quantized weights. nf4 is more accurate.",
+            "en": "With 4-bit loading: data type of the quantized weights. nf4 is more accurate.",
             "zh": "配合 4 位加载：权重的量化类型，nf4 更准确。",
         },
         choices=("nf4", "fp4"),
@@ -72,7 +72,7 @@ TRANSFORMERS = (
         "float16",
         {"en": "Compute data type", "zh": "计算数据类型"},
         {
-            "en": "With load-in-4bit: dtype of the computation.",
+            "en": "With 4-bit loading: dtype of the computation.",
             "zh": "配合 4 位加载：计算时使用的数据类型。",
         },
         choices=("bfloat16", "float16", "float32"),

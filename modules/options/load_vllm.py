@@ -147,7 +147,7 @@ VLLM = (
         "distributed_executor_backend",
         "distributed-executor-backend",
         AUTO,
-        {"en": "How processes spread", "zh": "分布式方式"},
+        {"en": "Distributed execution", "zh": "分布式方式"},
         {
             "en": "mp starts the processes itself, one command on each machine; ray uses a running Ray cluster.",
             "zh": "mp 由各台机器各执行一条命令启动；ray 使用已运行的 Ray 集群。",

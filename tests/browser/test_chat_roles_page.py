@@ -87,7 +87,7 @@ def test_a_chat_with_a_character_from_its_greeting_to_a_reload(chromium: Browser
         window.page.keyboard.press("Escape")
 
         box.fill("I think")
-        choose(window, "AI帮答")
+        choose(window, "AI 帮答")
         undo = window.page.locator(".tx-put-back")
         expect(undo).to_be_visible(timeout=60_000)
         expect(box).not_to_have_value("I think")

@@ -116,7 +116,7 @@ def test_the_effect_of_a_sampler_on_the_last_reply_is_shown_beside_the_chat(chro
         rows = effect.locator("tbody tr")
         expect(rows).to_have_count(20)
         expect(rows.first).to_contain_text("100%")  # greedy
-        expect(rows.first).to_contain_text("the reply has this one")
+        expect(rows.first).to_contain_text("token of the reply")
         expect(effect.locator(".tx-effect-cut")).to_have_count(19)
         for key, value in {"min_p": "0", "temperature": "1"}.items():
             page.locator(f"#tx-gen-{key} input[type=number]").fill(value)

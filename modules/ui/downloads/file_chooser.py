@@ -274,7 +274,7 @@ class FileChooser:
             choice = _select(repository, address, file, names)
         except NothingToDownload:
             if selected is not None:
-                raise
+                return {self.status: self._page.info("dl_select")}
             return self._list(address, text, file, again=False)  # several GGUF files, of which the user has to choose
         request.pin_checksum(choice, sha256)  # an invalid checksum is refused before the hub is asked
         choice = self._with_kind(choice, fetch=True)

@@ -140,7 +140,7 @@ def test_a_picture_goes_to_a_model_that_reads_it_and_its_text_to_one_that_does_n
     again = app.conversations.read(id).path()[-1]
     assert again.id != answer.id and "apple" in again.content and mark(0) not in again.content
     assert again.receipt["images_left_out"] == 1
-    assert "1 picture(s) not sent" in facts_line(again.receipt, Page(app, "en"))
+    assert "pictures not sent: 1 (" in facts_line(again.receipt, Page(app, "en"))
     drafted = {**again.receipt, "tokens": {"completion": 9, "drafted": 6, "accepted": 4}}
     drafted["seconds"] = {"prompt": 0.84, "decode": 2.0}
     assert "4.0 tok/s · 9 tokens · first token after 0.8 s · 4 of 6 draft tokens" in facts_line(

@@ -154,13 +154,16 @@ def test_insufficient_disk_space_is_reported_before_the_download(panel: Any, mon
 
 @pytest.mark.parametrize(
     ("language", "messages"),
-    [("zh", ("无法识别", "找不到 no/body")), ("en", ("does not name a model", "no/body was not found"))],
+    [
+        ("zh", ("无法识别", "找不到 no/body", "请先输入")),
+        ("en", ("does not name a model", "no/body was not found", "Enter a model first")),
+    ],
 )
 def test_an_invalid_or_unknown_address_is_reported(
-    make_panel: Callable[..., Any], language: str, messages: tuple[str, str]
+    make_panel: Callable[..., Any], language: str, messages: tuple[str, ...]
 ) -> None:
     panel = make_panel(language=language)
-    for address, message in zip(("nonsense", "no/body"), messages, strict=True):
+    for address, message in zip(("nonsense", "no/body", " "), messages, strict=True):
         updates = list_files(panel, address)
         assert message in unescape(updates[panel.status]) and updates[panel.files] == "" and updates[panel.listed] == {}
 
@@ -297,7 +300,7 @@ def test_several_gguf_files_are_listed_instead_of_downloaded(panel: Any) -> None
     updates = start_download(panel, {}, GGUF)
     assert "<label" in updates[panel.files] and "→ models/m.Q4_K_M.gguf" in updates[panel.status]
     assert panel.app.downloads.snapshot() == ()
-    assert "Nothing to download" in start_download(panel, tick(updates, panel), GGUF)[panel.status]
+    assert "Select the files" in start_download(panel, tick(updates, panel), GGUF)[panel.status]
 
 
 def test_a_repository_changed_since_it_was_listed_is_listed_again(panel: Any, hub: HubServer) -> None:

@@ -46,8 +46,8 @@ def test_every_setting_is_in_the_form_with_its_source(make_card: Callable[..., A
     html = card.show()[card.part]
     assert all(f'name="{key}"' in html for key in OPTIONS)
     assert html.count('data-source="file"') == 1
-    assert "At present the command line decides: --hf-endpoint https://mirror.example." in html
-    assert "At present the command line decides: --loader llama.cpp." in html
+    assert "Set by the command line at present: --hf-endpoint https://mirror.example." in html
+    assert "Set by the command line at present: --loader llama.cpp." in html
     assert html.count('data-source="flag"') == 2
     assert "Undo the last save" not in html
 
@@ -91,7 +91,7 @@ def test_what_is_no_form_changes_nothing(
     card = make_card()
     for data in (None, [], {"fields": []}, {"fields": {"seed": [1]}}, {"fields": {"seed": None}}):
         with subtests.test(data=data):
-            assert "Nothing had to be written" in card.save(SimpleNamespace(_data=data))[card.part]
+            assert "No changes to save" in card.save(SimpleNamespace(_data=data))[card.part]
     assert (tmp_path / "settings.yaml").read_text() == ""
 
 
