@@ -150,13 +150,19 @@ def test_math_code_and_tables_are_drawn_and_hostile_text_is_shown_as_text(window
     answer = write_answer(
         window,
         r"\(a^2\) $b^2$ \[c^2\] $$d^2$$ costs $5 and $6"
-        "\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n" + HOSTILE,
+        f"\n\n```python\nprint(1)  # {'long ' * 40}\n```\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n" + HOSTILE,
     )
     expect(answer.locator("math")).to_have_count(4)
     expect(answer).to_contain_text("costs $5 and $6")
     expect(answer.locator("pre")).to_contain_text("print(1)")
     expect(answer.locator(".tx-copy-code")).to_be_visible()
+    overflow = "pre => pre.scrollWidth - pre.clientWidth"
+    assert answer.locator("pre").evaluate(overflow) > 0
+    answer.get_by_role("button", name="自动换行").click()
+    assert answer.locator("pre").evaluate(overflow) == 0
+    answer.get_by_role("button", name="不换行").click()
     expect(answer.locator("table td").last).to_have_text("2")
+    expect(answer.locator("table td").last).to_have_css("text-align", "right")
     for text in ("<img src=x onerror=alert(1)>", "${alert(1)}", "{{constructor}}", "<script>alert(1)</script>"):
         expect(answer).to_contain_text(text)
     assert answer.locator("img, script, a[href^='javascript']").count() == 0
@@ -292,6 +298,13 @@ def test_a_killed_worker_leaves_the_text_and_its_error_below(window: Window, ser
     expect(window.page.locator("#tx-pill .tx-failed")).to_be_visible()
     expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+ \w+"))
     expect(window.page.locator("#tx-send")).to_be_visible()
+    expect(window.page.locator("#tx-chat-first")).to_be_hidden()
+    window.page.get_by_role("button", name="重新加载", exact=True).click()
+    window.loaded()
+    expect(window.page.locator(".tx-run-error")).to_have_count(0)
+    window.page.reload()
+    expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    expect(window.page.locator(".tx-run-error")).to_have_count(0)
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])

@@ -202,6 +202,8 @@ def test_sliders_end_at_the_limits_of_the_model(window: Window) -> None:
     expect(slider).to_have_attribute("max", "31")
     fill(window, "n_gpu_layers", "31")
     expect(source(window, "n_gpu_layers")).to_have_text("changed, not saved")
+    fill(window, "n_gpu_layers", "99")
+    expect(window.page.locator("#tx-toasts")).to_contain_text("GPU layers can only be from -1 to 31. It is now 31.")
 
 
 def test_the_memory_bar_follows_the_options_and_offers_a_remedy(window: Window) -> None:
@@ -211,7 +213,7 @@ def test_the_memory_bar_follows_the_options_and_offers_a_remedy(window: Window) 
     expect(bar).to_contain_text("cache 47.2 MB")
     fill(window, "n_ctx", "4000000")
     expect(bar.locator(".tx-short")).to_contain_text("It does not fit")
-    bar.get_by_role("button", name="n_ctx").first.click()
+    bar.get_by_role("button", name="Context length").first.click()
     expect(bar.locator(".tx-short")).to_have_count(0)
     expect(source(window, "n_ctx")).to_have_text("changed, not saved")
     assert 100_000 < int(number(window, "n_ctx").input_value()) < 4_000_000

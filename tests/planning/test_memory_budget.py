@@ -11,6 +11,7 @@ from modules.app import App
 from modules.core.rpc_errors import NodeInUse
 from modules.engines.memory import MIN_CONTEXT
 from modules.loaders.load_settings import Setting
+from modules.options.load import OPTIONS
 from modules.planning.fit import Device
 from modules.planning.load_request import LoadRequest
 from modules.runtime.node_memory import NodeMemory
@@ -86,21 +87,21 @@ def test_the_memory_bar_offers_remedies_as_buttons(app: App) -> None:
     app.memory.available_memory = lambda: 250 * MB
     plan = app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 8192}))
     for language in ("zh", "en"):
-        html = model_html.memory(app.memory.fit(plan), locales.translator(language))
-        assert "tx-short" in html and "data-change" in html and "cache_4bit" in html
-    assert model_html.memory(None, locales.translator("en")) == ""
+        html = model_html.memory(app.memory.fit(plan), locales.translator(language), language)
+        assert "tx-short" in html and "data-change" in html
+        assert f">{OPTIONS['cache_4bit'].label[language]}</button>" in html
+    assert model_html.memory(None, locales.translator("en"), "en") == ""
 
 
 def test_each_gpu_has_its_own_bar(app: App) -> None:
     app.memory.gpus = lambda: (Gpu("RTX <4090>", 24 << 30, 20 << 30), Gpu("RTX 3060", 12 << 30, 1 << 20))
     plan = app.planner.plan(LoadRequest(app.record(NAME), form={"n_gpu_layers": -1, "tensor_split": "1,1"}))
-    html = model_html.memory(app.memory.fit(plan), locales.translator("en"))
+    html = model_html.memory(app.memory.fit(plan), locales.translator("en"), "en")
     assert html.count('class="tx-bar"') == 3
     assert "Memory: needs about" in html and "RTX &lt;4090&gt;: needs about" in html and "21.5 GB free" in html
     assert html.count("tx-short") == 1 and "but only 1.05 MB is free" in html
-    html = model_html.memory(
-        app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME), form={"cpu": True}))), locales.translator("en")
-    )
+    plan = app.planner.plan(LoadRequest(app.record(NAME), form={"cpu": True}))
+    html = model_html.memory(app.memory.fit(plan), locales.translator("en"), "en")
     assert html.count('class="tx-bar"') == 1  # devices that hold nothing are not shown
 
 
@@ -114,7 +115,7 @@ def test_a_transformers_folder_has_a_memory_bar_and_uses_the_gpus_of_pytorch(
     plan = app.planner.plan(LoadRequest(app.record("folder")))
     fit = app.memory.fit(plan)
     assert fit is not None and fit.short and app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME)))) is not None
-    assert "tx-bar" in model_html.memory(fit, locales.translator("en"))
+    assert "tx-bar" in model_html.memory(fit, locales.translator("en"), "en")
     assert plan.record.shape is not None and plan.record.header is None
     app.memory.torch_gpus = lambda: (Gpu(GPU_NAME, 8000 * MB, 8000 * MB),)
     assert app.memory.fit(plan) is not None and len(app.memory.free_memory(plan.loader)) == 2
@@ -131,4 +132,4 @@ def test_other_machines_have_bars_of_their_own_before_the_cards(app: App) -> Non
     assert [part.device.name for part in fit.parts] == ["", "a:1 #1", "a:1 #2", "b:1", GPU_NAME]
     assert [bool(part.need.weights) for part in fit.parts] == [True, False, True, True, True]
     assert [part.verdict for part in fit.parts[2:]] == ["fits", "unknown", "fits"], "b:1 does not tell its memory"
-    assert "b:1" in model_html.memory(fit, locales.translator("zh"))
+    assert "b:1" in model_html.memory(fit, locales.translator("zh"), "zh")

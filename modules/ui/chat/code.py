@@ -16,6 +16,8 @@ from modules.core.errors import Words
 
 MAX_HIGHLIGHTED, MAX_LINE = 40_000, 2000
 """Longer blocks, and blocks with longer lines, have no colors."""
+LONG_LINE = 80
+"""Characters of a line that a conversation has room for."""
 MAX_SECONDS = 0.3
 """Processor time after which a block is left without colors: Pygments takes very long for some texts."""
 EXACT_AFTER = 400
@@ -37,6 +39,8 @@ NAMES = {"batch": "Batch", "nimrod": "Nim", "splus": "R", "tex": "LaTeX"}
 """Names of languages that Pygments has others for, by first alias."""
 
 COPY: Words = {"en": "Copy code", "zh": "复制代码"}
+WRAP: Words = {"en": "Wrap lines", "zh": "自动换行"}
+DO_NOT_WRAP: Words = {"en": "Do not wrap", "zh": "不换行"}
 CODE: Words = {"en": "code", "zh": "代码"}
 
 _BLANK = re.compile(r"\s{200}")
@@ -71,16 +75,26 @@ CLASSES = {
 """Kinds of tokens that have a color, and their class after "tx-". Others have the color of the text, and no element."""
 
 
-def code_block(content: str, info: str, language: str) -> str:
-    """Return a block around `content`, which is HTML. `info` is what the fence says about its language."""
+def code_block(content: str, info: str, language: str, has_long_lines: bool = False) -> str:
+    """Return a block around `content`, which is HTML. `info` is what the fence says about its language.
+
+    Only with `has_long_lines`, it has a button that wraps the lines of all blocks.
+    """
     name = language_name(info)
     label = escape(name)
     described = escape(f"{name} {CODE[language]}".strip())
+    labels = f"<span>{WRAP[language]}</span><span>{DO_NOT_WRAP[language]}</span>"
+    wrap = f'<button type="button" class="tx-wrap-code">{labels}</button>' if has_long_lines else ""
     return (
         f'<div class="tx-code"><div class="tx-code-head"><span class="tx-code-language">{label}</span>'
-        f'<button type="button" class="tx-copy-code">{COPY[language]}</button></div>'
+        f'{wrap}<button type="button" class="tx-copy-code">{COPY[language]}</button></div>'
         f'<pre tabindex="0" role="group" aria-label="{described}"><code>{content}</code></pre></div>'
     )
+
+
+def has_long_lines(source: str) -> bool:
+    """Return whether a block is probably wider than a conversation."""
+    return max(map(len, source.split("\n"))) > LONG_LINE
 
 
 def language_name(info: str) -> str:

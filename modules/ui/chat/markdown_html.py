@@ -15,7 +15,7 @@ from markdown_it.utils import EnvType, OptionsDict
 
 from modules.core.errors import Words
 from modules.ui.chat import links
-from modules.ui.chat.code import GrowingCode, code_block, highlighted
+from modules.ui.chat.code import GrowingCode, code_block, has_long_lines, highlighted
 from modules.ui.chat.markdown_parser import CELL
 from modules.ui.chat.math import formula_html, source_html
 
@@ -181,13 +181,14 @@ class HtmlWriter(RendererHTML):
         source, info = tokens[idx].content, unescapeAll(tokens[idx].info)
         env["budget"].code -= len(source)
         if env["budget"].code < 0:
-            return code_block(escape(source), info, self._language)
+            return code_block(escape(source), info, self._language, has_long_lines(source))
         draft: Draft | None = env["draft"]
         colored = draft.next_code().update(source, info) if draft else highlighted(source, info)
-        return code_block(colored, info, self._language)
+        return code_block(colored, info, self._language, has_long_lines(source))
 
     def code_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
-        return code_block(escape(tokens[idx].content), "", self._language)
+        source = tokens[idx].content
+        return code_block(escape(source), "", self._language, has_long_lines(source))
 
     def heading_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         return f"<{_heading(tokens[idx])}>"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 
+from modules.app import App
 from modules.chat.participants import INSTRUCT
 from modules.chat.pictures import IMAGE
 from modules.chat.run import RunState
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
 from modules.core.errors import WebUIError
 from modules.core.events import Json
+from modules.core.worker_errors import WorkerDied, WorkerStuck
 from modules.ui.chat.markdown import Renderer, StreamingMarkdown
 from modules.ui.handlers import Page
 from modules.ui.widgets.messages import decimal_size
@@ -57,8 +59,24 @@ class ConversationView:
             "order": [message.id for message in path],
             "messages": changed,
             "running": run.message if run else "",
-            "error": self._page.alert(failure.error) if failure and failure.error else participants["error"],
+            **self._failure(failure),
         }
+
+    def _failure(self, failure: RunState | None) -> dict[str, Json]:
+        """Return as `error` why the last answer failed, and as `load` the model that has ended with it.
+
+        Once a model is ready again, its end is not shown any more.
+        """
+        error = failure.error if failure else None
+        if error is None:
+            return {}
+        app, load = self._page.app, ""
+        if isinstance(error, WorkerDied):
+            if _has_model(app):
+                return {}
+            reloads = isinstance(error, WorkerStuck)
+            load = (self._page.owner and not reloads and app.default_model()) or ""
+        return {"error": self._page.alert(error), "load": load}
 
     def _participants(self, conversation: Conversation) -> dict[str, Json]:
         """Return mode, character and persona, and as `error` why the character's texts are not used.
@@ -157,6 +175,14 @@ class ConversationView:
     def _thought_label(self, seconds: float) -> str:
         tr = self._page.tr
         return tr("thought_for").format(seconds=max(1, round(seconds))) if seconds else tr("thoughts_done")
+
+
+def _has_model(app: App) -> bool:
+    """Return whether the page's model is ready. Its status may still say so shortly after its worker has ended."""
+    try:
+        return app.models.current.death is None
+    except WebUIError:
+        return False
 
 
 def facts_line(receipt: Mapping[str, Json], page: Page) -> str:

@@ -62,7 +62,8 @@ class Explanation:
         notes = model_html.reasons(*self._reasons(plan), page.tr)
         notes += options.install.notes(*wanted, model_html.explanation(explained, page.language, page.tr))
         fit = await asyncio.to_thread(self._app.memory.fit, plan)
-        memory = model_html.memory(fit if page.owner or fit is None else _without_addresses(fit, plan.nodes), page.tr)
+        shown_fit = fit if page.owner or fit is None else _without_addresses(fit, plan.nodes)
+        memory = model_html.memory(shown_fit, page.tr, page.language)
         shown = {options.notes: notes, self._memory: memory}
         return shown | options.mark_sources(plan) | options.install.offer(*wanted)
 

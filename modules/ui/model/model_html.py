@@ -8,6 +8,8 @@ from html import escape
 
 from modules.catalog.record import ModelRecord
 from modules.core.events import Json
+from modules.core.worker_errors import WorkerDied
+from modules.options.load import OPTIONS
 from modules.options.option import Value
 from modules.planning.fit import Fit, Part
 from modules.runtime.status import Status
@@ -30,7 +32,7 @@ def pill(status: Status, tr: Tr) -> str:
     rest = {
         "empty": tr("no_model"),
         "loading": tr("loading") + percent,
-        "failed": tr("failed"),
+        "failed": tr("model_stopped" if isinstance(status.error, WorkerDied) else "failed"),
         "asleep": tr("resident_asleep"),
         "ready": f"{status.loader} · {tr('pill_context').format(count=status.context_length)}",
     }[status.state]
@@ -108,12 +110,12 @@ def facts(record: ModelRecord, tr: Tr, is_owner: bool = True) -> str:
     return f'<div class="tx-chips" data-model="{escape(record.name, quote=True)}">{shown}</div>'
 
 
-def memory(fit: Fit | None, tr: Tr) -> str:
+def memory(fit: Fit | None, tr: Tr, language: str) -> str:
     """Render the memory that a load needs against what is free, one bar per device, with remedies if it is short."""
     if fit is None:
         return ""
     bars = "".join(_device(part, tr) for part in fit.parts if part.need.total)
-    buttons = "".join(_remedy(change) for change in fit.remedies)
+    buttons = "".join(_remedy(change, language) for change in fit.remedies)
     remedies = f'<p class="tx-remedies">{escape(tr("remedies"))}{buttons}</p>' if buttons else ""
     return bars + remedies
 
@@ -136,8 +138,9 @@ def _device(part: Part, tr: Tr) -> str:
     )
 
 
-def _remedy(change: Mapping[str, Value]) -> str:
-    text = ", ".join(key if value is True else f"{key} {value}" for key, value in change.items())
+def _remedy(change: Mapping[str, Value], language: str) -> str:
+    labels = {key: OPTIONS[key].label[language] for key in change}
+    text = ", ".join(labels[key] if value is True else f"{labels[key]} {value}" for key, value in change.items())
     content = escape(json.dumps(dict(change)), quote=True)
     return f'<button type="button" data-change="{content}">{escape(text)}</button>'
 

@@ -6,7 +6,7 @@ import { choices, chosenSystem, create } from "./new_chat.js";
 import { register } from "./shortcuts.js";
 import * as templateVariables from "./template_variables.js";
 import { tr } from "./texts.js";
-import { change, changesMade, conversation, edit, isAnswering, lastMessage, selectVersion } from "./transcript.js";
+import { change, changesMade, conversation, edit, forgetEndOfModel, isAnswering, lastMessage, noteOffer, selectVersion } from "./transcript.js";
 
 const COUNT_DELAY = 400;
 const MAX_FILES = 10;
@@ -20,6 +20,7 @@ const files = make("ul", { id: "tx-attached", class: "tx-attached" });
 const start = make("input", { id: "tx-start-with", "aria-label": tr("start_reply_with"), placeholder: tr("start_reply_with") });
 const startBox = make("details", { id: "tx-start-box" }, make("summary", {}, tr("start_reply_with")), start);
 const line = make("div", { id: "tx-chat-line" });
+new MutationObserver(noteOffer).observe(line, { childList: true });
 const meterBar = make("i", {});
 const meterText = make("span", {});
 const meter = make("div", { id: "tx-meter", hidden: true, title: tr("context_meter") }, make("span", { class: "tx-meter-bar" }, meterBar), meterText);
@@ -188,7 +189,10 @@ function finish(answer) {
     const load = draft ? "" : answer.load;
     endDraft();
     alertHtml(answer.error);
-    if (load) line.append(make("button", { type: "button", id: "tx-load-and-send", click: () => loadAndSend(load) }, tr("load_and_send", { model: load })));
+    if (load) {
+      forgetEndOfModel();
+      line.append(make("button", { type: "button", id: "tx-load-and-send", click: () => loadAndSend(load) }, tr("load_and_send", { model: load })));
+    }
   }
   else if (answer.id && !draft) {
     started = true;
@@ -222,8 +226,14 @@ function loadAndSend(name) {
     if (readyText() !== undefined) sendMessage();
   });
   watcher.observe(pill, { subtree: true, childList: true, attributes: true });
-  document.dispatchEvent(new CustomEvent("tx-model", { detail: { action: "load", name } }));
+  loadModel(name);
 }
+
+const loadModel = (name) => document.dispatchEvent(new CustomEvent("tx-model", { detail: { action: "load", name } }));
+events.addEventListener("load", ({ detail }) => {
+  loadModel(detail);
+  focusInput();
+});
 
 const settle = () => {
   started = false;

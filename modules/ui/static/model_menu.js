@@ -128,8 +128,9 @@ const update = () => {
   const state = stateOf();
   if (state !== lastState) {
     // Only changes are read out, not each percent.
-    if (lastState) announce({ empty: tr("no_model"), loading: tr("loading"), ready: tr("model_is_loaded"), asleep: tr("model_asleep"), failed: tr("failed") }[state] ?? "");
+    if (lastState) announce({ empty: tr("no_model"), loading: tr("loading"), ready: tr("model_is_loaded"), asleep: tr("model_asleep"), failed: pill()?.querySelector(".tx-pill-rest")?.textContent }[state] ?? "");
     lastState = state;
+    document.dispatchEvent(new CustomEvent("tx-model-status", { detail: state }));
   }
   if (menu) refresh();
 };

@@ -1,4 +1,5 @@
 // The Notebook page: a text that a model goes on with, and views of it.
+import { toggleWrapping } from "./code_wrapping.js";
 import { iconButton, make } from "./dom.js";
 import { icon } from "./icons.js";
 import * as client from "./notebook_client.js";
@@ -105,6 +106,7 @@ tabs.addEventListener("keydown", (event) => {
 });
 tokens.listen(other);
 other.addEventListener("click", (event) => {
+  toggleWrapping(event.target);
   const button = event.target.closest(".tx-copy-code");
   if (button) copyText(button.closest(".tx-code").querySelector("code").textContent, button);
 });

@@ -13,6 +13,7 @@ import "./residents.js";
 import "./session_card.js";
 import { register } from "./shortcuts.js";
 import * as sidebar from "./sidebar.js";
+import { watchLimitsIn } from "./slider_limits.js";
 import { tr } from "./texts.js";
 
 const root = document.documentElement;
@@ -140,6 +141,7 @@ const whenDrawn = new MutationObserver(() => {
   if (!tabButton("chat") || !document.querySelector("#tx-title")) return;
   whenDrawn.disconnect();
   renameIn(document.querySelector("#tx-tabs"));
+  watchLimitsIn(document.querySelector("#tx-tabs"));
   listed.then((kept) => {
     opened = !kept; // nothing to open on a server that keeps no conversations
     showDestination();

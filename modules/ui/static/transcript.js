@@ -2,6 +2,7 @@
 // drawn again.
 import { avatar } from "./avatar.js";
 import { currentId, events, get, open, post } from "./chat_client.js";
+import { toggleWrapping } from "./code_wrapping.js";
 import { iconButton, make, rendered } from "./dom.js";
 import { language, tr } from "./texts.js";
 
@@ -147,7 +148,7 @@ function show(body) {
     if (id === body.dropped_until) wanted.push(make("div", { class: "tx-memory-line", role: "separator" }, tr("memory_begins")));
     wanted.push(node);
   }
-  if (body.error) wanted.push(rendered(body.error, "tx-run-error"));
+  if (body.error) wanted.push(failureOf(body));
   const stopped = shown.running && !body.running;
   shown = { ...body, messages };
   arrange(wanted);
@@ -156,6 +157,30 @@ function show(body) {
   if (stopped) announcer.textContent = tr("answer_complete");
   events.dispatchEvent(new CustomEvent("shown", { detail: shown }));
 }
+
+/** Return why the last answer failed, with a button if its model has ended and can be loaded again. */
+function failureOf({ error, load }) {
+  const node = rendered(error, "tx-run-error");
+  const loadAgain = () => {
+    node.remove();
+    noteOffer();
+    events.dispatchEvent(new CustomEvent("load", { detail: load }));
+  };
+  if (load) node.firstElementChild.append(make("button", { type: "button", class: "tx-load-again", click: loadAgain }, tr("load_again")));
+  return node;
+}
+
+/** Remove why the last answer failed if that was the end of its model, which is said elsewhere or holds no longer. */
+export function forgetEndOfModel() {
+  list.querySelector(".tx-load-again")?.closest(".tx-run-error").remove();
+  noteOffer();
+}
+document.addEventListener("tx-model-status", ({ detail }) => detail === "ready" && forgetEndOfModel());
+
+/** Hide the card that offers to load a model while a button of the conversation does. An attribute, as `:has` is slow. */
+export const noteOffer = () =>
+  document.documentElement.toggleAttribute("data-offers-load", document.querySelector(".tx-load-again, #tx-load-and-send") !== null);
+events.addEventListener("shown", noteOffer);
 
 /** Put these nodes into the list, and touch only those that have to move: a moved node loses its focus and selection. */
 function arrange(wanted) {
@@ -262,6 +287,7 @@ const buttons = {
 };
 
 list.addEventListener("click", (event) => {
+  toggleWrapping(event.target);
   const code = event.target.closest(".tx-copy-code");
   if (code) copyText(code.closest(".tx-code")?.querySelector("pre")?.innerText ?? "", code);
   const button = event.target.closest("[data-act]");

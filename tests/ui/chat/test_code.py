@@ -15,6 +15,7 @@ from modules.ui.chat.code import (
     MAX_HIGHLIGHTED,
     GrowingCode,
     code_block,
+    has_long_lines,
     highlighted,
     language_name,
     languages,
@@ -34,6 +35,12 @@ def test_a_block_has_its_language_and_a_button_to_copy() -> None:
     assert '<button type="button" class="tx-copy-code">复制代码</button>' in block
     assert 'aria-label="Python 代码"' in block
     assert ">Copy code</button>" in code_block("x", "", "en")
+
+
+def test_only_a_block_with_long_lines_can_be_wrapped() -> None:
+    assert has_long_lines("short\n" + 81 * "x") and not has_long_lines(100 * "short\n")
+    assert "Wrap lines" in code_block("x", "", "en", has_long_lines=True)
+    assert "tx-wrap-code" not in code_block("x", "", "en")
 
 
 def test_languages_have_the_names_people_know(subtests: pytest.Subtests) -> None:

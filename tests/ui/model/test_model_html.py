@@ -10,7 +10,7 @@ import pytest
 from modules.catalog.record import ModelRecord
 from modules.catalog.record_reader import server_record
 from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, both
-from modules.core.worker_errors import LoadFailed
+from modules.core.worker_errors import LoadFailed, WorkerDied
 from modules.formats.server_file import ServerFile
 from modules.runtime.status import Status
 from modules.ui import locales
@@ -73,6 +73,12 @@ def test_a_load_without_a_percentage_says_what_is_waited_for(language: str) -> N
         assert tr(f"stage_{stage}") in model_html.load_status(loading, tr, language)
         assert "%" not in model_html.pill(loading, tr)
     assert "25%" in model_html.pill(Status("loading", name="a", stage="weights", progress=0.25), tr)
+
+
+def test_the_header_tells_a_model_that_has_ended_from_one_that_did_not_load() -> None:
+    tr = locales.translator("en")
+    assert "Stopped" in model_html.pill(Status("failed", name="a", error=WorkerDied(-9, both("generating"))), tr)
+    assert "Load failed" in model_html.pill(Status("failed", name="a", error=LoadFailed("l", "a", "b")), tr)
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
