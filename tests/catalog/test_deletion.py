@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -192,3 +193,24 @@ def test_an_entry_that_leads_out_of_the_folder_is_ignored(tmp_path: Path, subtes
         with subtests.test(text=text):
             file.write_text(text)
             assert ModelBin(tmp_path).entries() == []
+
+
+def test_a_disk_that_fails_in_the_middle_leaves_all_parts_in_the_bin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2, 3):
+        put(tmp_path / f"big-{number:05}-of-00003.gguf", gguf())
+    entry, rename, calls = delete(tmp_path, "big-00001-of-00003.gguf"), os.rename, list[Path]()
+    before = tree(tmp_path)
+
+    def fail_at_the_second(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(errno.EROFS, "Read-only file system")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_at_the_second)
+    with pytest.raises(NotRestorable, match="Read-only file system"):
+        ModelBin(tmp_path).restore(entry.id)
+    assert tree(tmp_path) == before
+    assert ModelBin(tmp_path).restore(entry.id) == entry and names(tmp_path) == ["big-00001-of-00003.gguf"]

@@ -15,6 +15,7 @@ GOOD = {
     "a:\nb: ~\nc: null\nd: 'null'\n": {"a": "", "b": "", "c": "", "d": "null"},
     "": {},
     "# only a comment\n": {},
+    "---\n": {},
     "{a: b}": {"a": "b"},
 }
 BAD = {

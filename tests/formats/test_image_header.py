@@ -40,6 +40,7 @@ def test_other_and_damaged_files_have_no_header() -> None:
     assert read_image_header(b"RIFF\0\0\0\0WAVEfmt ") is None
     for kind in ("PNG", "JPEG", "WEBP"):
         assert read_image_header(picture(kind)[:15]) is None
+    assert read_image_header(b"\xff\xd8" + b"\xff\x01" * 10_000) is None, "markers without end"
 
 
 def test_random_bytes_never_raise() -> None:

@@ -28,6 +28,13 @@ def test_all_python_files_of_a_folder_are_hashed_including_hidden_and_linked_one
     assert hash_python_files(model) == {"b.py": sha("b"), "linked/c.py": sha("c"), "sub/.a.py": sha("a")}
 
 
+def test_a_file_that_cannot_be_read_counts_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    assert hash_python_files(tmp_path) == {"gone.py": "No such file or directory"}
+    (tmp_path / "nowhere.py").write_text("x")
+    assert hash_python_files(tmp_path)["gone.py"] == sha("x")
+
+
 def test_for_a_gguf_file_the_python_files_of_its_tokenizer_folder_are_hashed(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     (tmp_path / "stray.py").write_text("not part of a tokenizer")

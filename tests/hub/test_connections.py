@@ -10,12 +10,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from modules.hub.client import HubClient
-from modules.hub.errors import DownloadError, Stopped
+from modules.hub.errors import DownloadError, MirrorUnreachable, Stopped
 from modules.hub.file_source import HubFileSource
 from modules.hub.repository import RemoteFile
 from tests.support.hub_reading import BIG, REPO, large_file, read_body
@@ -191,3 +192,27 @@ def test_no_socket_is_left_open(served: HubServer) -> None:
         time.sleep(0.2)  # until the server has closed its sockets
         count_before = count_before or count()
     assert count() <= count_before
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+    """Let every name have the loopback address with these ports."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+
+def test_the_next_address_of_a_name_is_used_if_one_refuses(
+    served: HubServer, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, free_port, int(served.url.rpartition(":")[2]))
+    with closing(HubClient("http://mirror.example", connect_seconds=1, read_seconds=1)) as hub:
+        assert hub.resolve_commit(REPO, "main") == served.repos[REPO].branches["main"]
+
+
+def test_a_name_without_a_usable_address_is_an_unreachable_mirror(
+    free_port: int, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    for ports in ((), (free_port, free_port)):
+        with subtests.test(ports=len(ports)), closing(HubClient("http://mirror.example", connect_seconds=1)) as hub:
+            resolve_to(monkeypatch, *ports)
+            with pytest.raises(MirrorUnreachable, match=r"mirror\.example"):
+                hub.resolve_commit(REPO, "main")

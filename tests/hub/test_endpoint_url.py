@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from modules.hub.endpoint_url import (
@@ -91,3 +93,15 @@ def test_public_addresses_and_fake_ips_of_proxies_are_not_private(name: str) -> 
 def test_an_unresolvable_name_is_not_private() -> None:
     assert not is_private_host("no-such-host.invalid")
     assert not is_private_host("no-such-host.invalid", resolve=False)
+
+
+def test_a_name_is_private_if_one_of_its_addresses_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = ["8.8.8.8", "2606:4700::1"]
+
+    def resolve(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert not is_private_host("mirror.example")
+    addresses.append("fe80::1%eth0")
+    assert is_private_host("mirror.example") and not is_private_host("mirror.example", resolve=False)

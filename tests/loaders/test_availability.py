@@ -55,6 +55,19 @@ def test_a_package_in_the_loaders_own_overlay_counts_as_installed(tmp_path: Path
     assert unavailable(loader) is not None
 
 
+def test_a_module_of_a_missing_package_is_not_installed() -> None:
+    assert availability.is_installed("json.decoder") and not availability.is_installed("json.no_such_module")
+    assert not availability.is_installed("no_such_package.module")
+
+
+def test_a_format_that_only_loaders_for_gpus_support_has_no_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availability, "has_nvidia_gpu", lambda: False)
+    reason = availability._no_cuda("exl2")
+    assert reason["en"].endswith("none was found. No other loader supports EXL2 models.")
+    assert reason["zh"].endswith("没有其他加载器支持 EXL2 模型。")
+    assert "Load this model with AutoGPTQ or Transformers instead." in availability._no_cuda("gptq")["en"]
+
+
 # -- CUDA: in a separate process, because the result is cached
 
 NO_GPU = "it needs an NVIDIA GPU with CUDA, and none was found"

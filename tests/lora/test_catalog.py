@@ -131,6 +131,11 @@ def without_folder(folder: Path) -> None:
     put(folder / "adapter_config.json", CONFIG)
 
 
+def with_type(folder: Path, dtype: str) -> None:
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b'"BF16"', f'"{dtype}" '.encode()))
+
+
 DAMAGED: list[tuple[Callable[[Path], object], str, str]] = [
     (without_config, "incomplete", "a: adapter_config.json is missing."),
     (without_weights, "incomplete", "a: adapter_model.safetensors is missing."),
@@ -149,6 +154,8 @@ DAMAGED: list[tuple[Callable[[Path], object], str, str]] = [
         "damaged",
         "rank 4 in A, 2 in B",
     ),
+    (lambda top: peft(top / "a", SHAPES | {LAYER + "q_proj.lora_A.weight": (256,)}), "damaged", "dimensions [256]"),
+    (lambda top: with_type(peft(top / "a"), "F64"), "unsupported", "is of type 'F64'; only F32, F16 and BF16"),
     (lambda top: adapter(top / "a.gguf", general_type="model"), "unsupported", "this is a model, not a LoRA."),
     (lambda top: put(top / "a.gguf", gguf()), "unsupported", "this is a model, not a LoRA."),
     (lambda top: adapter(top / "a.gguf", adapter_type="other"), "unsupported", "is not a LoRA: its type is 'other'"),
@@ -216,3 +223,8 @@ def test_listing_again_reads_only_changed_files(tmp_path: Path) -> None:
     assert time.perf_counter() - first_end < (first_end - start) / 4
     peft(tmp_path / "lora 7", r=16)
     assert [record.name for record in loras.all() if record.problem] == ["lora 7"]
+
+
+def test_a_pattern_that_is_no_regular_expression_matches_nothing(tmp_path: Path) -> None:
+    peft(tmp_path / "a", rank_pattern={"(": 2, "q_proj": 4})
+    assert (only_record(tmp_path).ranks, only_record(tmp_path).problem) == ((4,), None)

@@ -42,6 +42,7 @@ def expected(grammar: str) -> str:
         'list ::= item list | ""\nroot ::= list\nitem ::= "a"',
         "root ::= root | ::= ) ( | * {",
         'root ::= (("a"?)*)*',
+        'root ::= "a"{2}{3}?*',
     ],
 )
 def test_ordinary_and_invalid_grammars_are_left_to_the_engine(grammar: str) -> None:
@@ -56,6 +57,8 @@ def test_ordinary_and_invalid_grammars_are_left_to_the_engine(grammar: str) -> N
         ("root ::= " + "(" * 201, "200 parentheses"),
         ("\n".join(f'r{i} ::= "a"' for i in range(4000)) + '\nroot ::= "a"{1001}', "5000 rules"),
         ('root ::= "a"{99999999999999999999}', "5000 rules"),
+        ('root ::= "a"{4000}?{2000}', "5000 rules"),
+        ("root ::= many | many\nmany ::= " + " | ".join(['"a"'] * 5001), "rule root has more"),
         (DOUBLING, "10000 ways"),
         ("\n".join(f'a{i} ::= a{i + 1} "y" | a{i + 1} "z"' for i in range(20)) + '\na20 ::= "x"', "10000 ways"),
         ('root ::= "b" tail\ntail ::= (("a"?){0,200}){0,200}', "rule root has more"),

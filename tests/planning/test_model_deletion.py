@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -134,3 +136,28 @@ def test_what_was_deleted_long_ago_is_gone_after_a_start(app: App, models: Path,
     file.write_text(file.read_text().replace(str(old.deleted), "1000.0"))
     make_app().sweep()
     assert [path.name for path in folder.iterdir()] == [recent.id]
+
+
+def test_settings_stay_if_the_disk_refuses_to_move_the_model(
+    app: App, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    save(app, "a.gguf", 512)
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(NotDeletable, match="Read-only file system"):
+        app.deletion.delete("a.gguf")
+    assert app.model_settings.get("a.gguf") == {"loader": "llama.cpp", "n_ctx": 512}
+    assert (models / "a.gguf").is_file() and app.deletion.entries() == []
+
+
+def test_a_folder_that_a_running_download_will_replace_is_not_deleted(app: App, models: Path, hub: HubServer) -> None:
+    put(models / "mine" / "part.gguf", gguf())
+    app.mirrors.choose(hub.url)
+    hub.fault(r"resolve/.*a\.gguf", delay=30)
+    job = app.downloads.start(DownloadSpec("some/repo", "main", "mine"))
+    with pytest.raises(NotDeletable, match="download"):
+        app.deletion.delete("mine/part.gguf")
+    app.deletion.delete("a.gguf")
+    app.downloads.cancel(job)

@@ -14,11 +14,14 @@ import pytest
 from modules.core.errors import InstallFailed, LoaderUnavailable, Unsupported
 from modules.core.paths import ROOT
 from modules.loaders.availability import unavailable
-from modules.loaders.overlay import Overlay
+from modules.loaders.overlay import STAMP, Overlay
 from modules.loaders.registry import Extra, Loader
-from modules.setup.install import wait
-from modules.setup.overlay_installer import OverlayInstaller
+from modules.setup import install
+from modules.setup.install import describe, describe_progress, installation_in_progress, wait, wait_for_rpc
+from modules.setup.overlay_installer import Installation, OverlayInstaller
+from modules.system import file_lock
 from tests.conftest import ECHO
+from tests.support.echo_plans import wait_until
 from tests.support.package_index import PackageIndex
 
 
@@ -113,3 +116,71 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_install_flag_accepts_any_alias_of_a_loader_and_exits(name: str, status: int, expected: str) -> None:
     result = run("--install", name)
     assert (result.returncode, result.stdout) == (status, "") and expected in result.stderr
+
+
+# -- without pip -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Loader:
+    """A loader with an overlay for which no disk has the space, so that its installation fails before pip starts."""
+    overlay = Overlay("of-test", 10**12, tmp_path)
+    overlay.requirements.write_text("some-package==1.0\n")
+    overlay.folder.parent.mkdir()
+    return dataclasses.replace(ECHO, packages=("no_such_package",), overlay=overlay)
+
+
+def test_progress_is_described_by_what_is_known_of_it(subtests: pytest.Subtests) -> None:
+    overlay = Overlay("of-test", 1, title="llama.cpp")
+    compiling = Installation("installing", 3, 9, phase="compiling")
+    for installation, texts in (
+        (
+            Installation("waiting"),
+            ("Waiting for another process that is installing it ...", "另一进程正在安装，等待其完成……"),
+        ),
+        (Installation("installing", 1, 2), ("llama.cpp: 1 of 2 packages downloaded", "llama.cpp：已下载 1/2 个软件包")),
+        (Installation("installing"), ("Downloading the source of llama.cpp", "正在下载 llama.cpp 的源代码")),
+        (dataclasses.replace(compiling, total=0), ("Preparing to compile llama.cpp", "正在准备编译 llama.cpp")),
+        (compiling, ("Compiling llama.cpp: 3 of 9", "正在编译 llama.cpp：3/9")),
+        (
+            dataclasses.replace(compiling, seconds_left=59.0),
+            ("Compiling llama.cpp: 3 of 9, less than a minute left", "正在编译 llama.cpp：3/9，剩余不到 1 分钟"),
+        ),
+        (
+            dataclasses.replace(compiling, seconds_left=150.0),
+            ("Compiling llama.cpp: 3 of 9, about 2 min left", "正在编译 llama.cpp：3/9，约剩 2 分钟"),
+        ),
+    ):
+        with subtests.test(ascii(texts[0])):
+            assert tuple(describe(installation, overlay, language) for language in ("en", "zh")) == texts
+
+
+def test_a_load_is_told_that_its_packages_are_being_installed_or_why_they_were_not(large: Loader) -> None:
+    overlays, overlay = OverlayInstaller(), large.overlay
+    assert overlay is not None and installation_in_progress(large, "", overlays) is None
+    with (overlay.folder.parent / ".of-test.lock").open("w") as lock:
+        file_lock.acquire(lock.fileno())
+        overlays.start(overlay)
+        wait_until(lambda: overlays.status(overlay).state == "waiting", 3)
+        error = installation_in_progress(large, "", overlays)
+        assert (
+            error is not None and "Waiting for another process" in error.say("en") and "等待其完成" in error.say("zh")
+        )
+    wait_until(lambda: not overlays.status(overlay).in_progress, 3)
+    assert installation_in_progress(large, "", overlays) is None
+    assert isinstance(describe_progress(large, overlay, overlays), InstallFailed)
+
+
+def test_an_rpc_node_needs_llama_cpp_and_its_backend(large: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert large.overlay is not None
+    backend = dataclasses.replace(large.overlay, title="llama.cpp RPC")
+    monkeypatch.setattr(install, "RPC", backend)
+    monkeypatch.setattr(install, "find_loader", lambda _: large)
+    with pytest.raises(InstallFailed, match="could not install overlays/of-test|Could not install overlays/of-test"):
+        wait_for_rpc("en", OverlayInstaller())
+    monkeypatch.setattr(install, "find_loader", lambda _: dataclasses.replace(ECHO, packages=("json",)))
+    with pytest.raises(InstallFailed, match="Could not install llama.cpp RPC"):
+        wait_for_rpc("en", OverlayInstaller())
+    backend.folder.mkdir()
+    (backend.folder / STAMP).write_text(backend.fingerprint)
+    wait_for_rpc("en", OverlayInstaller())

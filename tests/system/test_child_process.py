@@ -95,6 +95,24 @@ def test_a_fork_can_start_children_too() -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
+def test_a_process_ends_with_the_children_of_its_group_only_if_it_leads_one() -> None:
+    reader, writer = os.pipe()
+    for leads in (False, True):
+        pid = os.fork()
+        if pid == 0:
+            if leads:
+                os.setpgrp()
+            os.write(writer, b"%d\n" % subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid)
+            child_process.end()
+        assert os.waitpid(pid, 0)[1] == (signal.SIGKILL if leads else 0)
+        child = int(os.read(reader, 100))
+        assert ends_within(2, child) if leads else is_running(child)
+        if not leads:
+            os.kill(child, signal.SIGKILL)
+    os.close(reader)
+    os.close(writer)
+
+
 # -- below a supervisor ------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,11 @@ def test_hyperthreads_are_grouped_by_core(tmp_path: Path, monkeypatch: pytest.Mo
     assert cpu_memory.cpus_by_core() == [[2], [3]]
 
 
+def test_a_system_that_does_not_tell_the_cores_has_none_to_bind_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cpu_memory.cpus_by_core() == []
+
+
 def test_the_fast_cores_of_hybrid_processors_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpus = tmp_path / "system" / "cpu"
     cpus.mkdir(parents=True)

@@ -131,6 +131,11 @@ def test_the_build_of_pytorch_is_read_without_importing_it(
     assert gpus.torch_build() == build
 
 
+def test_without_pytorch_there_is_no_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert gpus.torch_build() == ("", "")
+
+
 @pytest.mark.parametrize(("build", "kind"), [("cuda", "NVIDIA"), ("hip", "AMD"), ("", "")])
 def test_torch_gpus_are_those_of_the_vendor_that_pytorch_was_built_for(
     monkeypatch: pytest.MonkeyPatch, build: str, kind: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -58,3 +60,20 @@ def test_an_unreachable_node_is_named_in_both_languages() -> None:
             ask(node, LIMIT)
         assert all(node in error.value.say(language) for language in LANGUAGES) and reason in str(error.value)
     assert isinstance(error.value, NodeError) and error.value.status == 502
+
+
+def test_a_node_that_resets_the_connection_has_hung_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def reset() -> None:
+            client, _ = listener.accept()
+            client.recv(1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        with pytest.raises(NodeHungUp, match="closes the connection"):
+            ask(address, 2)
+        thread.join()
