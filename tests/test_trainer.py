@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from modules.core.errors import WebUIError
-from modules.core.training_errors import TrainingDiskFull, TrainingFailed
+from modules.core.training_errors import TrainingDiskFull, TrainingFailed, TrainingOutOfMemory
+from modules.engines.training.job import JOB, TrainingJob
 from modules.trainer import as_error
+from modules.training.parameters import parse_parameters
 
 CASES: list[tuple[str, type[WebUIError], str, str]] = [
     ("Error while serializing: I/O error: No space left on device (os error 28)", TrainingDiskFull, "full", "磁盘已满"),
@@ -32,3 +35,14 @@ def test_errors_of_libraries_are_said_in_both_languages(tmp_path: Path, subtests
             assert type(error) is kind
             again = WebUIError.from_json(error.to_json())
             assert english in again.say("en") and chinese in again.say("zh")
+
+
+def test_a_lack_of_memory_names_the_parameters_to_reduce(tmp_path: Path) -> None:
+    parameters = parse_parameters({"lora_name": "a", "micro_batch_size": 2, "cutoff_len": 512})
+    job = TrainingJob(tmp_path, tmp_path, "m", {}, parameters, tmp_path / "train.jsonl")
+    (tmp_path / JOB).write_text(json.dumps(job.to_json()))
+    for lack in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")):
+        error = as_error(lack, tmp_path)
+        assert isinstance(error, TrainingOutOfMemory)
+        assert (error.micro, error.tokens) == (2, 512)
+        assert "512" in error.say("en") and "512" in error.say("zh")

@@ -19,5 +19,5 @@ def echo_app(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.M
     folder.mkdir()
     (folder / "digits.txt").write_text("1 2 3 4 5 6 " * 20)
     (folder / "short.txt").write_text("1")
-    app = make_app("--dataset-dir", str(folder))
+    app = make_app("--dataset-dir", str(folder), "--lora-dir", str(tmp_path / "loras"))
     return app

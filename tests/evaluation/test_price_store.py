@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,25 @@ def test_a_damaged_file_is_reported_and_not_overwritten(tmp_path: Path) -> None:
         with pytest.raises(ResultsUnreadable):
             kept.add(result(1))
         assert kept.path.read_bytes() == content
+
+
+def test_a_file_that_is_too_large_or_cannot_be_written_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = PriceResults(tmp_path)
+    kept.add(result(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(ResultsNotSaved, match="File too large"):
+            kept.add(result(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [one.id for one in kept.all()] == ["1"]
+    monkeypatch.setattr("modules.evaluation.price_store.MAX_BYTES", kept.path.stat().st_size - 1)
+    for action in (kept.all, lambda: kept.add(result(2))):
+        with pytest.raises(ResultsUnreadable, match="MiB"):
+            action()
 
 
 def test_a_folder_that_is_gone_is_an_error_of_its_own(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from modules.evaluation.price_result import METRICS, Effect, PriceResult
@@ -34,6 +35,15 @@ def test_chinese_names_are_aligned_by_their_width() -> None:
     lines = price_text(RESULT, "zh").splitlines()[1:]
     widths = {sum(2 if ord(character) > 0x2E7F else 1 for character in line.split("→")[0]) for line in lines}
     assert len(widths) == 1 and "未见差异" in lines[0]
+
+
+def test_the_divergence_is_part_of_the_text() -> None:
+    compared = dataclasses.replace(
+        RESULT, kl=Interval(0.002, 0.001, 0.003), same_top=Interval(0.98, 0.975, 0.985), tokens=8000
+    )
+    last = price_text(compared, "en").splitlines()[-1]
+    assert last.startswith("KL divergence 0.002 (0.001 … 0.003) nats") and "98 (97.5 … 98.5) % of 8000" in last
+    assert "8000 个词符" in price_text(compared, "zh")
 
 
 def test_doubts_are_part_of_the_text() -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from modules.app import App
-from modules.core.errors import ModelNotFound, OptionError, UnknownOption, Unsupported
+from modules.core.errors import LoaderUnavailable, ModelNotFound, OptionError, UnknownOption, Unsupported
+from modules.core.worker_errors import LoadCancelled
 from modules.evaluation.errors import ResultsUnreadable, TextNotFound
 from modules.evaluation.price_errors import NoPrice, PriceNotFound, ResidentsInTheWay
 from modules.evaluation.price_loads import FreshLoad, Stop
 from modules.evaluation.price_measure import plan_speed_test
 from modules.evaluation.price_request import PriceRequest
+from modules.evaluation.price_run import PriceRun
 from modules.evaluation.price_state import PriceState
+from modules.loaders import registry
 from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan
 from tests.support.echo_models import use_echo
@@ -130,6 +136,51 @@ def test_a_failed_load_ends_it_with_its_sentence(app: App) -> None:
     assert app.prices.results.all() == []
 
 
+def test_models_that_cut_the_text_differently_show_their_perplexities_alone(app: App) -> None:
+    (app.catalog.folder / "bos model.gguf").write_bytes((app.catalog.folder / "good.gguf").read_bytes())
+    result = run(app, request("model", "good.gguf", "bos model.gguf")).result
+    assert result is not None and result.kl is None and result.same_top is None
+    effect = result.effect("perplexity")
+    assert effect is not None and effect.a > 1 and effect.b > 1 and math.isnan(effect.change.mean)
+    assert "same tokens" in result.quality_problem["en"]
+
+
+def test_a_load_under_way_is_ended_by_a_stop(app: App) -> None:
+    plan, _ = app.prices._loads.plans(request("numa", "false", "true", SLOW))
+    stop, outcome = Stop(), list[BaseException]()
+
+    def load() -> None:
+        try:
+            with app.prices._loads.load(plan, stop):
+                pass
+        except LoadCancelled as cancelled:
+            outcome.append(cancelled)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    wait_until(lambda: stop._load is not None)
+    stop.request()
+    loading.join(SECONDS)
+    assert len(outcome) == 1
+    with pytest.raises(LoadCancelled), app.prices._loads.load(plan, stop):
+        pass
+
+
+def test_a_loader_that_is_not_installed_is_refused_at_once(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = dataclasses.replace(registry.LOADERS["llama.cpp"], packages=("no_such_package",))
+    monkeypatch.setitem(cast("dict[str, registry.Loader]", registry.LOADERS), "llama.cpp", absent)
+    with pytest.raises(LoaderUnavailable, match="no_such_package"):
+        app.prices.start(request("numa", "false", "true", TIMED, "llama.cpp"))
+
+
+def test_what_was_stopped_before_its_turn_does_nothing_in_it(app: App, tmp_path: Path) -> None:
+    prices = app.prices
+    stopped = PriceRun(request(), app.texts.read("digits"), prices._loads, prices.results, tmp_path)
+    stopped.stop()
+    stopped.run()
+    assert stopped.state.phase == "stopped" and stopped.state.seconds == 0
+
+
 def test_a_stop_ends_the_load_and_keeps_nothing(app: App) -> None:
     running, queued = (app.prices.start(request("numa", "false", "true", SLOW)) for _ in range(2))
     wait_until(lambda: app.prices.find(running).phase == "quality")
@@ -153,6 +204,8 @@ def test_a_result_is_shown_without_perplexity_and_even_if_it_cannot_be_kept(app:
 def test_prompts_have_512_tokens_or_what_the_context_holds() -> None:
     ids = list(range(2000))
     full = plan_speed_test(ids, 8192)
+    periodic = plan_speed_test(ids[:512], 8192)
+    assert periodic.rehearsal[0] != periodic.prompt[0]  # the KV cache could answer the test
     assert (len(full.prompt), len(full.rehearsal), full.decoded) == (512, 512, 128)
     assert not set(full.prompt) & set(full.rehearsal)
     small = plan_speed_test([5, 6, 7], 64)

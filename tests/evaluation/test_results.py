@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import resource
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,19 @@ def test_a_damaged_file_is_not_overwritten(
             assert table.path.read_bytes() == raw
 
 
-def test_a_disk_that_refuses_is_said(table: EvaluationResults) -> None:
+def test_a_disk_that_refuses_is_said_and_the_table_stays_as_it_is(table: EvaluationResults) -> None:
+    table.add(cells())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(ResultsNotSaved, match="File too large"):
+            table.add(cells("a2"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [row.id for row in table.rows()] == ["a1"]
+
+
+def test_a_folder_that_cannot_be_made_is_said(table: EvaluationResults) -> None:
     table.path.parent.touch()
     with pytest.raises((ResultsNotSaved, ResultsUnreadable)):
         table.add(cells())

@@ -13,7 +13,7 @@ from modules.core.errors import both
 from modules.evaluation.errors import EvaluationNotFound, TooManyEvaluations
 from modules.evaluation.price_request import PriceRequest
 from modules.evaluation.request import EvaluationRequest, Subject
-from modules.evaluation.run_queue import RunQueue
+from modules.evaluation.run_queue import MAX_KEPT, MAX_QUEUED, RunQueue
 from modules.runtime.turns import Turns
 from tests.support.echo_models import use_echo
 from tests.support.training_app import PARAMETERS, training_app
@@ -70,6 +70,37 @@ def test_runs_of_two_queues_take_turns_and_one_that_is_stopped_is_not_waited_for
     for started in (evaluations, prices):
         started.close()
     assert third.ended.is_set()
+
+
+def test_a_queue_that_is_full_takes_no_more_and_runs_that_ended_long_ago_are_forgotten() -> None:
+    runs = queue(Turns())
+    works = [Work(str(number)) for number in range(MAX_QUEUED + 2)]
+    for work in works[:-1]:
+        runs._queue(work, both("x"))
+    assert works[0].begun.wait(SECONDS)
+    with pytest.raises(TooManyEvaluations):
+        runs._queue(works[-1], both("x"))
+    for work in works[:-1]:
+        work.go.set()
+    assert runs.wait(str(MAX_QUEUED), SECONDS)
+    runs._queue(works[-1], both("x"))
+    works[-1].go.set()
+    assert runs.wait(works[-1].id, SECONDS) and len(runs.state) == MAX_KEPT + 1
+    with pytest.raises(EvaluationNotFound):
+        runs.find("0")
+
+
+def test_a_defect_of_a_run_is_logged_and_the_next_one_has_its_turn(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Work):
+        def run(self) -> None:
+            raise RuntimeError("a defect")
+
+    runs, next_one = queue(Turns()), Work("next")
+    runs._queue(Broken("broken"), both("x"))
+    runs._queue(next_one, both("y"))
+    assert next_one.begun.wait(SECONDS)
+    assert "a defect" in caplog.text
+    runs.stop("next")
 
 
 def test_training_evaluations_and_prices_wait_for_what_was_started_before(

@@ -7,7 +7,9 @@ import gc
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from modules.core.prompt import Prompt
 from modules.core.worker_errors import WorkerDied
 from modules.evaluation.errors import (
     EvaluationNotFound,
+    KlImpossible,
     ModelsInTheWay,
     ResultsUnreadable,
     TextNotFound,
@@ -26,11 +29,15 @@ from modules.evaluation.errors import (
 )
 from modules.evaluation.prepared import PreparedText
 from modules.evaluation.request import EvaluationRequest, Subject
+from modules.evaluation.run import EvaluationRun, hashes
+from modules.evaluation.runs import EvaluationRuns
 from modules.evaluation.state import RunState, SubjectState
 from modules.loaders import registry
 from modules.planning.load_request import LoadRequest
 from tests.support.echo_models import limit_models
 from tests.support.echo_plans import texts, wait_until
+from tests.support.gguf_files import MODEL, Tensor, gguf
+from tests.support.lora_files import peft
 
 SECONDS = 20.0
 WITH_BOS, SLOW = "bos model.gguf", "brief model.gguf"
@@ -150,10 +157,11 @@ def test_generations_go_on_between_windows(app: App) -> None:
 
 
 def test_a_load_is_stopped_as_well(app: App) -> None:
-    id = app.evaluations.start(request(SLOW))
+    id = app.evaluations.start(request(SLOW, "good.gguf"))
     wait_until(lambda: app.models.status.state == "loading")
     app.evaluations.stop(id)
     assert app.evaluations.wait(id, 5.0) and app.evaluations.find(id).phase == "stopped"
+    assert [subject.phase for subject in app.evaluations.find(id).subjects] == ["stopped", "stopped"]
 
 
 def test_a_queued_evaluation_is_stopped_before_it_begins(app: App) -> None:
@@ -164,6 +172,54 @@ def test_a_queued_evaluation_is_stopped_before_it_begins(app: App) -> None:
     assert app.evaluations.find(second).phase == "stopped" and not app.evaluations.find(first).has_ended
     app.evaluations.stop(first)
     assert [state.id for state in app.evaluations.state] == [first, second]
+
+
+def test_what_was_stopped_before_its_turn_does_nothing_in_it(app: App, tmp_path: Path) -> None:
+    runs = app.evaluations
+    text = runs.texts.read("digits")
+    stopped = EvaluationRun(request("good.gguf"), text, runs._loader, runs.results, runs.tokens, tmp_path)
+    stopped.stop()
+    stopped.run()
+    assert stopped.state.phase == only(stopped.state).phase == "stopped" and app.models.status.state == "empty"
+
+
+def test_distributions_of_a_single_model_are_compared_with_nothing(app: App) -> None:
+    error = only(run(app, request("good.gguf", kl=True))).error
+    assert isinstance(error, KlImpossible) and "second model" in error.say("en")
+
+
+def test_a_lora_that_the_model_refuses_fails_its_evaluation(app: App) -> None:
+    heads = {"llama.attention.head_count": 4, "llama.attention.head_count_kv": 2}
+    weights = [Tensor(f"blk.0.attn_{part}.weight", (64, width)) for part, width in (("q", 64), ("v", 32))]
+    (app.catalog.folder / "base.gguf").write_bytes(gguf({**MODEL, **heads}, weights))
+    peft(app.loras.catalog.folder / "fail")  # the name makes the test engine raise an error
+    wanted = EvaluationRequest.parse("digits", (Subject("base.gguf", loras={"fail": 1.0}), Subject("good.gguf")), {})
+    first, second = run(app, wanted).subjects
+    assert (first.phase, second.phase) == ("failed", "done") and app.evaluations.results.rows()[0]["LoRAs"] == "None"
+    assert first.error is not None and "will not" in first.error.say("en")
+
+
+def test_a_model_that_was_deleted_meanwhile_has_no_fingerprint(app: App) -> None:
+    load(app)
+    text = app.evaluations.texts.read("digits")
+    before = hashes(app.models.current, text)
+    (app.catalog.folder / "good.gguf").unlink()
+    after = hashes(app.models.current, text)
+    assert (after["model_hash"], after["loras_hash"]) == ("", "") != (before["model_hash"], before["loras_hash"])
+    assert (after["text_hash"], after["options_hash"]) == (before["text_hash"], before["options_hash"])
+
+
+def test_what_killed_evaluations_have_left_behind_is_deleted_after_a_day(app: App, tmp_path: Path) -> None:
+    folder, started = tmp_path / "kl", app.evaluations
+    runs = EvaluationRuns(started.texts, started._loader, started.results, folder, app.turns)
+    runs.sweep()  # there is no such folder yet
+    old, young = folder / "old", folder / "young"
+    for part in (old, young):
+        part.mkdir(parents=True)
+    day_ago = time.time() - 86_410
+    os.utime(old, (day_ago, day_ago))
+    runs.sweep()
+    assert not old.exists() and young.exists()
 
 
 def test_one_failure_does_not_end_the_others(app: App) -> None:

@@ -90,6 +90,13 @@ def test_what_is_empty_missing_too_large_or_no_file_is_said(
             read_text(tmp_path / name)
 
 
+def test_a_text_that_the_disk_does_not_give_says_why() -> None:
+    memory = Path("/proc/self/mem")  # a regular file whose first byte cannot be read
+    with pytest.raises(TextUnreadable, match="Input/output error") as refusal:
+        read_text(memory)
+    assert "Input/output error。" in refusal.value.say("zh")
+
+
 def test_the_shipped_texts_are_utf_8_of_about_60_kilobytes() -> None:
     library = TextLibrary(ROOT / "training" / "datasets")
     for name in ("alice-in-wonderland", "journey-to-the-west"):

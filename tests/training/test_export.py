@@ -12,11 +12,12 @@ from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
 from modules.core.errors import NameTaken, OptionError, Unsupported
 from modules.core.lora_errors import LoraMismatch
-from modules.core.training_errors import CannotTrain, TrainerDied
+from modules.core.training_errors import CannotTrain, TrainerDied, TrainingDiskFull, TrainingFailed
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from modules.lora.catalog import LoraCatalog, LoraRecord
 from modules.training.export import gguf_adapter, merged_model
+from tests.support.checkpoint_files import checkpoint, put, tensors
 from tests.support.forked import forked
 from tests.support.lora_files import LAYER, peft
 
@@ -32,6 +33,37 @@ def lora(loras_folder: Path) -> LoraRecord:
 @pytest.fixture
 def model(smollm2_folder: Path) -> ModelRecord:
     return next(record for record in Catalog(smollm2_folder.parent).models() if record.format == "safetensors")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[LoraRecord, ModelRecord]:
+    """A LoRA and a model that it fits, of which nothing can be computed."""
+    layer = "model.layers.0.self_attn."
+    shapes = {layer + "q_proj.weight": (64, 64), layer + "v_proj.weight": (32, 64)}
+    put(checkpoint(tmp_path / "models" / "base") / "model.safetensors", tensors(shapes))
+    peft(tmp_path / "loras" / "a")
+    return LoraCatalog(tmp_path / "loras").find("a"), Catalog(tmp_path / "models").find("base")
+
+
+def test_a_disk_without_room_for_a_merged_model_is_refused_before_anything_is_written(
+    tmp_path: Path, small: tuple[LoraRecord, ModelRecord], subtests: pytest.Subtests
+) -> None:
+    lora, model = small
+    huge = dataclasses.replace(model, size=1 << 60)
+    with subtests.test("room"), pytest.raises(TrainingDiskFull):
+        merged_model(lora, huge, OPTIONS, tmp_path / "new", tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    (tmp_path / "file").touch()
+    with subtests.test("no folder can be made"), pytest.raises(TrainingFailed, match="Not a directory"):
+        merged_model(lora, model, OPTIONS, tmp_path / "new", tmp_path / "file" / "work")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_merge_that_fails_says_why_and_leaves_nothing(tmp_path: Path, small: tuple[LoraRecord, ModelRecord]) -> None:
+    with pytest.raises(TrainingFailed, match="as told"):
+        merged_model(*small, OPTIONS, tmp_path / "new", tmp_path / "work", program="tests.support.failing_trainer")
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "loras", "work"}
+    assert not any((tmp_path / "work").iterdir())
 
 
 def test_what_cannot_be_merged_is_refused(

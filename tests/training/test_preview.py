@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from modules.catalog.record import ModelRecord
+from modules.core.errors import WebUIError
+from modules.core.training_errors import TrainingFailed
 from modules.engines.training.samples import Sample
 from modules.loaders.load_settings import option_values, resolve
 from modules.training.dataset.errors import PreviewFailed
 from modules.training.dataset.prepare import Prepared, PreparedFile
 from modules.training.parameters import parse_parameters
 from modules.training.preview import Previews, _key
+from modules.training.process import TrainingProcess
 from tests.conftest import TRANSFORMERS
 
 SAMPLE = Sample(3, (("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False), ("Zorb!<|im_end|>", True)))
@@ -37,6 +40,19 @@ def test_the_rows_that_cannot_be_used_are_listed_without_a_process(tmp_path: Pat
 def test_a_process_that_ends_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PreviewFailed, match="exit status 1"):
         Previews("nothing.there").preview(record(tmp_path), {}, parse_parameters({}), prepared(SAMPLE))
+
+
+def test_what_the_process_reports_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="as told"):
+        Previews("tests.support.failing_trainer").preview(record(tmp_path), {}, parse_parameters({}), prepared(SAMPLE))
+
+
+def test_an_error_of_the_process_is_reported_by_it(tmp_path: Path) -> None:
+    process = TrainingProcess(tmp_path, None, "modules.engines.training.preview_process", "0")
+    (event,) = process.events()  # it has no job
+    process.close()
+    error = WebUIError.from_json(event)
+    assert isinstance(error, TrainingFailed) and "FileNotFoundError" in error.say("zh") and "job.json" in str(error)
 
 
 def test_a_preview_is_made_again_once_the_tokenizer_has_changed(tmp_path: Path) -> None:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from modules.app import App
-from modules.core.errors import ModelNotFound, OptionError, UnknownOption, Unsupported, WebUIError
+from modules.core.errors import (
+    LoaderUnavailable,
+    ModelNotFound,
+    ModelProblem,
+    NameTaken,
+    OptionError,
+    UnknownOption,
+    Unsupported,
+    WebUIError,
+)
 from modules.core.lora_errors import LoraMismatch, LoraNotFound
 from modules.core.training_errors import AdapterExists, CannotTrain, NoRoomToTrain, TrainingDiskFull
 from modules.engines.training.job import TrainingJob
 from modules.engines.training.samples import read_samples
+from modules.loaders.registry import LOADERS, Loader
 from modules.training.dataset.errors import DatasetNotFound
 from modules.training.memory import TrainingMemory
 from modules.training.service import PlannedRun
+from tests.support.checkpoint_files import CONFIG, checkpoint
 from tests.support.gguf_files import gguf
-from tests.support.lora_files import LAYER, peft
+from tests.support.lora_files import LAYER, adapter, peft
 from tests.support.training_app import PARAMETERS, ROWS, training_app
 
 SECONDS = 20
@@ -46,10 +58,19 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 ) -> None:
     (tmp_path / "models" / "file.gguf").write_bytes(gguf())
     (tmp_path / "loras" / "taken").mkdir(parents=True)
+    cut = checkpoint(tmp_path / "models" / "cut") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    exl2 = {**CONFIG, "quantization_config": {"quant_method": "exl2", "bits": 4.0}}
+    checkpoint(tmp_path / "models" / "exl2", config=exl2)
+    embedding = checkpoint(tmp_path / "models" / "embedding", config={**CONFIG, "model_type": "qwen3"})
+    (embedding / "modules.json").write_text("[]")
     cases: list[tuple[dict[str, Any], type[WebUIError], str]] = [
         ({"model": ""}, OptionError, "model"),
         ({"model": "nothing"}, ModelNotFound, "nothing"),
         ({"model": "file.gguf"}, CannotTrain, "original model"),
+        ({"model": "cut"}, ModelProblem, "truncated"),
+        ({"model": "exl2"}, CannotTrain, "this one is exl2"),
+        ({"model": "embedding"}, CannotTrain, "does not generate text"),
         ({"lora_name": ""}, OptionError, "lora_name"),
         ({"lora_name": "../a"}, OptionError, "lora_name"),
         ({"lora_name": "a/b"}, OptionError, "lora_name"),
@@ -85,6 +106,31 @@ def test_a_lora_of_another_model_is_not_continued(app: App, tmp_path: Path) -> N
     with pytest.raises(LoraMismatch):
         app.training.start(PARAMETERS, continues="misfit")
     assert app.training.runs.snapshot() == []
+
+
+def test_a_lora_that_is_no_peft_folder_or_damaged_is_not_continued(app: App, tmp_path: Path) -> None:
+    adapter(tmp_path / "loras" / "file.gguf")
+    weights = peft(tmp_path / "loras" / "cut") / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    for name, error, words in (("file", Unsupported, "cannot be trained"), ("cut", ModelProblem, "truncated")):
+        with pytest.raises(error, match=words):
+            app.training.start(PARAMETERS, continues=name)
+    assert app.training.runs.snapshot() == []
+
+
+def test_a_loader_that_is_not_installed_trains_nothing(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = dataclasses.replace(LOADERS["Transformers"], packages=("no_such_package",))
+    monkeypatch.setitem(cast("dict[str, Loader]", LOADERS), "Transformers", absent)
+    with pytest.raises(LoaderUnavailable, match="no_such_package"):
+        app.training.plan(PARAMETERS)
+
+
+def test_a_merged_model_does_not_replace_another(app: App, tmp_path: Path) -> None:
+    peft(tmp_path / "loras" / "a")
+    with pytest.raises(NameTaken):
+        app.training.export_merged("a", "model", "model")
+    with pytest.raises(LoraNotFound):
+        app.training.export_merged("none", "model", "new")
 
 
 def test_a_merged_model_gets_a_folder_among_the_models_alone(app: App, subtests: pytest.Subtests) -> None:

@@ -12,8 +12,10 @@ from starlette.testclient import TestClient
 
 from modules.app import App
 from modules.evaluation.results import COLUMNS
+from modules.hub.mirrors import Mirrors
 from modules.ui.training import perplexity
 from tests.support.echo_models import use_echo
+from tests.support.hub_server import HubServer
 
 SECONDS = 20.0
 
@@ -76,6 +78,44 @@ def test_an_evaluation_is_followed_and_its_curves_are_sent_once(app: App, http: 
     assert run["ended"] and run["state"] == "done" and [one["done"] for one in run["subjects"]] == [7, 7]
     assert run["subjects"][1]["result"]["reference"] == "good.gguf" and "<svg" in body["curves"]
     assert "curves" not in http.get(f"/perplexity/runs?run={id}&drawn={body['drawn']}").json()
+
+
+def test_an_evaluation_that_waits_is_stopped(app: App, http: TestClient) -> None:
+    at_work = app.turns.queue({"en": "the training run x", "zh": "训练“x”"})
+    id = http.post("/perplexity/start", json=wanted("good.gguf")).json()["id"]
+    assert http.post("/perplexity/stop", json={"id": id}).json() == {}
+    (run,) = http.get("/perplexity/runs").json()["runs"]
+    assert (run["id"], run["state"], run["ended"]) == (id, "stopped", True)
+    at_work.end()
+
+
+def test_a_chart_has_the_texts_of_its_rows_and_no_interval_without_an_error(
+    app: App, http: TestClient, subtests: pytest.Subtests
+) -> None:
+    def drawn(*ids: str) -> str:
+        return str(http.post("/perplexity/chart?lang=en", json={"ids": list(ids)}).json()["chart"])
+
+    assert drawn() == ""
+    write_rows(
+        app,
+        {"Model": "a", "Perplexity": "10"},
+        {"Model": "b", "Perplexity": "12", "se": ""},
+        {"Model": "c", "Perplexity": "14", "Dataset": "other"},
+        {"Model": "d", "Perplexity": ""},
+    )
+    with subtests.test(what="two texts"):
+        assert "a · t" in drawn("0", "2") and "c · other" in drawn("0", "2") and "a · t" not in drawn("0", "1")
+    with subtests.test(what="no error"):
+        assert "12" in drawn("1") and "…" not in drawn("1") and "…" in drawn("0")
+    with subtests.test(what="no perplexity"):
+        assert drawn("3") == ""
+
+
+def test_wikitext_that_cannot_be_fetched_says_why(app: App, http: TestClient, served: HubServer) -> None:
+    app.mirrors = Mirrors(served.url, lambda: "")  # it does not have the archive
+    answer = http.post("/perplexity/wikitext?lang=en")
+    assert answer.status_code >= 400 and "wikitext" in answer.json()["error"].lower()
+    assert served.requests("wikitext") and not http.get("/perplexity/form").json()["has_wikitext"]
 
 
 def test_rows_of_one_run_are_compared_token_by_token(app: App, http: TestClient) -> None:

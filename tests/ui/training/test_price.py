@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from modules.evaluation.statistics import Interval
 from modules.ui.locales import translator
 from modules.ui.training import price
 from modules.ui.training.price_view import progress_html, result_html, run_json, short_text
+from tests.support.echo_models import use_echo
 
 RESULT = PriceResult(
     id="one",
@@ -72,6 +74,11 @@ def test_figures_that_cannot_be_compared_are_in_the_table_alone() -> None:
     assert "<svg" not in html and "18" in html and "—" in html and "No difference" not in html
 
 
+def test_why_there_is_no_perplexity_is_said() -> None:
+    unscored = dataclasses.replace(RESULT, quality_problem={"en": "<short>", "zh": "过短"})
+    assert "&lt;short&gt;" in result_html(unscored, "en") and "过短" in result_html(unscored, "zh")
+
+
 def test_disturbed_measurements_carry_a_warning() -> None:
     assert "25 % of the processors" in result_html(dataclasses.replace(RESULT, foreign_load=0.25), "en")
 
@@ -94,6 +101,26 @@ def test_the_newest_price_of_each_option_is_kept_for_its_field(app: App, http: T
     assert http.get("/price/results?model=other").json()["results"] == []
     assert "<svg" in http.get("/price/result?id=one").json()["html"]
     assert http.get("/price/result?id=four").status_code == 404
+
+
+def test_a_measurement_is_followed_and_what_it_shows_is_sent_once(
+    make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_echo(monkeypatch, tmp_path / "models", "good.gguf")
+    (tmp_path / "digits.txt").write_text("1 2 3 4 5 6 " * 40)
+    app = make_app("--dataset-dir", str(tmp_path))
+    http = client_of(app)
+    at_work = app.turns.queue({"en": "an evaluation", "zh": "评估"})
+    body = {"key": "numa", "a": "false", "b": "true", "model": "good.gguf", "text": "digits"}
+    id = http.post("/price/start", json=body).json()["id"]
+    shown = http.get("/price/runs?lang=zh", params={"run": id}).json()
+    ((run,), drawn) = shown["runs"], shown["drawn"]
+    assert run["waiting"] == "正在等待评估结束。" and shown["html"] == "" and drawn == "0 queued"
+    assert "html" not in http.get("/price/runs", params={"run": id, "drawn": drawn}).json()
+    assert http.post("/price/stop", json={"id": id}).json() == {}
+    stopped = http.get("/price/runs", params={"run": id, "drawn": drawn}).json()
+    assert (stopped["runs"][0]["state"], stopped["drawn"]) == ("stopped", "0 stopped")
+    at_work.end()
 
 
 def test_the_form_lists_the_options_of_each_loader(http: TestClient) -> None:
