@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import pty
@@ -13,7 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from modules.cli import download_flags
+from modules.cli.download import DownloadCommand
+from modules.cli.download_progress import ProgressDisplay
 from modules.core.paths import ROOT
+from modules.downloads.record import DownloadSpec
+from modules.downloads.view import JobView
+from tests.support.checkpoint_files import put
 from tests.support.downloading import noise, until
 from tests.support.hub_server import Content, HubServer
 
@@ -284,3 +291,73 @@ def test_a_terminal_shows_a_progress_bar_in_one_line(program: Program) -> None:
 def test_the_token_of_the_environment_is_not_sent_to_a_mirror(program: Program) -> None:
     assert program.run(REPO, HF_TOKEN="hf_secret").returncode == 0
     assert {request.authorization for request in program.hub.log} == {""}
+
+
+# -- in this process ---------------------------------------------------------------------------------------------------
+
+
+def command(hub: HubServer, folder: Path, *flags: str) -> DownloadCommand:
+    arguments = [REPO, "--model-dir", str(folder), "--hf-endpoint", hub.url, *flags]
+    return DownloadCommand(download_flags.parse(arguments), {}, "en")
+
+
+def test_a_branch_that_has_moved_since_the_interruption_is_downloaded_anew(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stall = hub.fault("model.safetensors", origin="cdn", stall_after=1_000_000)
+    interrupted = command(hub, tmp_path)
+    _, spec = interrupted._select()
+    downloads = interrupted._downloads
+    job = downloads.start(spec)
+    until(lambda: downloads.snapshot()[0].done > 500_000)
+    downloads.pause(job)
+    downloads.close()
+    hub.faults.remove(stall)
+    changed = FILES | {"config.json": b'{"model_type": "qwen2"}'}
+    hub.add(REPO, changed)
+    assert command(hub, tmp_path).download() == 0
+    assert files(tmp_path / "user_model") == expected(*PRESELECTED, repository=changed)
+    assert "main now points to another commit; starting over." in capsys.readouterr().out.splitlines()
+
+
+def test_files_of_another_size_and_folders_in_their_place_are_damaged(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in PRESELECTED:
+        put(tmp_path / "user_model" / name, FILES[name])
+    folder = tmp_path / "user_model"
+    assert command(hub, tmp_path, "--check").verify() == 0
+    (folder / "README.md").write_bytes(b"# Mode")
+    (folder / "config.json").write_bytes(b'{"model_type": "llamA"}')
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").mkdir()
+    (folder / "model.safetensors").unlink()
+    capsys.readouterr()
+    assert command(hub, tmp_path, "--check").verify() == 1
+    lines = {line.split()[-1]: line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert {Path(name).name: state for name, state in lines.items()} == {
+        "README.md": "damaged",
+        "config.json": "damaged",
+        "tokenizer.json": "damaged",
+        "model.safetensors": "missing",
+    }
+
+
+def test_a_long_line_of_progress_is_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Chinese character takes two columns."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "61")
+    words = {"downloading": "正在下载", "file": "文件 {index}/{count}"}
+    spec = DownloadSpec(REPO, "main", "x")
+    view = JobView("1", spec, "downloading", Path(), count=9, index=1, file="模型" * 20, done=500, total=1000)
+    output = Terminal()
+    display = ProgressDisplay(output, words)
+    display.show(view)
+    shown = "[##########..........] 正在下载 · 50% 500 B/1.0 kB · 文件 1/"
+    assert output.getvalue() == f"\r{shown}\x1b[K"
+    display.print("a sentence")
+    assert output.getvalue().endswith("\x1b[K\na sentence\n")

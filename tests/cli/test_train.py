@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +18,7 @@ from modules.cli import train
 from modules.core.errors import CommandLineError, OptionError
 from modules.training.run import RunFacts, RunView
 from modules.training.smoothing import MovingAverage
+from tests.support.downloading import until
 from tests.support.training_app import training_app
 
 YAML = "model: {model}\nlora_name: a\ndataset: facts\nepochs: 2  # a comment\n"
@@ -62,3 +67,32 @@ def test_a_resumed_run_shows_no_time_until_its_first_update() -> None:
     view = RunView(facts, "running", phase="training", update=20, updates=60, average=MovingAverage().add(1.5))
     assert train._progress(view, "en") == ""
     assert train._progress(replace(view, seconds_left=61), "en") == "update 20/60, loss 1.5000, 1:01 left"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_ctrl_c_ends_the_run_and_says_how_it_goes_on(
+    make_app: Callable[..., App], tmp_path: Path, run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file.write_text(YAML.format(model="held model"))
+    app = training_app(make_app, tmp_path, "--train", str(run_file), model="held model")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(train, "_POLL_SECONDS", 0.02)
+
+    def interrupt() -> None:
+        until(lambda: "update 5/12" in terminal.getvalue(), 4)
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        train.run(app, "en")
+    thread.join()
+    *progress, last = terminal.getvalue().split("\n")[:-1]
+    assert last == "Interrupted. To go on: python server.py --train 'a'"
+    assert len(progress) == 1 and "\r\x1b[Kupdate 5/12, loss 7" in progress[0]
+    assert [view.state for view in app.training.runs.snapshot()] == ["interrupted"]

@@ -88,6 +88,7 @@ def test_the_parts_of_a_multimodal_model_are_translated() -> None:
     [
         ({"model_type": "qwen2", "use_sliding_window": True, "layer_types": [FULL] * 2}, {"use_sliding_window": False}),
         ({"model_type": "llama", "layer_types": [FULL] * 2}, {}),
+        ({"model_type": "llama", "sliding_window": 8, "layer_types": [FULL] * 2}, {"sliding_window": None}),
         ({"model_type": "mistral", "sliding_window": 8, "layer_types": [SLIDING] * 2}, {}),
         ({"model_type": "gemma2", "sliding_window": 8, "layer_types": [SLIDING, FULL]}, {}),
         (
@@ -122,6 +123,7 @@ def test_layers_with_a_window_stay_the_same_ones(config: dict[str, Any], expecte
         ),
         ({"model_type": "qwen2", "sliding_window": 8, "layer_types": [FULL, SLIDING]}, "layer_types"),
         ({"model_type": "gemma2", "sliding_window": 8, "layer_types": [FULL, SLIDING]}, "layer_types"),
+        ({"model_type": "cohere2", "sliding_window": 8, "layer_types": [SLIDING, FULL, FULL]}, "layer_types"),
         ({"model_type": "llama", "layer_types": ["linear_attention", FULL]}, f"layer_types={FULL}, linear_attention"),
         ({"dtype": "float16", "use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
     ],

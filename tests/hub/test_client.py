@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from modules.hub import http
 from modules.hub.access_token import AccessToken
 from modules.hub.client import HubClient
 from modules.hub.endpoint_url import HUGGING_FACE
@@ -182,6 +183,28 @@ def test_the_error_for_a_missing_branch_lists_the_existing_ones(
         hub.repository(REPO, revision)
     assert (caught.value.revision, caught.value.known) == (revision, ["main", "dev"])
     assert "main, dev" in caught.value.say("zh")
+
+
+def test_a_missing_branch_is_reported_even_if_the_existing_ones_cannot_be_listed(
+    served: HubServer, hub: HubClient
+) -> None:
+    served.fault("/refs", status=500)
+    with pytest.raises(RevisionNotFound) as caught:
+        hub.repository(REPO, "mian")
+    assert (caught.value.revision, list(caught.value.known)) == ("mian", [])
+
+
+def test_a_list_that_trickles_is_given_up(served: HubServer, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "JSON_SECONDS", -1.0)
+    with pytest.raises(MirrorUnreachable, match="was not complete"):
+        hub.repository(REPO, "main")
+
+
+def test_a_proxy_that_does_not_answer_is_named_as_the_cause(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(MirrorUnreachable, match="the proxy does not work"):
+        HubClient("http://mirror.example", connect_seconds=1).resolve_commit(REPO, "main")
 
 
 def test_a_gated_repository_needs_the_token(served: HubServer, hub: HubClient) -> None:

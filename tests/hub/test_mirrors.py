@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from modules.downloads.request import Selection
+from modules.hub import mirrors as mirrors_module
 from modules.hub.access_token import AccessToken
 from modules.hub.errors import BadEndpoint, BadToken, MirrorUnreachable, RepositoryNotFound
 from modules.hub.mirrors import Mirrors
@@ -126,3 +127,24 @@ def test_gguf_adapters_are_recognized_by_their_headers(served: hub_server.HubSer
     for names in (["m.gguf"], ["a.gguf", "m.gguf"], ["x.gguf"], ["a.json"], []):
         assert mirrors.kind(repository, [files[name] for name in names]) is None
     assert mirrors.kind(repository, [replace(files["a.gguf"], size=2 << 30)]) is None
+
+
+def test_only_the_lists_and_headers_last_asked_for_are_kept(
+    served: hub_server.HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors_module, "CACHED_REPOSITORIES", 1)
+    monkeypatch.setattr(mirrors_module, "CACHED_HEADERS", 1)
+    served.add("user/two", {"a.gguf": gguf(), "b.gguf": gguf()})
+    mirrors = Mirrors(served.url, lambda: "")
+    first, second = RepoAddress(REPO), RepoAddress("user/two")
+    mirrors.repository(first)
+    repository = mirrors.repository(second)
+    assert (mirrors.cached_repository(first), mirrors.cached_repository(second)) == (None, repository)
+    a, b = repository.files
+    for file in (a, b):
+        mirrors.gguf_header(repository, [file])
+    requests_before = len(served.log)
+    mirrors.gguf_header(repository, [b])
+    assert len(served.log) == requests_before
+    mirrors.gguf_header(repository, [a])
+    assert len(served.log) > requests_before

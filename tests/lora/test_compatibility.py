@@ -163,3 +163,15 @@ def test_a_problem_of_the_lora_itself_comes_first(tmp_path: Path) -> None:
     broken = peft_lora(tmp_path, r=16)
     with pytest.raises(type(broken.problem or ValueError()), match="the rank is 16"):
         check_fit(broken, folder_model(tmp_path))
+
+
+def test_what_cannot_be_compared_is_left_to_the_loader(tmp_path: Path) -> None:
+    """Experts of PEFT are named differently, and packed weights have another shape than their layer."""
+    experts = pair("base_model.model.model.layers.0.mlp.experts.0.up_proj", 5, 5)
+    assert mismatches(peft_lora(tmp_path, experts), folder_model(tmp_path)) == []
+    assert mismatches(peft_lora(tmp_path), gguf_model(tmp_path, architecture="rwkv7")) == []
+    packed = tensors(PLAIN | {"model.layers.0.self_attn.q_proj.weight": (2048, 1)})
+    old, new = b'"dtype": "BF16", "shape": [2048, 1]', b'"dtype": "U8",   "shape": [4096, 1]'
+    assert len(old) == len(new) and old in packed
+    put(checkpoint(tmp_path / "models" / "packed", config=CONFIG) / "model.safetensors", packed.replace(old, new))
+    assert mismatches(peft_lora(tmp_path), Catalog(tmp_path / "models").find("packed")) == []

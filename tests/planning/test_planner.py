@@ -284,6 +284,12 @@ def test_the_form_has_every_option_of_every_loader(folder: Path, make_app: MakeA
     assert set(app.planner.form_settings(app.record(NAME), {})) == set(OPTIONS)
 
 
+def test_the_form_of_a_damaged_model_has_every_option_too(small_models: Path, make_app: MakeApp) -> None:
+    app = make_app("--n_ctx", "1024")
+    settings = app.planner.form_settings(app.catalog.find("cut"), {})
+    assert set(settings) == set(OPTIONS) and settings["n_ctx"].value == 1024
+
+
 def test_the_plan_of_a_model_with_a_draft_model_knows_its_header(make_app: MakeApp, folder: Path) -> None:
     app = make_app()
     record = app.catalog.find(NAME)

@@ -11,6 +11,7 @@ import pytest
 from modules.catalog.record import ModelRecord
 from modules.core.errors import LANGUAGES
 from modules.core.paths import ROOT
+from modules.formats.embedding import EMBED
 from modules.loaders.registry import LOADERS, candidates
 from modules.planning.recommendation import compatible_loaders, explain_choice, incompatibility, reason
 
@@ -104,3 +105,10 @@ def test_exllama_is_offered_only_for_4_bit_gptq(bits: int) -> None:
 def test_a_loader_that_cannot_load_the_model_has_no_reason() -> None:
     assert reason(record("exl2"), LOADERS["AutoGPTQ"]) is None
     assert explain_choice(record("gptq"), LOADERS["AutoAWQ"]) is None
+
+
+def test_a_loader_that_cannot_do_a_models_task_is_refused_with_others() -> None:
+    refused = incompatibility(replace(record("gguf"), name="bge", task=EMBED), LOADERS["llamacpp_HF"])
+    assert refused is not None
+    assert refused.say("en") == "llamacpp_HF cannot load embedding models; for bge use llama.cpp."
+    assert "无法加载嵌入模型" in refused.say("zh")

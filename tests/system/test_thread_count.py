@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,3 +110,15 @@ def test_a_damaged_file_counts_as_none(cores: Callable[[int, int], None], tmp_pa
     assert default_threads(file) == 4
     remember({4: 20.0, 3: 25.0}, file)
     assert default_threads(file) == 3
+
+
+def test_a_machine_without_a_list_of_processors_is_known_by_its_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_count, "_CPU_INFO", tmp_path / "cpuinfo")
+    file = tmp_path / "threads.json"
+    remember({2: 5.0}, file)
+    (name,) = json.loads(file.read_text())
+    assert name.startswith(platform.processor() or platform.machine()) and remembered(file) == {2: 5.0}
+    (tmp_path / "cpuinfo").write_text("flags: x\nmodel name\t: Some CPU @ 3 GHz\n")
+    assert remembered(file) == {}, "this is another machine"
