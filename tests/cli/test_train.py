@@ -94,5 +94,5 @@ def test_ctrl_c_ends_the_run_and_says_how_it_goes_on(
     thread.join()
     *progress, last = terminal.getvalue().split("\n")[:-1]
     assert last == "Interrupted. To go on: python server.py --train 'a'"
-    assert len(progress) == 1 and "\r\x1b[Kupdate 5/12, loss 7" in progress[0]
+    assert len(progress) == 1 and "\r\x1b[Kupdate 5/12, loss " in progress[0]
     assert [view.state for view in app.training.runs.snapshot()] == ["interrupted"]
