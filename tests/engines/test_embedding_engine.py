@@ -84,6 +84,12 @@ def test_a_text_that_is_too_long_is_named() -> None:
         Letters("rank").rank("abcd", ["efg"])
 
 
+def test_a_text_without_tokens_is_refused() -> None:
+    for empty in ("", []):
+        with pytest.raises(OptionError, match=r"input\[0\]"):
+            Letters(special=False).embed([empty])
+
+
 def test_a_text_that_cannot_fit_is_not_tokenized() -> None:
     with pytest.raises(InputTooLong, match=r"input\[0\]"):
         Letters().embed(["a" * 8 * 257])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from modules.core.errors import Unsupported, both
 from modules.core.lora_errors import LoraRefused, LoraWithoutEffect
 from modules.engines.lora_set import AdapterBackend, AdapterRefused, AdapterRequest, LoraSet
 
@@ -99,6 +100,15 @@ def test_the_message_of_a_refusal_is_shown_unchanged(tmp_path: Path) -> None:
     with pytest.raises(LoraRefused) as refusal:
         LoraSet(AddingBackend()).apply([{"name": "cat", "path": str(tmp_path / "refused"), "weight": 1.0}])
     assert refusal.value.words == "not accepted"
+
+
+def test_an_error_with_words_of_its_own_is_raised_as_it_is(requests: dict[str, AdapterRequest]) -> None:
+    class Denying(AddingBackend):
+        def open(self, path: Path) -> float:
+            raise Unsupported(both("no adapters here"))
+
+    with pytest.raises(Unsupported, match="no adapters here"):
+        LoraSet(Denying()).apply([requests["one"]])
 
 
 def test_noise_does_not_count_as_an_effect(requests: dict[str, AdapterRequest]) -> None:

@@ -73,8 +73,6 @@ def read_header(file: BinaryIO, file_size: int) -> tuple[Header, array[int]]:
     content = file.read(header.tokens * _NUMBER.size)
     if file_size != len(start) + length + len(content) + header.size + _NUMBER.size:
         raise DamagedFile
-    if len(content) != header.tokens * _NUMBER.size:
-        raise DamagedFile
     tokens = array("i", content)
     if sys.byteorder == "big":
         tokens.byteswap()

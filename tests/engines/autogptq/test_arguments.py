@@ -15,6 +15,7 @@ from modules.core.paths import ROOT
 from modules.engines.autogptq.arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, arguments
 from modules.engines.autogptq.notes import notes
 from modules.engines.hf.arguments import TOKENIZER, Environment
+from modules.engines.legacy.arguments import CONFIG_JSON
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Value
@@ -160,6 +161,23 @@ def test_notes_have_the_package_name_of_triton(llama: Path, monkeypatch: pytest.
     for platform, line in (("linux", "pip install triton,"), ("win32", "pip install triton-windows,")):
         monkeypatch.setattr("sys.platform", platform)
         assert line in noted(llama, BARE)["triton"]
+
+
+def test_notes_say_why_an_option_of_tritons_kernels_changes_nothing(llama: Path, tmp_path: Path) -> None:
+    texts = noted(llama, GPU, triton=True, disable_exllama=True)
+    assert texts["disable_exllama"] == "No effect: Triton's kernels are used."
+    other = packed(tmp_path / "opt", {**MODELS["llama"], "model_type": "gpt_neox"})
+    note = noted(other, GPU, triton=True, no_inject_fused_mlp=True)["no_inject_fused_mlp"]
+    assert note == "No change: the fused MLP supports Llama models only."
+
+
+def test_a_model_that_the_package_cannot_read_says_so_beside_its_attention(llama: Path) -> None:
+    assert "no_inject_fused_attention" not in noted(llama, GPU)
+    rope = {"rope_type": "yarn", "factor": 1.03, "original_max_position_embeddings": 16}
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32, "rope_scaling": rope}))
+    assert "factor=1.03" in noted(llama, GPU)["no_inject_fused_attention"]
+    assert CONFIG_JSON not in arguments(llama, DEFAULTS, GPU), "no factor of its own would be the same"
 
 
 def test_an_mlp_that_may_be_offloaded_to_disk_is_not_fused(llama: Path) -> None:

@@ -28,6 +28,7 @@ from modules.engines.exllamav2.arguments import (
     generator_arguments,
     incompatibility,
 )
+from modules.engines.exllamav2.environment import likely_environment
 from modules.engines.exllamav2.notes import generator_notes, notes
 from modules.engines.hf.arguments import TOKENIZER
 from modules.loaders.registry import LOADERS
@@ -170,6 +171,29 @@ def test_the_cache_is_paged_only_with_a_flash_attention_that_supports_it(llama: 
     }
     assert paged == {"bare": False, "flash": True, "xformers": False, "old flash": False, "turing": False}
     assert calls_of("ExLlamav2", llama, FLASH, no_flash_attn=True)[GENERATOR]["paged"] is False
+
+
+@LOADER
+def test_the_4_bit_cache_takes_precedence_with_a_note(loader: str, llama: Path) -> None:
+    assert "4-bit cache takes precedence" in notes_of(loader, llama, cache_4bit=True, cache_8bit=True)["cache_8bit"]
+    assert "cache_8bit" not in notes_of(loader, llama, cache_8bit=True)
+
+
+def test_the_version_of_flash_attention_is_that_of_its_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    for name, versions, paged in (("none", (), True), ("old", ("2.5.6",), False), ("new", ("2.10.0.post1",), True)):
+        folder = tmp_path / name
+        for package in ("flash_attn", "flash_attn_2_cuda"):
+            (folder / package).mkdir(parents=True)
+        for version in versions:
+            facts = folder / f"flash_attn-{version}.dist-info"
+            facts.mkdir()
+            (facts / "METADATA").write_text(f"Name: flash-attn\nVersion: {version}\n")
+        with subtests.test(name), monkeypatch.context() as path:
+            path.setattr("sys.path", [str(folder)])
+            found = likely_environment.__wrapped__()
+            assert (found.flash, found.paged, found.xformers) == (True, paged, False)
 
 
 def test_the_generator_rounds_its_cache_up_to_whole_pages(llama: Path) -> None:

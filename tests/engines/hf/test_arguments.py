@@ -471,6 +471,16 @@ def test_remote_code_is_listed_with_its_hashes(llama: Path) -> None:
     assert hashlib.sha256(b"print('hello')\n").hexdigest()[:12] in first and "modeling_own.py" in first
     (llama / "modeling_own.py").write_bytes(b"print('hullo')\n")
     assert note_texts(llama, trust_remote_code=True)["trust_remote_code"] != first
+    (llama / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["owner/name--tok.Own", null]}}')
+    assert "names owner/name--tok.Own, of another" in note_texts(llama, trust_remote_code=True)["trust_remote_code"]
+    (llama / "tokenizer_config.json").unlink()
+
+
+def test_limits_set_by_hand_take_precedence_over_automatic_ones_with_a_note(llama: Path) -> None:
+    for limit in ("gpu_memory", "cpu_memory"):
+        options: dict[str, Value] = {"auto_devices": True, limit: "8"}
+        assert "set by hand take precedence" in note_texts(llama, TWO_GPUS, **options)["auto_devices"]
+    assert "auto_devices" not in note_texts(llama, TWO_GPUS, auto_devices=True)
 
 
 def test_remote_code_runs_only_if_it_is_trusted(llama: Path) -> None:

@@ -129,6 +129,18 @@ def test_a_file_that_is_deleted_meanwhile_is_forgotten(tmp_path: Path) -> None:
     assert saved.is_worth_writing(tokens, 1, at_end=False)
 
 
+def test_a_file_that_has_become_another_is_not_read(tmp_path: Path) -> None:
+    saved, tokens = open_store(tmp_path), prompt(300)
+    save(saved, tokens)
+    (file,) = tmp_path.iterdir()
+    save(open_store(tmp_path / "other"), prompt(300, 1))
+    (other,) = (tmp_path / "other").iterdir()
+    other.replace(file)
+    with pytest.raises(DamagedFile):
+        read(saved, tokens)
+    assert saved.find(tokens, 0) is None
+
+
 def test_a_full_disk_costs_only_the_file(tmp_path: Path) -> None:
     saved, tokens = open_store(tmp_path), prompt(300)
     save(saved, tokens)
