@@ -10,7 +10,7 @@ import pytest
 
 from modules.chat import document_child
 from modules.chat.attachment_text import PROBLEMS
-from tests.support.document_files import docx, footnotes, locked_pdf, paragraph, pdf, zip_file
+from tests.support.document_files import docx, encrypted, footnotes, locked_pdf, paragraph, pdf, zip_file
 
 
 def read(kind: str, data: bytes, output_bytes: int = 2000) -> tuple[str, str]:
@@ -51,6 +51,7 @@ REFUSED = {
     "a Word file with broken XML": ("docx", docx("<w:p>"), "damaged"),
     "another zip file": ("docx", zip_file({"geese.txt": "geese"}), "no document"),
     "a workbook": ("docx", zip_file({"[Content_Types].xml": "<Types/>"}), "no document"),
+    "a Word file with a password for its parts": ("docx", encrypted(docx(paragraph("x"))), "encrypted"),
     "half a zip file": ("docx", docx(paragraph("x"))[:-30], "damaged"),
 }
 
@@ -67,7 +68,7 @@ def test_a_text_beyond_the_limit_is_refused(subtests: pytest.Subtests, monkeypat
             assert read(kind, data, output_bytes=478) == ("problem", "too large")
     with subtests.test("markup that fills the memory"):
         monkeypatch.setattr(document_child, "_MAX_XML_BYTES", 1 << 18)
-        assert read("docx", docx("<w:p/>" * 50_000)) == ("problem", "too large")
+        assert read("docx", docx("<w:b/>" * 50_000), 1 << 20) == ("problem", "too large")
 
 
 def test_files_with_random_damage_are_read_or_refused() -> None:

@@ -54,13 +54,14 @@ def test_each_picture_becomes_a_mark_where_it_stands() -> None:
 
 
 def test_texts_beside_a_picture_are_escaped_at_any_depth() -> None:
-    call = {"function": {"name": "f", "arguments": {"x": [mark(0)]}}}
+    call = {"function": {"name": "f", "arguments": {"x": [mark(0), 7, None]}}}
     messages: list[Message] = [
         {"role": "user", "content": [text(mark(0)), RED], "name": mark(0)},
         {"role": "assistant", "content": mark(0), "reasoning_content": mark(0), "tool_calls": [call]},
     ]
     marked, _ = mark_images(messages, FILES)
     assert str(marked).count(repr(mark(0))[1:-1]) == 1
+    assert marked[1]["tool_calls"][0]["function"]["arguments"]["x"][1:] == [7, None]
 
 
 def test_a_call_without_text_stays_one_beside_a_picture() -> None:

@@ -83,6 +83,11 @@ def test_the_messages_of_the_caller_are_not_changed() -> None:
     assert messages == chat("d x", "u a", "u b")
 
 
+def test_the_texts_of_parts_are_merged_like_plain_ones() -> None:
+    parts: Message = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    assert mend([parts, *chat("u c")], TemplateFeatures(equal_neighbors=False)) == chat("u a\nb\n\nc")
+
+
 def test_arguments_of_calls_are_text_or_a_mapping_as_the_template_needs(subtests: pytest.Subtests) -> None:
     def called(arguments: object) -> list[Message]:
         return [

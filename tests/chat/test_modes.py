@@ -174,6 +174,19 @@ def test_another_chat_template_gets_the_same_variables(
     assert "[Mia]" in made.prompt.stop and "[T{{x}}]" in made.prompt.stop
 
 
+def test_the_cards_last_instructions_follow_the_messages_of_a_template_that_begins_with_the_reply(
+    prompts: ConversationPrompts, model: LoadedModel, tmp_path: Path, templates: ChatTemplates
+) -> None:
+    write_character(tmp_path, "mia", name="Mia", context="A cat.", post_history_instructions="Stay a cat.")
+    template = (
+        "{% if add_generation_prompt %}As {{ name2 }}:\n{% endif %}"
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    )
+    other = make_prompts(tmp_path, templates, name1="Tom", chat_template_str=template)
+    prompt = prompt_of(other, model, conversation("chat", "Hi")).prompt
+    assert prompt.text.endswith("As Mia:\nsystem: A cat.\nuser: Hi\nsystem: Stay a cat.\n")
+
+
 def test_strings_that_end_a_thought_do_not_end_the_reply(
     prompts: ConversationPrompts, templates: ChatTemplates
 ) -> None:

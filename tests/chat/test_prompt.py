@@ -311,6 +311,14 @@ def test_the_beginning_of_a_reply_ends_every_text(model: LoadedModel) -> None:
     assert len(texts) > 1 and all(text.endswith("user: 40 word\nanswer: Well,\n ") for text in texts)
 
 
+def test_a_begun_reply_has_the_space_that_the_template_writes_before_answers(model: LoadedModel) -> None:
+    spaced = copy.copy(model)
+    spaced.record = dataclasses.replace(model.record, chat_template=PLAIN.replace("{{ m.role }}", "answer"))
+    for start in ("Well", " Well"):
+        begun = chat(spaced, conversation("hi"), start_with=start).prompt.text
+        assert begun == f"answer: hi\nanswer: {start}"
+
+
 def parsed(prompt: ChatPrompt, *pieces: str) -> list[tuple[str, str]]:
     parser = prompt.parser()
     return [part for piece in pieces for part in parser.feed(piece)] + parser.end()

@@ -22,7 +22,7 @@ from modules.core.errors import WebUIError
 from modules.core.events import Done, Text
 from modules.core.prompt import Prompt, Replacement
 from modules.loaders import generation_settings
-from modules.loaders.load_settings import resolve
+from modules.loaders.load_settings import Setting, resolve
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import AppliedLora, LoadedModel
 from modules.runtime.model_manager import ModelManager
@@ -77,6 +77,19 @@ def test_a_receipt_says_how_a_reply_came_about(model: LoadedModel) -> None:
     assert (drafted["tokens"]["drafted"], drafted["tokens"]["accepted"]) == (6, 4)
     assert slip["reason"] == "stop"
     assert len(slip["version"]) in (0, 40)
+
+
+def test_a_receipt_tells_which_draft_model_there_was(model: LoadedModel, tmp_path: Path) -> None:
+    assert "draft_model" not in receipt(TEMPLATES, model, PROMPT, params(), DONE)
+    drafting = copy.copy(model)
+    drafting.settings = {**model.settings, "model_draft": Setting("tiny/draft.gguf", "form")}
+    assert "draft_model" not in receipt(TEMPLATES, drafting, PROMPT, params(), DONE), "it was deleted"
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "draft.gguf").write_bytes(b"draft")
+    draft = receipt(TEMPLATES, drafting, PROMPT, params(), DONE)["draft_model"]
+    assert (draft["name"], draft["size"], len(draft["hash"])) == ("tiny/draft.gguf", 5, 32)
+    (tmp_path / "tiny" / "draft.gguf").write_bytes(b"other")
+    assert receipt(TEMPLATES, drafting, PROMPT, params(), DONE)["draft_model"]["hash"] != draft["hash"]
 
 
 def test_parameters_that_are_off_are_not_listed(model: LoadedModel) -> None:

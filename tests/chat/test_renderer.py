@@ -126,6 +126,23 @@ def test_a_template_that_was_stopped_is_refused_a_while_for_conversations_that_a
     assert "crashed" in render("abcd"), "it is tried again"
 
 
+def test_only_the_last_templates_that_were_stopped_are_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A missing program stops every template; the usual one would render them."""
+    monkeypatch.setattr(renderer, "_REMEMBERED_STOPS", 1)
+    templates = Renderer()
+    with monkeypatch.context() as without_program:
+        without_program.setattr(renderer, "_PROGRAM", tmp_path / "missing.py")
+        for template in ("first", "second"):
+            with pytest.raises(LimitExceeded, match="crashed"):
+                templates.render(template, {}, [{}])
+    assert templates.render("first", {}, [{}]) == [Rendering("first")]
+    with pytest.raises(LimitExceeded, match="crashed"):
+        templates.render("second", {}, [{}])
+    templates.close()
+
+
 def test_a_rendering_ends_with_its_process_when_nobody_wants_it_any_more() -> None:
     templates, token, began = Renderer(), CancelToken(), time.monotonic()
     before, processes = set(render_processes(os.getpid())), set[int]()

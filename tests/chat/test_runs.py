@@ -144,6 +144,19 @@ def test_a_conversation_has_one_run_at_a_time_which_can_be_stopped(
     assert answer.receipt["reason"] == "cancelled"
 
 
+def test_a_second_conversation_waits_for_the_first_and_says_so(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    first = runs.start(store, "", send("slow count 1000"), model)
+    wait_until(lambda: (runs.state(store, first.conversation) or first).tokens > 0)
+    second = runs.start(store, "", send("apple"), model)
+    wait_until(lambda: (runs.state(store, second.conversation) or second).phase == "waiting")
+    waiting = runs.state(store, second.conversation)
+    assert waiting is not None and waiting.position == 1
+    runs.stop(store, first.conversation)
+    assert "apple" in finish(runs, store, second).path()[-1].content
+
+
 def test_what_is_written_is_saved_while_it_is_written(
     runs: Runs, store: ConversationStore, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +197,21 @@ def test_a_long_conversation_is_shortened_and_the_first_message_that_is_left_is_
     prompt = store.blobs.get(changed.path()[-1].receipt["prompt_sha256"]).decode()
     assert first.content.split()[0] in prompt and "question0" not in prompt
     assert changed.dropped_room == model.info.context_length - PARAMS["max_new_tokens"]
+
+
+def test_the_prompt_of_a_stopped_answer_is_not_told_where_it_may_have_been_shortened(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    conversation = Conversation("")
+    for number in range(4):
+        conversation.add("user", f"question{number}")
+        conversation.add("assistant", "answer")
+    id = store.add(conversation).id
+    state = runs.start(store, id, send("slow count 1000"), model)
+    wait_until(lambda: (runs.state(store, id) or state).tokens > 0)
+    runs.stop(store, id)
+    slip = finish(runs, store, state).path()[-1].receipt
+    assert (slip["reason"], slip["prompt_sha256"]) == ("cancelled", "")
 
 
 def test_a_stopped_answer_without_text_leaves_the_question_alone(
@@ -238,11 +266,14 @@ def test_a_worker_that_dies_leaves_the_answer_as_far_as_it_was_written(runs: Run
 def test_what_cannot_be_answered_changes_nothing(runs: Runs, store: ConversationStore, model: LoadedModel) -> None:
     conversation = Conversation("")
     greeting = conversation.add("assistant", "Hello!")
+    question = conversation.add("user", "apple")
     stored = store.add(conversation)
     for request, error in (
         (send("  \n"), NothingToAnswer),
         (ReplyRequest("regenerate", PARAMS, message=greeting.id), NothingToAnswer),
         (ReplyRequest("continue", PARAMS, message="absent"), MessageNotFound),
+        (ReplyRequest("continue", PARAMS, message=question.id), NothingToAnswer),
+        (ReplyRequest("edit", PARAMS, message=question.id, text=" \n"), NothingToAnswer),
         (send("apple", seen=99), StaleConversation),
     ):
         with pytest.raises(error):

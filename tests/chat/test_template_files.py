@@ -81,6 +81,18 @@ def test_a_broken_file_is_listed_with_what_is_wrong(templates: InstructionTempla
                 templates.read(name.rpartition(".")[0])
 
 
+def test_a_file_that_cannot_be_read_is_listed_with_the_reason_until_it_can(templates: InstructionTemplates) -> None:
+    templates.folder.mkdir()
+    (templates.folder / "A.jinja").symlink_to("/proc/self/mem")  # can be opened, but its beginning cannot be read
+    (file,) = templates.files()
+    assert file.name == "A" and "error" in str(file.problem)
+    with pytest.raises(InvalidTemplateFile, match=r"A\.jinja"):
+        templates.read("A")
+    (templates.folder / "A.jinja").unlink()
+    put(templates, "A.jinja", SOURCE)
+    assert templates.read("A") == SOURCE and templates.files()[0].problem is None
+
+
 def test_a_template_is_replaced_only_on_request(templates: InstructionTemplates) -> None:
     put(templates, "A.yaml", "instruction_template: old\n")
     with pytest.raises(NameTaken, match="already taken"):

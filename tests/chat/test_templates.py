@@ -273,6 +273,24 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+LENGTHENING = "{% for m in messages %}{{ m.content * 1000 if m.content[:4] == 'long' else m.content }}{% endfor %}"
+
+
+def test_renderings_that_exceed_a_limit_together_are_made_in_smaller_groups() -> None:
+    several = [(conversation("long" * 700 + str(number)), False) for number in range(3)]
+    found = TEMPLATES.render_all(model(LENGTHENING), several)
+    assert [(one.text[-5:], len(one.text)) for one in found] == [(f"long{number}", 2_801_000) for number in range(3)]
+
+
+def test_one_conversation_that_exceeds_a_limit_stops_the_template() -> None:
+    longest = conversation("long" * 2500)
+    with pytest.raises(TemplateStopped, match="8 MB"):
+        TEMPLATES.render_all(model(LENGTHENING), [(conversation("hello"), False), (longest, False)])
+    with pytest.raises(TemplateStopped, match="8 MB"):
+        render(LENGTHENING, longest)
+    assert render(LENGTHENING, conversation("hello")) == "hello"
+
+
 def test_a_template_that_never_ends_delays_nobody_else_and_is_not_tried_again_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

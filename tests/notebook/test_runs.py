@@ -209,6 +209,19 @@ def test_the_progress_of_a_prompt_is_told_before_the_first_text(
     finish(runs, store, "x")
 
 
+def test_a_second_text_waits_for_the_first_and_says_so(
+    runs: NotebookRuns, store: NotebookStore, model: LoadedModel
+) -> None:
+    for name, text in {"x": "slow count 200 ", "y": "apple "}.items():
+        store.create(text, name)
+        runs.start(store, name, None, at_end, model, PARAMS)
+        wait_until(lambda: runs.state(store, "x").text)
+    wait_until(lambda: runs.state(store, "y").phase == "waiting")
+    assert runs.state(store, "y").position == 1
+    runs.stop(store, "x")
+    assert finish(runs, store, "y").reason == "stop"
+
+
 def test_a_stale_or_impossible_request_changes_nothing(
     runs: NotebookRuns, store: NotebookStore, model: LoadedModel
 ) -> None:

@@ -74,6 +74,14 @@ def docx(body: str, doctype: str = "", parts: Mapping[str, str] = {}) -> bytes:
     return zip_file({"[Content_Types].xml": types, "word/document.xml": document, **parts})
 
 
+def encrypted(archive: bytes) -> bytes:
+    """Return a zip file whose first part is marked as encrypted."""
+    data = bytearray(archive)
+    data[6] |= 1  # in the local header
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # in the index
+    return bytes(data)
+
+
 def footnotes(text: str) -> Mapping[str, str]:
     return {"word/footnotes.xml": f"<w:footnotes {_WORD}><w:footnote>{paragraph(text)}</w:footnote></w:footnotes>"}
 
