@@ -142,8 +142,6 @@ def _common_beginning(texts: Sequence[str]) -> str:
 def _without(node: AnswerGrammar, beginning: str) -> AnswerGrammar:
     """Return the grammar of what follows `beginning`, with which all that matches the node begins."""
     kind, *parts = node
-    if not beginning:
-        return node
     if kind == "text":
         return ["text", parts[0][len(beginning) :]]
     if kind == "many":

@@ -109,8 +109,6 @@ class ChatResponseBuilder(ResponseBuilder):
 
     def _split(self, number: int, piece: Text) -> list[Piece]:
         """Return what is known by now of the parts of an answer, and count the tokens of its thought."""
-        if not self._parsers:
-            return [(TEXT, piece.text)]
         parser = self._parsers[number]
         was_inside, parts = parser.inside, parser.feed(piece.text)
         if was_inside or parser.inside:

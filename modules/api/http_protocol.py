@@ -77,10 +77,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
         super().on_message_complete()
 
-    def handle_websocket_upgrade(self) -> None:
-        self._stop_timer()  # from now on the connection belongs to another protocol
-        super().handle_websocket_upgrade()
-
     @property
     def is_serving(self) -> bool:
         """Whether a request has arrived completely, and its answer has not been sent."""

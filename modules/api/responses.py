@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 """Shown for a token that ends within a character."""
 
 
-class ResponseBuilder:
+class ResponseBuilder(ABC):
     """Build the answer to one request. Methods called `sse_…` return whole events of a stream.
 
     `ignored` are the fields of the request that the answer does without: the body lists them, and `headers` do.
@@ -39,18 +40,19 @@ class ResponseBuilder:
 
     def opening(self, number: int) -> Json:
         """Return the choice of the chunk that begins answer `number`; None if it needs no such chunk."""
+        return None
 
+    @abstractmethod
     def delta(self, text: str) -> dict[str, Json]:
         """Return the part of a chunk's choice with `text`; for "" that of the last chunk."""
-        raise NotImplementedError
 
+    @abstractmethod
     def message(self, number: int, pieces: Sequence[Text]) -> dict[str, Json]:
         """Return the part of a whole answer's choice with the text of `pieces`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
         """Return the log-probabilities of `pieces`, which follow those of earlier calls."""
-        raise NotImplementedError
 
     def finish_reason(self, number: int, end: Done) -> str:
         return "length" if end.reason == "length" else "stop"

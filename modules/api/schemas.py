@@ -7,6 +7,7 @@ Only fields with a type of their own are declared. The generation parameters bes
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -56,7 +57,7 @@ def _check_biases(raw: Any) -> Any:
     return raw
 
 
-class GenerationRequest(RequestBody):
+class GenerationRequest(RequestBody, ABC):
     """The common fields of completions and chat completions."""
 
     model: Annotated[Text, _NAME] = ""
@@ -95,9 +96,9 @@ class GenerationRequest(RequestBody):
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
     @property
+    @abstractmethod
     def candidates(self) -> int | None:
         """How many candidates get log-probabilities, besides the chosen token; None for no log-probabilities."""
-        raise NotImplementedError
 
 
 class CompletionRequest(GenerationRequest):

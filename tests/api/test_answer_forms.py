@@ -11,7 +11,9 @@ from modules.api.answer_forms import Thought, answer_form, text_then
 from modules.api.schemas import ChatRequest
 from modules.chat.prompt import ChatPrompt
 from modules.chat.templates import ChatTemplates, ModelTemplate
+from modules.chat.tools.call_format import Frame
 from modules.chat.tools.generic import GENERIC_CALLS
+from modules.chat.tools.marked_format import MarkedCalls
 from modules.chat.tools.probing import ToolSupport
 from modules.chat.tools.tool import Tool
 from modules.chat.tools.use import ToolUse
@@ -177,3 +179,11 @@ def test_text_ends_where_the_text_begins_that_all_calls_have_in_common(subtests:
             assert text_then(node, openers) == ["any", expected, ["rest"]]
     for node in (["any", ["text", "a"], ["text", "b"]], ["maybe", end], ["json", {}]):
         assert text_then(node, ("[C]",)) is None
+
+
+def test_strict_tools_are_reported_as_ignored_where_no_text_begins_all_calls() -> None:
+    request = request_of(strict=True)
+    unmarked = MarkedCalls(Frame("", "", "", parallel=False), "[ARGS]")  # the names are all that calls begin with
+    use = ToolUse(use_of(request).tools, ToolSupport(calls=unmarked))
+    form = answer_form(request, use, Thought())
+    assert (form.grammar, form.ignored) == (None, ("tools[0].function.strict",))

@@ -161,13 +161,28 @@ def test_the_names_of_a_reverse_proxy_are_allowed_if_they_are_names(subtests: py
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--listen"], ["--listen-host", "0.0.0.0"], ["--listen", "--listen-host", "Box.lan"]]
+    "arguments",
+    [
+        ["--listen"],
+        ["--listen-host", "0.0.0.0"],
+        ["--listen", "--listen-host", "Box.lan"],
+        ["--listen-host", "Box.lan"],
+    ],
 )
 def test_a_network_server_allows_this_machines_names_and_addresses(arguments: list[str]) -> None:
     hosts = allowed_hosts(flags.parse(arguments))
     hostname = socket.gethostname().lower()
     assert {hostname, f"{hostname.partition('.')[0]}.local"} | LOOPBACK <= hosts
     assert arguments[-1].lower() in {*hosts, "--listen"}
+
+
+def test_a_machine_whose_name_has_no_address_is_allowed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise socket.gaierror("the name is not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    hosts = allowed_hosts(flags.parse(["--listen"]))
+    assert {socket.gethostname().lower(), *LOOPBACK} <= hosts
 
 
 def test_the_outgoing_address_is_allowed() -> None:

@@ -113,6 +113,31 @@ def test_a_slow_answer_is_not_cut_off(connect: object) -> None:
     assert connection.recv(1000).endswith(b"00000")
 
 
+class Greeting(asyncio.Protocol):
+    """A protocol that takes over connections, and greets the client after longer than REQUEST_SECONDS."""
+
+    def __init__(self, **_: object) -> None:
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        asyncio.get_running_loop().call_later(0.35, self._greet)
+
+    def _greet(self) -> None:
+        self._transport.write(b"hello")
+        self._transport.close()
+
+
+def test_a_connection_that_another_protocol_has_taken_over_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 0.3)
+    with serving(answer, http=protocol_for(6), lifespan="off", ws=Greeting) as address:
+        connection = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=5)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        assert received(connection) == b"hello"
+
+
 def test_endless_headers_are_refused(connect: object) -> None:
     connection = connect()
     connection.sendall(b"GET / HTTP/1.1\r\n")

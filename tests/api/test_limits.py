@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from modules.api.internal_schemas import TextRequest
 from modules.api.limits import BodyLimit, check_request
@@ -104,6 +107,35 @@ def test_large_json_with_too_many_values_is_refused_before_it_is_parsed() -> Non
     assert http.post("/v1/completions", content=text, headers=JSON).text == str(len(text))
     assert http.post("/chat/import", content=lists, headers=JSON).text == str(len(lists)), "a file is read elsewhere"
     assert http.post("/v1/completions", content=lists[:999_999], headers=JSON).text == "999999"
+
+
+def pieces_taken(*pieces: Message) -> tuple[int, list[Message]]:
+    """Send a request in pieces; return how many of these were taken, and the answer."""
+    waiting, sent = list(pieces), list[Message]()
+
+    async def receive() -> Message:
+        return waiting.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
+    asyncio.run(BodyLimit(count_body, 1000)(scope, receive, send))
+    return len(pieces) - len(waiting), sent
+
+
+def test_the_rest_of_a_body_that_is_too_large_is_read_before_the_answer() -> None:
+    """Else the connection is reset before the client, which is still sending, reads the answer."""
+    half: Message = {"type": "http.request", "body": b"x" * 501, "more_body": True}
+    taken, sent = pieces_taken(half, half, half, {"type": "http.request", "body": b"x"})
+    assert (taken, sent[0]["status"]) == (4, 413)
+
+
+def test_a_client_that_leaves_within_its_body_gets_no_answer() -> None:
+    sent: list[Message] = []
+    with pytest.raises(ClientDisconnect):
+        _, sent = pieces_taken({"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"})
+    assert sent == []
 
 
 def test_a_length_that_is_no_number_is_refused(http: TestClient) -> None:

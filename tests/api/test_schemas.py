@@ -40,6 +40,13 @@ def test_variables_for_the_chat_template_are_bounded() -> None:
         chat(chat_template_kwargs={"text": kwargs["text"] + "a"})
 
 
+def test_candidates_are_listed_if_log_probabilities_are_asked_for() -> None:
+    assert chat(logprobs=True, top_logprobs=3).candidates == 3
+    assert chat(logprobs=True).candidates == 0 and chat(top_logprobs=0).candidates is None
+    with pytest.raises(OptionError, match=r"top_logprobs: 3 .*logprobs: true beside it"):
+        _ = chat(top_logprobs=3).candidates
+
+
 @pytest.mark.parametrize(
     "fields",
     [

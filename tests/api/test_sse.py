@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from modules.api import errors, sse
 from modules.api.answering import answer
@@ -81,7 +82,7 @@ class _Server:
 
         server = Starlette(routes=[Route("/", route)])
         errors.register_handlers(server)  # type: ignore[arg-type]
-        self._transport = httpx.ASGITransport(server)
+        self.application, self._transport = server, httpx.ASGITransport(server)
 
     def get(self) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -135,6 +136,50 @@ def test_a_refusal_after_the_first_comment_is_an_event() -> None:
 def test_silence_between_words_is_bridged() -> None:
     first, _, rest = _Server(lambda: _begin(0, 0.18)).get().text.partition(": waiting")
     assert (first, rest.endswith("word >.")) == ("<word ", True)
+
+
+def test_silence_is_not_bridged_while_the_client_reads_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "SILENCE_SECONDS", 0)
+
+    async def count_messages() -> list[int]:
+        sent: list[Message] = []
+        counts, has_read = [], asyncio.Event()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+            await has_read.wait()
+
+        bridge = sse._SilenceBridge(send, b": waiting\n\n")
+        writing = asyncio.create_task(bridge.send({"type": "http.response.start", "status": 200}))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            await bridge.break_silence()
+            counts.append(len(sent))
+            has_read.set()
+            await writing
+        return counts
+
+    assert asyncio.run(count_messages()) == [1, 2]
+
+
+def test_a_client_that_leaves_before_the_answer_begins_ends_it() -> None:
+    server = _Server(lambda: _begin(0, after=60))
+    received: list[Message] = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+    sent: list[Message] = []
+
+    async def ask() -> None:
+        async def receive() -> Message:
+            return received.pop(0)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        await asyncio.wait_for(server.application(scope, receive, send), 5)
+        assert asyncio.all_tasks() == {asyncio.current_task()}, "nothing goes on"
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == errors.CLIENT_GONE and not server.closed
 
 
 def test_a_stream_without_silence_has_no_comment() -> None:

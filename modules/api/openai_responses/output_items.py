@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from modules.api.chat_responses import call_id
@@ -15,7 +16,7 @@ Event = dict[str, Json]
 """The fields of an event, its type among them, without `sequence_number`."""
 
 
-class _Item:
+class _Item(ABC):
     """One output item. Subclasses fill `item` while its text arrives."""
 
     def __init__(self, index: int, item: dict[str, Json]) -> None:
@@ -26,17 +27,18 @@ class _Item:
     def open(self) -> list[Event]:
         return [{"type": "response.output_item.added", "output_index": self.index, "item": _copied(self.item)}]
 
+    @abstractmethod
     def add(self, text: str, logprobs: Sequence[Json] = ()) -> list[Event]:
-        raise NotImplementedError
+        """Take more of its text, and return the events about that."""
 
     def close(self, status: str) -> list[Event]:
         self.item["status"] = status
         done = {"type": "response.output_item.done", "output_index": self.index, "item": _copied(self.item)}
         return [*self.last(), done]
 
+    @abstractmethod
     def last(self) -> list[Event]:
         """Return the events that complete the text of the item, and store it in `item`."""
-        raise NotImplementedError
 
     def _event(self, kind: str, **fields: Json) -> Event:
         return {"type": kind, **self.where, **fields}

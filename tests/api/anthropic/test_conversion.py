@@ -41,6 +41,12 @@ def test_the_system_prompt_is_the_first_message() -> None:
     assert messages("Hi", system=blocks)[0]["content"] == "Be\n\nbrief."
 
 
+def test_a_system_message_may_stand_between_the_turns() -> None:
+    blocks = [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]
+    chat = converted(messages=[*HELLO, {"role": "system", "content": blocks}, *HELLO]).chat
+    assert [(one.role, one.content) for one in chat.messages][1] == ("system", "Be\n\nbrief.")
+
+
 def test_the_line_that_claude_code_changes_in_every_request_is_dropped() -> None:
     line = "x-anthropic-billing-header: cc_version=2.1.37.0d9; cc_entrypoint=cli; cch=fa690;"
     blocks = [{"type": "text", "text": line}, {"type": "text", "text": "You are a coder."}]

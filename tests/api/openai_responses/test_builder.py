@@ -11,6 +11,8 @@ from modules.api.openai_responses.builder import ResponsesBuilder
 from modules.api.openai_responses.conversion import convert
 from modules.api.openai_responses.schemas import ResponsesRequest
 from modules.core.errors import NoModelLoaded, Unsupported, WebUIError, both
+from modules.core.events import Done, Logprob, Text, TokenLogprobs
+from modules.core.reasoning import KNOWN_MARKERS, ReasoningParser
 from modules.core.worker_errors import PromptTooLong
 
 
@@ -39,3 +41,15 @@ def test_the_code_of_a_failed_response_is_one_of_openais(subtests: pytest.Subtes
     for error, code in cases:
         with subtests.test(code):
             assert events_of(error)[-1]["response"]["error"]["code"] == code
+
+
+def test_each_token_has_its_log_probability_and_those_of_its_candidates() -> None:
+    body = ResponsesRequest.model_validate({"input": "Hi", "model": "m", "top_logprobs": 2})
+    builder = ResponsesBuilder(body, convert(body))
+    builder._parser = ReasoningParser(KNOWN_MARKERS)
+    cut = Logprob("\ufffd", -2.0, 8)
+    token = TokenLogprobs(Logprob("雁", -0.5, 7), (Logprob("雁", -0.5, 7), cut), "雁".encode().hex())
+    (message,) = builder.whole([[Text("雁", 1, (token,))]], {0: Done("stop")})["output"]
+    (shown,) = message["content"][0]["logprobs"]
+    best = {"token": "雁", "logprob": -0.5, "bytes": [233, 155, 129], "id": 7}
+    assert shown == {**best, "top_logprobs": [best, {"token": "\ufffd", "logprob": -2.0, "bytes": [], "id": 8}]}

@@ -96,6 +96,12 @@ def test_an_image_is_passed_on_with_the_text_around_it() -> None:
     ]
 
 
+def test_a_refusal_is_a_text_and_a_missing_output_is_an_empty_one() -> None:
+    refused = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot."}]}
+    read = read_input([refused, {"type": "function_call_output", "call_id": "call_1", "output": None}])
+    assert [message["content"] for message in read.messages] == ["I cannot.", ""]
+
+
 def test_a_malformed_item_is_refused_by_its_path(subtests: pytest.Subtests) -> None:
     cases: dict[str, dict[str, object]] = {
         "input[0].role": {"role": "tool", "content": "x"},

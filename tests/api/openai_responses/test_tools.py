@@ -63,12 +63,13 @@ def test_a_malformed_tool_is_refused_by_its_path(subtests: pytest.Subtests) -> N
         "tools[0].type": {"name": "search"},
         "tools[0].name": {"type": "function", "function": {"name": "search"}},
         "tools[0].parameters": {**SEARCH, "parameters": "none"},
+        "tools[1].name": {"type": "namespace", "tools": []},
         "tools[0].tools": {"type": "namespace", "name": "files", "tools": ["search"]},
         "tools[0].tools[0].name": {"type": "namespace", "name": "files", "tools": [{"type": "function", "name": 1}]},
     }
     for path, tool in cases.items():
         with subtests.test(path), pytest.raises(OptionError) as caught:
-            read_tools([tool])
+            read_tools([SEARCH, tool] if path.startswith("tools[1]") else [tool])
         assert caught.value.option == path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 
@@ -11,6 +12,8 @@ from fastapi.routing import APIRoute
 from modules.api.routes import inspection, models, server_info
 from modules.api.state import ApiState
 from modules.app import App
+from tests.support.say import say_plan
+from tests.support.serving import server_of
 
 ASKING = (
     *("/internal/encode", "/internal/decode", "/internal/token-count"),
@@ -28,3 +31,14 @@ def test_questions_to_the_model_hold_no_thread(make_app: Callable[..., App], pat
     assert inspect.iscoroutinefunction(endpoint)
     for function in (endpoint, models._ask, inspection._logits):
         assert "to_thread" not in inspect.getsource(function)
+
+
+def test_an_engine_that_lists_no_candidates_says_so(make_app: Callable[..., App]) -> None:
+    app = make_app("--api")
+    plan = say_plan()
+    limited = dataclasses.replace(plan.loader, abilities=plan.loader.abilities - {"next"})
+    app.models.load(dataclasses.replace(plan, loader=limited))
+    with server_of(app) as server:
+        error = server.refusal("/internal/logits", {"prompt": "Hello"})
+    assert (error["status"], error["code"]) == (400, "unsupported")
+    assert error["message"] == "The loader say cannot list candidates for the next token."

@@ -144,6 +144,13 @@ def test_input_tokens_are_counted_as_the_answer_counts_them(server: Server) -> N
     assert counted.object == "response.input_tokens"
 
 
+def test_an_error_of_a_count_names_the_fields_of_the_response(server: Server) -> None:
+    image = {"type": "input_image", "image_url": "https://example.com/a.png"}
+    error = server.refusal("/responses/input_tokens", {"input": [{"role": "user", "content": [image]}]})
+    assert error["status"] == 400
+    assert "input[0].content[0]" in error["message"] and "messages" not in error["message"]
+
+
 # -- tools -------------------------------------------------------------------------------------------------------------
 
 WEATHER: dict[str, Any] = {

@@ -12,6 +12,8 @@ from modules.api.root_paths import ROOT_PATHS, is_api_path
 from modules.api.routes.server_info import root_routes
 from modules.api.state import ApiState
 from modules.app import App
+from modules.core.prompt import Prompt
+from modules.loaders import generation_settings
 from tests.support.echo_plans import plan, wait_until
 from tests.support.say import CONTEXT, say, say_plan
 from tests.support.serving import api_of, client_of
@@ -46,9 +48,11 @@ def test_bad_bodies_are_refused_by_name(http: httpx.Client, subtests: pytest.Sub
         ("/tokenize", {"content": "x", "parse_special": False}, None),
         ("/detokenize", {"tokens": "abc"}, "tokens"),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/tokenize", "[" * 100_000, "body"),
     ]:
         with subtests.test(path=path, body=ascii(body)[:60]):
-            response = http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+            content = body if isinstance(body, str) else json.dumps(body)
+            response = http.post(path, content=content, headers={"Content-Type": "application/json"})
             assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
@@ -59,6 +63,23 @@ def test_the_state_of_the_model_is_told(http: httpx.Client) -> None:
     assert (settings["n_ctx"], settings["params"]["n_predict"]) == (CONTEXT, 512)
     idle = {"id": 0, "id_task": -1, "n_ctx": CONTEXT, "speculative": False, "is_processing": False}
     assert http.get("/slots", params={"fail_on_no_slot": 1}).json() == [idle]
+
+
+def test_a_client_that_needs_a_free_slot_is_told_that_there_is_none(app: App, http: httpx.Client) -> None:
+    stop = app.models.current.start(Prompt(say("\a" * 9)), generation_settings.resolve({}), lambda event: None)
+    wait_until(lambda: http.get("/slots").json()[0]["is_processing"])
+    refused = http.get("/slots", params={"fail_on_no_slot": 1})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "unavailable_error")
+    assert http.get("/slots").status_code == 200
+    stop()
+    wait_until(lambda: http.get("/slots", params={"fail_on_no_slot": 1}).status_code == 200)
+
+
+def test_without_a_model_of_the_page_the_one_used_last_answers(app: App, http: httpx.Client) -> None:
+    app.models.request("fim", lambda: say_plan("fim")).result().release()
+    assert http.get("/props").json()["model_alias"] == "say"
+    app.models.unload("say")
+    assert http.get("/props").json()["model_alias"] == "fim"
 
 
 def test_a_chat_becomes_the_prompt_of_its_template(http: httpx.Client) -> None:

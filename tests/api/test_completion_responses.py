@@ -1,0 +1,18 @@
+"""Completions in chunks, in the shapes of OpenAI's API."""
+
+from __future__ import annotations
+
+import json
+
+from modules.api.completion_responses import CompletionResponseBuilder
+from modules.core.events import Logprob, Text, TokenLogprobs
+
+
+def test_text_that_is_held_back_makes_no_chunk_but_its_tokens_do() -> None:
+    stream = CompletionResponseBuilder("model", 1, usage_chunk=False, echoes=[""])
+    token = TokenLogprobs(Logprob("b", -0.5, 7), (), "62")
+    assert (stream.sse_opening(0), stream.sse_text(0, Text(""))) == (b"", b"")
+    (choice,) = json.loads(stream.sse_text(0, Text("", 1, (token,))).removeprefix(b"data: "))["choices"]
+    assert (choice["text"], choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]) == ("", ["b"], [0])
+    (choice,) = json.loads(stream.sse_text(0, Text("bc", 1, (token,))).removeprefix(b"data: "))["choices"]
+    assert (choice["text"], choice["logprobs"]["text_offset"]) == ("bc", [1])
