@@ -95,7 +95,7 @@ class ChosenTemplateUnusable(WebUIError):
     status = 409
     template = {
         "en": "The instruction template {name} was chosen for {model}, but it cannot be used: {reason} "
-        "Correct it, or choose another one under “Instruction template” in the Model tab.",
+        "Correct it, or choose another one under “Instruction template” on the Model page.",
         "zh": "已为 {model} 指定指令模板 {name}，但无法使用：{reason}"
         "请修正该模板，或在“模型”页的“指令模板”中另选一个。",
     }

@@ -237,7 +237,7 @@ class NothingPicked(WebUIError):
 class NoModelLoaded(WebUIError):
     status = 400
     template = {
-        "en": "No model is loaded. Select one in the Model tab and press Load.",
+        "en": "No model is loaded. Select one on the Model page and press Load.",
         "zh": "尚未加载模型。请在“模型”页选择一个并点击“加载”。",
     }
     template_elsewhere: ClassVar[Words | None] = {
@@ -334,7 +334,7 @@ class CodeChanged(WebUIError):
     status = 409
     template = {
         "en": "Python code of {model} differs from what you trusted, and was not run: {files}. "
-        "Review it; to trust it, use the button in the Model tab, or start with --model and --trust-changed-code.",
+        "Review it; to trust it, use the button on the Model page, or start with --model and --trust-changed-code.",
         "zh": "{model} 自带的 Python 代码与您信任的版本不同，未运行：{files}。"
         "请先检查代码；如需信任，请点击“模型”页的按钮，或以 --model 和 --trust-changed-code 启动。",
     }

@@ -11,8 +11,8 @@ from modules.evaluation.statistics import Interval
 
 METRIC_NAMES: Mapping[str, Words] = {
     "perplexity": {"en": "Perplexity", "zh": "困惑度"},
-    "memory": {"en": "Peak memory, MiB", "zh": "内存峰值（MiB）"},
-    "gpu_memory": {"en": "GPU memory, MiB", "zh": "显存（MiB）"},
+    "memory": {"en": "Peak memory, MB", "zh": "内存峰值（MB）"},
+    "gpu_memory": {"en": "GPU memory, MB", "zh": "显存（MB）"},
     "load_seconds": {"en": "Loading, s", "zh": "加载（秒）"},
     "prompt_speed": {"en": "Prompt, tokens/s", "zh": "读取提示词（词符/秒）"},
     "decode_speed": {"en": "Decoding, tokens/s", "zh": "解码（词符/秒）"},
@@ -51,7 +51,7 @@ def price_text(result: PriceResult, language: str) -> str:
 
 
 def _effect_line(effect: Effect, language: str) -> str:
-    scale = 1 << 20 if effect.metric.endswith("memory") else 1
+    scale = 10**6 if effect.metric.endswith("memory") else 1
     name = METRIC_NAMES[effect.metric][language]
     padding = " " * (24 - sum(2 if ord(character) > 0x2E7F else 1 for character in name))
     values = f"{name}{padding}{effect.a / scale:>10.5g}  →{effect.b / scale:>10.5g}"

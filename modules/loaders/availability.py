@@ -166,12 +166,12 @@ def _missing(packages: list[str], install: str) -> Words:
 def _absent(overlay: Overlay, install: str) -> Words:
     if overlay.compiled:
         return {
-            "en": f"it is not compiled yet. Click Install on the Model tab, or run: {install}",
+            "en": f"it is not compiled yet. Click Install on the Model page, or run: {install}",
             "zh": f"尚未编译。请点击“模型”页的“安装”，或运行：{install}",
         }
     return {
         "en": f"its packages ({overlay.megabytes} MB) are not installed. They go into overlays/{overlay.name}. "
-        f"Click Install on the Model tab, or run: {install}",
+        f"Click Install on the Model page, or run: {install}",
         "zh": f"需要专用的软件包（{overlay.megabytes} MB），单独安装在 overlays/{overlay.name}。"
         f"请点击“模型”页的“安装”，或运行：{install}",
     }

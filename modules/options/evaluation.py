@@ -13,7 +13,7 @@ METHOD = Option(
     "rolling",
     {"en": "Method", "zh": "方法"},
     {
-        "en": "rolling: every token once, with all that fits before it. chunks: as llama-perplexity.",
+        "en": "rolling scores every token once, with as much context as fits; chunks scores like llama-perplexity.",
         "zh": "rolling：每个词符计一次，使用能放下的全部上文；chunks：与 llama-perplexity 相同。",
     },
     choices=("rolling", "chunks"),
@@ -24,7 +24,7 @@ STRIDE = Option(
     512,
     {"en": "Stride", "zh": "步长"},
     {
-        "en": "Tokens by which a window moves on, with rolling; fewer are slower and give more context.",
+        "en": "rolling: number of tokens by which the window moves. Fewer are slower, but give more context.",
         "zh": "rolling 时窗口每次前移的词符数；越小越慢，上文越长。",
     },
     minimum=1,
@@ -36,7 +36,7 @@ MAX_LENGTH = Option(
     0,
     {"en": "Maximum length", "zh": "最大长度"},
     {
-        "en": "Tokens of a window. 0: the context, at most 2048; with chunks 512.",
+        "en": "Number of tokens in a window; 0 = the context length, at most 2048 (chunks: 512).",
         "zh": "每个窗口的词符数。0 表示上下文长度，最多 2048；chunks 时为 512。",
     },
     minimum=0,
@@ -48,7 +48,7 @@ WINDOWS = Option(
     "windows",
     0,
     {"en": "Windows", "zh": "窗口数"},
-    {"en": "Score only so many windows from the beginning. 0: all.", "zh": "只评估开头的若干个窗口。0 表示全部。"},
+    {"en": "Number of windows to score, from the beginning; 0 = all.", "zh": "只评估开头的若干个窗口。0 表示全部。"},
     minimum=0,
     maximum=1_000_000,
 )
@@ -58,7 +58,7 @@ BOS = Option(
     "auto",
     {"en": "BOS", "zh": "BOS"},
     {
-        "en": "Begin windows with BOS. auto: as the model does; first: only the first (EOS if there is no BOS).",
+        "en": "Begin windows with BOS: auto = as the model does; first = only the first one (EOS if there is no BOS).",
         "zh": "窗口是否以 BOS 开头。auto：与模型一致；first：仅第一个窗口（无 BOS 时用 EOS）。",
     },
     choices=("auto", "always", "first", "never"),

@@ -259,7 +259,7 @@ LLAMACPP = (
         "",
         {"en": "Vision part (mmproj)", "zh": "视觉部分（mmproj）"},
         {
-            "en": "File beside the model with which it reads images. It is found by itself; none = text only.",
+            "en": "File with which the model reads images, in its folder. Found automatically; none = text only.",
             "zh": "模型识别图片所需的文件，须与模型放在同一文件夹，通常会自动找到。填 none 则只用文字。",
         },
         pattern=r"none|[^/\\]+\.gguf",
@@ -272,7 +272,7 @@ LLAMACPP = (
         "",
         {"en": "Draft model", "zh": "草稿模型"},
         {
-            "en": "A small GGUF model of the models folder with the same vocabulary. It drafts where that is faster.",
+            "en": "A small GGUF model with the same vocabulary, in the models folder. Used only where it is faster.",
             "zh": "模型文件夹中词表相同的小型 GGUF 模型。由它先预测、大模型检验，仅在更快时采用。",
         },
         pattern=r"[^/\\]+(/[^/\\]+)*\.gguf",
@@ -286,7 +286,7 @@ LLAMACPP = (
         4,
         {"en": "Draft tokens", "zh": "草稿词符数"},
         {
-            "en": "Most tokens that the draft model drafts at once.",
+            "en": "Maximum number of tokens drafted at once.",
             "zh": "草稿模型每次最多预测的词符数。",
         },
         minimum=1,
@@ -342,7 +342,7 @@ LLAMACPP = (
         {"en": "Shared KV cache", "zh": "共用 KV 缓存"},
         {
             "en": "off = a context for each request: faster with many, more memory. "
-            "auto = off for over 4, if memory allows.",
+            "auto = off for more than 4 if memory allows.",
             "zh": "off：每个请求各有一份缓存，多人时更快、更占内存。auto：并行数大于 4 且内存充裕时为 off。",
         },
         choices=(AUTO, ON, OFF),

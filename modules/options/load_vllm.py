@@ -38,7 +38,7 @@ VLLM = (
         1,
         {"en": "GPUs for each layer", "zh": "张量并行"},
         {
-            "en": "Divide every layer among so many GPUs. It must divide the number of attention heads.",
+            "en": "Number of GPUs that share every layer. It must divide the number of attention heads.",
             "zh": "将每一层分配到多少个 GPU 上；须能整除注意力头数。",
         },
         minimum=1,
@@ -50,7 +50,7 @@ VLLM = (
         0.92,
         {"en": "Share of VRAM", "zh": "显存比例"},
         {
-            "en": "Part of each GPU that vLLM fills with weights and cache. Lower it if other programs use the GPU.",
+            "en": "Share of each GPU that vLLM fills with weights and cache. Lower it if other programs use the GPU.",
             "zh": "vLLM 在每个 GPU 上用于权重和缓存的显存比例。其他程序也在使用 GPU 时请调低。",
         },
         minimum=0.05,
@@ -99,7 +99,7 @@ VLLM = (
         0,
         {"en": "Answers at once", "zh": "同时生成上限"},
         {
-            "en": "Most answers that are generated at the same time; others wait. 0 = vLLM's own choice.",
+            "en": "Maximum number of answers at the same time; others wait. 0 = vLLM's own choice.",
             "zh": "同时生成的回答数上限，超出的排队等待；0 表示由 vLLM 决定。",
         },
         minimum=0,
@@ -123,7 +123,7 @@ VLLM = (
         1,
         {"en": "Pipeline stages", "zh": "流水线并行"},
         {
-            "en": "Divide the layers into so many groups, each on GPUs of its own. Suits slow links between machines.",
+            "en": "Number of groups of layers, each with its own GPUs. Suits slow links between machines.",
             "zh": "将模型按层分成几段，各用各的 GPU。适合机器之间连接较慢的情况。",
         },
         minimum=1,
@@ -136,7 +136,7 @@ VLLM = (
         1,
         {"en": "Replicas", "zh": "副本数"},
         {
-            "en": "Copies of the whole model, each on GPUs of its own, that share the requests.",
+            "en": "Number of copies of the whole model, each with its own GPUs, that share the requests.",
             "zh": "整个模型的副本数，每个副本使用各自的 GPU，共同分担请求。",
         },
         minimum=1,
@@ -189,7 +189,7 @@ VLLM = (
         "",
         {"en": "First machine's address", "zh": "主节点地址"},
         {
-            "en": "Address of machine 0 in a network that is trusted: the machines talk without login or encryption.",
+            "en": "Address of machine 0, in a trusted network: the machines use neither login nor encryption.",
             "zh": "0 号机器的地址，须在可信网络内：机器之间的通信没有登录和加密。",
         },
         pattern=_HOST,
@@ -228,7 +228,7 @@ VLLM = (
         1,
         {"en": "LoRAs in a batch", "zh": "每批 LoRA 数"},
         {
-            "en": "Different LoRAs that may be used in the same step. Each takes memory.",
+            "en": "Number of different LoRAs in one step. Each takes memory.",
             "zh": "同一步计算中可使用的不同 LoRA 的数量，每个都占用显存。",
         },
         minimum=1,
@@ -254,7 +254,7 @@ VLLM = (
         "",
         {"en": "vLLM's program", "zh": "vLLM 程序"},
         {
-            "en": "Path of the command vllm of an installation that exists, such as one in a virtual environment.",
+            "en": "Path of an installed vllm command, such as one in a virtual environment.",
             "zh": "已安装的 vllm 命令的路径，例如某个虚拟环境中的。",
         },
         group="advanced",

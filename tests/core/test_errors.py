@@ -99,7 +99,7 @@ def test_messages_in_both_languages_use_the_same_fields(subtests: pytest.Subtest
 
 
 def test_clients_of_the_api_and_the_terminal_are_not_sent_to_the_page(subtests: pytest.Subtests) -> None:
-    for error_class, (language, words) in product(WITH_MESSAGE, (("en", "Model tab"), ("zh", "”页"))):
+    for error_class, (language, words) in product(WITH_MESSAGE, (("en", "Model page"), ("zh", "”页"))):
         with subtests.test(error=error_class.__name__, language=language):
             assert words not in example(error_class).say_elsewhere(language)
 

@@ -12,7 +12,7 @@ from modules.evaluation.statistics import Interval
 NAN = math.nan
 EFFECTS = (
     Effect("perplexity", 18.115, 18.12, Interval(0.0003, -0.001, 0.0016)),
-    Effect("memory", 200 << 20, 150 << 20, Interval(math.log(0.75), -0.3, -0.27)),
+    Effect("memory", 200e6, 150e6, Interval(math.log(0.75), -0.3, -0.27)),
 )
 RESULT = PriceResult("1", "cache_8bit", "false", "true", "m.gguf", "llama.cpp", EFFECTS, pairs=5)
 

@@ -13,8 +13,7 @@ from modules.evaluation.statistics import Interval
 from modules.ui.chart_scale import number_text
 from modules.ui.charts import IntervalRow, Labels, interval_chart
 from modules.ui.locales import Tr, translator
-
-_MIB = 1 << 20
+from modules.ui.widgets.messages import decimal_size
 
 
 def run_json(state: PriceState, language: str, waiting: Words | None = None) -> dict[str, Json]:
@@ -143,12 +142,17 @@ def _table(result: PriceResult, tr: Tr) -> str:
 
 
 def _table_row(effect: Effect, tr: Tr) -> str:
-    scale = _MIB if effect.metric.endswith("memory") else 1
-    unit = "" if effect.metric == PERPLEXITY else f" {tr(f'pc_unit_{effect.metric}')}"
-    values = [f"{number_text(value / scale, 4)}{unit}" for value in (effect.a, effect.b)]
+    values = [_value(effect.metric, value, tr) for value in (effect.a, effect.b)]
     change = "—" if math.isnan(effect.change.mean) else f"{_with_ends(effect.percent)} %"
     cells = "".join(f'<td class="tx-p-number">{escape(text)}</td>' for text in (*values, change))
     return f'<tr><th scope="row">{escape(_metric(effect, tr))}</th>{cells}</tr>'
+
+
+def _value(metric: str, value: float, tr: Tr) -> str:
+    if metric.endswith("memory"):
+        return decimal_size(round(value)) if math.isfinite(value) else "—"
+    unit = "" if metric == PERPLEXITY else f" {tr(f'pc_unit_{metric}')}"
+    return f"{number_text(value, 4)}{unit}"
 
 
 def _circumstances(result: PriceResult, tr: Tr) -> str:
