@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from modules.core.errors import WebUIError
 from modules.core.training_errors import TrainingDiskFull, TrainingFailed, TrainingOutOfMemory
 from modules.engines.training.job import JOB, TrainingJob
-from modules.trainer import as_error
+from modules.trainer import _read_commands, as_error
 from modules.training.parameters import parse_parameters
 
 CASES: list[tuple[str, type[WebUIError], str, str]] = [
@@ -26,6 +28,32 @@ CASES: list[tuple[str, type[WebUIError], str, str]] = [
     ("CUDA out of memory. Tried to allocate 2 GiB", TrainingFailed, "out of memory", "out of memory"),
     ("something else", TrainingFailed, "something else", "something else"),
 ]
+
+
+def test_a_stop_is_heard_and_the_process_ends_with_its_parent() -> None:
+    (commands, sent), (answers, answered) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(sent)
+            _say_if_stopped(commands, answered)
+        finally:
+            os._exit(1)
+    os.close(answered)
+    os.write(sent, b"go on\nstop\n")
+    assert os.read(answers, 99) == b"stopped"  # nothing, if the child has ended
+    os.close(sent)
+    assert os.waitpid(child, 0)[1] == 0
+    for descriptor in (commands, answers):
+        os.close(descriptor)
+
+
+def _say_if_stopped(commands: int, answered: int) -> None:
+    """Read commands until this process ends, and write once a stop was among them."""
+    stop = threading.Event()
+    threading.Thread(target=lambda: stop.wait() and os.write(answered, b"stopped"), daemon=True).start()
+    with open(commands, "rb") as pipe:
+        _read_commands(pipe, stop)
 
 
 def test_errors_of_libraries_are_said_in_both_languages(tmp_path: Path, subtests: pytest.Subtests) -> None:

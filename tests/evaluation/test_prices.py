@@ -13,14 +13,16 @@ from typing import cast
 import pytest
 
 from modules.app import App
+from modules.config.model_settings import LORAS
 from modules.core.errors import LoaderUnavailable, ModelNotFound, OptionError, UnknownOption, Unsupported
+from modules.core.lora_errors import LoraNotFound
 from modules.core.worker_errors import LoadCancelled
 from modules.evaluation.errors import ResultsUnreadable, TextNotFound
 from modules.evaluation.price_errors import NoPrice, PriceNotFound, ResidentsInTheWay
 from modules.evaluation.price_loads import FreshLoad, Stop
 from modules.evaluation.price_measure import plan_speed_test
 from modules.evaluation.price_request import PriceRequest
-from modules.evaluation.price_run import PriceRun
+from modules.evaluation.price_run import PriceRun, _model_hash
 from modules.evaluation.price_state import PriceState
 from modules.loaders import registry
 from modules.planning.load_request import LoadRequest
@@ -28,6 +30,8 @@ from modules.runtime.load_plan import LoadPlan
 from tests.support.echo_models import use_echo
 from tests.support.echo_plans import wait_until
 from tests.support.fake_server import FakeServer, Reply
+from tests.support.gguf_files import MODEL, Tensor, gguf
+from tests.support.lora_files import peft
 
 SECONDS = 30.0
 TIMED, SLOW, BROKEN = "timed model.gguf", "brief model.gguf", "fail model.gguf"
@@ -39,7 +43,7 @@ def app(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.Monkey
     folder = tmp_path / "datasets"
     folder.mkdir()
     (folder / "digits.txt").write_text("1 2 3 4 5 6 " * 40)
-    app = make_app("--dataset-dir", str(folder))
+    app = make_app("--dataset-dir", str(folder), "--lora-dir", str(tmp_path / "loras"))
     yield app
     app.prices.close()
     app.models.close()
@@ -134,6 +138,32 @@ def test_a_failed_load_ends_it_with_its_sentence(app: App) -> None:
     state = run(app, request("numa", "false", "true", BROKEN))
     assert state.phase == "failed" and isinstance(state.error, Unsupported)
     assert app.prices.results.all() == []
+
+
+def test_a_lora_that_cannot_be_applied_ends_it_with_its_sentence(app: App, subtests: pytest.Subtests) -> None:
+    heads = {"llama.attention.head_count": 4, "llama.attention.head_count_kv": 2}
+    weights = [Tensor(f"blk.0.attn_{part}.weight", (64, width)) for part, width in (("q", 64), ("v", 32))]
+    (app.catalog.folder / "base.gguf").write_bytes(gguf({**MODEL, **heads}, weights))
+    peft(app.loras.catalog.folder / "fail")  # the name makes the test engine raise an error
+    wanted = request("numa", "false", "true", "base.gguf")
+    save_loras(app, "fail")
+    with subtests.test(what="the engine refuses it"):
+        error = run(app, wanted).error
+        assert error is not None and "will not" in error.say("en")
+    save_loras(app, "gone")
+    with subtests.test(what="there is none of that name"), pytest.raises(LoraNotFound):
+        app.prices.start(wanted)
+
+
+def save_loras(app: App, name: str) -> None:
+    app.model_settings.save("base.gguf", "llama.cpp", {LORAS: {name: 1.0}}, (LORAS,))
+
+
+def test_a_model_that_was_deleted_meanwhile_has_no_fingerprint(app: App) -> None:
+    plans = app.prices._loads.plans(request())
+    assert _model_hash(plans)
+    (app.catalog.folder / TIMED).unlink()
+    assert _model_hash(plans) == ""
 
 
 def test_models_that_cut_the_text_differently_show_their_perplexities_alone(app: App) -> None:

@@ -138,8 +138,16 @@ def test_a_run_is_stopped_at_once_while_its_data_is_tokenized(
     reach_phase(runs, name, "data")
     with subtests.test(what="a run that was resumed keeps what it has learned"):
         assert stopped_at_once(runs, name) == ("stopped", "stopped", None, "a")
-        weights = runs.folder.parent / "loras" / "a" / "adapter_model.safetensors"
+        loras = runs.folder.parent / "loras"
+        weights = loras / "a" / "adapter_model.safetensors"
         assert weights.read_bytes() == b"weights of 3" and runs.view(name).resumable
+    shutil.rmtree(loras)
+    loras.touch()  # no folder can be made of that name
+    runs.resume(name)
+    reach_phase(runs, name, "data")
+    with subtests.test(what="a disk that refuses what it has learned"):
+        state, _, error, _ = stopped_at_once(runs, name)
+        assert state == "failed" and "File exists" in str(error) and runs.view(name).resumable
 
 
 def stopped_at_once(runs: TrainingRuns, name: str) -> tuple[str, str, object, str]:

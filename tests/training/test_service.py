@@ -139,12 +139,14 @@ def test_a_merged_model_gets_a_folder_among_the_models_alone(app: App, subtests:
             app.training.export_merged("none", "model", name)
 
 
-def test_4_bits_of_weights_that_are_quantized_already_are_refused(app: App, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_on_quantized_weights_is_refused(app: App, tmp_path: Path) -> None:
     planned = app.training.plan(PARAMETERS)
     from modules.engines.training.arguments import load_options
 
     with pytest.raises(Unsupported, match="already quantized"):
         load_options({**planned.parameters, "base_weights": "4-bit"}, planned.options, "gptq")
+    with pytest.raises(Unsupported, match="DoRA cannot be trained"):
+        load_options({**planned.parameters, "use_dora": True}, planned.options, "awq")
 
 
 def test_models_that_leave_no_room_are_named(app: App) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 
 from modules.app import App
 from modules.chat.prompt import chat_prompt
-from modules.core.events import Done, Failed, Json, Text
+from modules.core.events import Json, Text
 from modules.core.lora_errors import LoraNotFound
 from modules.loaders import generation_settings
 from modules.planning.load_request import LoadRequest
@@ -68,12 +68,4 @@ def compare(app: App, name: str, question: str) -> dict[str, Json]:
 def _answer(app: App, model: LoadedModel, question: str) -> str:
     params = generation_settings.resolve({"do_sample": False, "max_new_tokens": MAX_ANSWER})
     prompt = chat_prompt(app.templates, model, [{"role": "user", "content": question}], params)
-    text = []
-    for event in model.generate(prompt.prompt, params):
-        if isinstance(event, Text):
-            text.append(event.text)
-        elif isinstance(event, Failed):
-            raise event.error
-        elif isinstance(event, Done):
-            break
-    return "".join(text).strip()
+    return "".join(event.text for event in model.generate(prompt.prompt, params) if isinstance(event, Text)).strip()

@@ -128,6 +128,19 @@ def test_a_chosen_format_writes_rows_and_trains_their_answer(prepare: Prepare) -
     assert trained(sample) == f"{A}<|im_end|>"
 
 
+def test_rows_that_are_no_conversations_are_written_by_the_format_for_their_fields(
+    tmp_path: Path, templates: ChatTemplates
+) -> None:
+    (tmp_path / "formats").mkdir()
+    (tmp_path / "formats" / "titles.json").write_text('{"title,story": "# %title%\\n%story%"}')
+    (tmp_path / "rows.json").write_text('[{"story": "Once.", "title": "A"}, {"title": "B"}]')
+    files = InstructionTemplates(tmp_path / "instruction-templates")
+    data = TrainingData(Datasets(tmp_path), DataFormats(tmp_path / "formats"), templates, files)
+    prepared = data.prepare(parse_parameters({"dataset": "rows"}), TEMPLATE)
+    assert texts(prepared.training) == ["# A\nOnce."] and [number for number, _ in prepared.file.bad] == [2]
+    assert prepared.prompt == {"template_type": "dataset", "template_1": "# %title%\n%story%"}
+
+
 def test_every_shipped_format_ends_with_the_answer(data: TrainingData, subtests: pytest.Subtests) -> None:
     assert data.formats.names() == ["alpaca", "alpaca-chatbot", "ChatML", "llama2-chat", "vicuna"]
     for name in data.formats.names():
