@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from modules.app import App
 from modules.core.events import Json
+from modules.core.worker_errors import WorkerDied
 from modules.runtime.resident import Resident
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import ErrorRoute, language_of
@@ -84,7 +85,9 @@ def facts(resident: Resident, language: str, is_owner: bool = True) -> dict[str,
     tr = translator(language)
     is_answering = resident.state == "ready" and resident.generations
     state = "unreachable" if not resident.is_reachable else "answering" if is_answering else resident.state
-    text = tr(f"resident_{state}").format(percent=f"{resident.progress:.0%}", count=resident.generations)
+    has_died = state == "failed" and isinstance(resident.error, WorkerDied)
+    text_key = "model_stopped" if has_died else f"resident_{state}"
+    text = tr(text_key).format(percent=f"{resident.progress:.0%}", count=resident.generations)
     notes = [
         text,
         resident.loader,

@@ -170,16 +170,18 @@ function failureOf({ error, load }) {
   return node;
 }
 
+const loadAgainButton = () => list.lastElementChild?.querySelector(".tx-load-again");
+
 /** Remove why the last answer failed if that was the end of its model, which is said elsewhere or holds no longer. */
 export function forgetEndOfModel() {
-  list.querySelector(".tx-load-again")?.closest(".tx-run-error").remove();
+  loadAgainButton()?.closest(".tx-run-error").remove();
   noteOffer();
 }
 document.addEventListener("tx-model-status", ({ detail }) => detail === "ready" && forgetEndOfModel());
 
 /** Hide the card that offers to load a model while a button of the conversation does. An attribute, as `:has` is slow. */
 export const noteOffer = () =>
-  document.documentElement.toggleAttribute("data-offers-load", document.querySelector(".tx-load-again, #tx-load-and-send") !== null);
+  document.documentElement.toggleAttribute("data-offers-load", Boolean(loadAgainButton() ?? document.getElementById("tx-load-and-send")));
 events.addEventListener("shown", noteOffer);
 
 /** Put these nodes into the list, and touch only those that have to move: a moved node loses its focus and selection. */

@@ -14,7 +14,9 @@ from starlette.testclient import TestClient
 
 from modules.app import App
 from modules.catalog.record_reader import server_record
+from modules.core.errors import both
 from modules.core.prompt import Prompt
+from modules.core.worker_errors import WorkerDied
 from modules.formats.server_file import ServerFile
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.memory_room import MemoryRoom
@@ -52,6 +54,12 @@ def app(make_app: Callable[..., App]) -> Iterator[App]:
 def test_a_model_on_a_server_shows_its_address_and_not_the_memory_of_our_process(tmp_path: Path) -> None:
     record = server_record("a", tmp_path / "a.server.yaml", ServerFile("http://h:8080"))
     assert facts(Resident("a", "Remote", "ready", record, memory=1 << 30), "en")["facts"] == "Ready · Remote · h:8080"
+
+
+def test_a_model_that_has_ended_is_told_from_one_that_did_not_load(tmp_path: Path) -> None:
+    record = server_record("a", tmp_path / "a.server.yaml", ServerFile("http://h:8080"))
+    for error, text in ((WorkerDied(-9, both("generating")), "Stopped · "), (None, "Load failed · ")):
+        assert facts(Resident("a", "Remote", "failed", record, error=error), "en")["facts"].startswith(text)
 
 
 def client_of(app: App) -> TestClient:
