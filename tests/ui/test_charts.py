@@ -101,6 +101,12 @@ def test_a_long_series_keeps_its_extremes_and_the_table_is_thinned_out() -> None
     assert '<th scope="row">19999</th>' in html
 
 
+def test_a_long_series_without_values_for_a_while_has_a_gap() -> None:
+    points = [(float(x), math.nan if 8_000 <= x < 12_000 else 1.0 + x) for x in range(20_000)]
+    path = drawings(line_chart([Series("Loss", points)], LABELS, TR))[0].findall("g/path")[-1].get("d") or ""
+    assert path.count("M") == 2 and path.count("L") <= MAX_POINTS
+
+
 def test_a_band_is_drawn_between_its_ends() -> None:
     band = [(1, 2.0, 4.0), (3, 0.0, 2.0)]
     group = drawings(line_chart([Series("Mean", LOSS.points, band=band)], LABELS, TR))[0].find("g")

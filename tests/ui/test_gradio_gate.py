@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import subprocess
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +62,11 @@ def test_an_event_of_an_unknown_function_is_one_line(http: TestClient, caplog: p
         answer = http.post("/en/gradio_api/queue/join", json={"data": [], "fn_index": 99, "session_hash": "s"})
     assert answer.status_code >= 400
     assert all(getattr(record, "brief", False) for record in caplog.records)
+
+
+def test_all_but_the_printing_of_tracebacks_stays_as_it_was(http: TestClient) -> None:
+    assert gr.queueing.traceback.format_exc is traceback.format_exc
+    assert gr.queueing.traceback.print_exc is not traceback.print_exc
 
 
 def test_a_page_with_a_file_button_takes_files() -> None:

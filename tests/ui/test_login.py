@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from modules import ui
 from modules.config.credentials import ApiKey, Credentials
@@ -61,6 +62,14 @@ def test_without_a_login_nothing_of_the_page_is_answered(browser: TestClient, pa
 @pytest.mark.parametrize("path", ["/healthz", "/favicon.ico", "/v1/models"])
 def test_the_health_check_and_the_api_ask_for_no_login(browser: TestClient, path: str) -> None:
     assert browser.get(path).text == f"page {path}"
+
+
+def test_a_web_socket_is_refused_with_a_login_as_well(browser: TestClient) -> None:
+    """The page uses none."""
+    log_in(browser, "the key")
+    with pytest.raises(WebSocketDisconnect) as closed, browser.websocket_connect("/en/queue"):
+        pass
+    assert closed.value.code == 1008
 
 
 def test_users_log_in_with_their_password_not_with_the_key() -> None:
@@ -134,3 +143,13 @@ def test_the_page_asks_for_a_login_or_the_server_warns(
     assert isinstance(ui.protect(server, app), LoginGuard) == guarded
     warning = open_warning(app)
     assert warned in warning["en"] if warned else warning is None
+
+
+def test_the_language_of_the_settings_outranks_that_of_the_browser() -> None:
+    def preferred(setting: str, **headers: str) -> str:
+        lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        return ui.preferred_language(Request({"type": "http", "headers": lines}), setting)
+
+    assert preferred("zh", accept_language="en") == "zh"
+    assert preferred("zh", cookie="tx-language=en") == "en"
+    assert (preferred("auto", accept_language="fr, zh-CN;q=0.5"), preferred("auto")) == ("zh", "en")

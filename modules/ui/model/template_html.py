@@ -25,7 +25,7 @@ def preview(parts: Sequence[tuple[str, bool]], count: int | None, tr: Tr) -> str
     for text, special in parts:
         text, room = text[:room], room - len(text)
         shown.append(f"<mark>{escape(text)}</mark>" if special else escape(text))
-        if room <= 0:
+        if room < 0:
             shown.append("…")
             break
     facts = tr("template_not_counted") if count is None else tr("template_tokens").format(count=count)

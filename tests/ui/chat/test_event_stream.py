@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modules.app import App
-from modules.chat.run import ReplyRequest
+from modules.chat.run import ReplyRequest, RunState
 from modules.conversations.conversation import Conversation
 from modules.loaders import generation_settings
 from modules.ui.chat.event_stream import EventStream
 from modules.ui.chat.markdown import Renderer
+from modules.ui.chat.snapshot import ConversationView
 from modules.ui.handlers import Page
 from tests.support import echo_plans
 from tests.support.echo_plans import wait_until
@@ -91,3 +93,21 @@ def test_a_page_that_was_hidden_gets_the_end_of_its_draft(app: App) -> None:
     wait_until(lambda: not app.runs.running(app.conversations))
     (last,) = drafts(app, id, lambda: None, wants_draft=True)
     assert last["done"] and last["text"].startswith("I like")
+
+
+def test_a_conversation_that_was_damaged_meanwhile_is_shown_with_the_reason(app: App, tmp_path: Path) -> None:
+    id = stored(app, "apple")
+    stream = EventStream(app, Page(app, "en"), app.conversations, Renderer("en"), id)
+    assert [name for name, _ in stream._news()] == ["list", "conversation"]
+    (file,) = tmp_path.rglob(f"{id}.json")
+    file.write_text("{")
+    ((_, body),) = [event for event in stream._news() if event[0] == "conversation"]
+    assert body["id"] == id and "its JSON is damaged" in body["problem"] and 'role="alert"' in body["problem"]
+
+
+def test_what_keeps_an_answer_waiting_is_told(app: App) -> None:
+    view = ConversationView(Page(app, "en"), Renderer("en"))
+    assert "Waking the model" in view.live(RunState("c", "m", phase="waking"))["line"]
+    assert "2" in view.live(RunState("c", "m", phase="waiting", position=2))["line"]
+    assert "50" in view.live(RunState("c", "m", phase="reading", progress=0.5))["line"]
+    assert view.live(RunState("c", "m"))["line"] == ""

@@ -219,3 +219,8 @@ def test_one_renderer_serves_several_threads() -> None:
     renderer, texts = Renderer("en"), [f"**{number}** $x_{number}$ `{number}`\n\n- a\n" for number in range(60)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(renderer.render, texts)) == [Renderer("en").render(text) for text in texts]
+
+
+def test_a_line_of_code_of_a_user_does_not_begin_a_block() -> None:
+    (block,) = Renderer("en").render_user("```a``` b\nand more")
+    assert "tx-code" not in block and "```a``` b\nand more" in block

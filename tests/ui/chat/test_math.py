@@ -44,6 +44,21 @@ def test_lines_and_columns_outside_of_an_environment_are_drawn_as_a_table() -> N
     assert '<mtd class="tx-right"><mi>a</mi></mtd>' in html
 
 
+def test_lines_within_a_part_that_has_one_line_show_the_source(subtests: pytest.Subtests) -> None:
+    for latex in (r"\sqrt{a \\ b}", r"\frac{a & b}{c}", r"x^{a \\ b}"):
+        with subtests.test(latex=latex):
+            assert formula_html(latex, display=True) == source_html(latex)
+
+
+def test_characters_that_an_alphabet_lacks_stay_as_they_are() -> None:
+    assert "<mi>é</mi>" in drawn(r"\mathbf{é}") and "<mi>𝐱</mi>" in drawn(r"\mathbf{x}")
+
+
+def test_a_negative_space_and_an_operator_of_ones_own_are_drawn() -> None:
+    assert '<mspace width="-0.167em">' in drawn(r"a\!b")
+    assert re.fullmatch(r"(<mrow>)+<mi>x</mi>(</mrow>)+", drawn(r"\mathop{x}"))
+
+
 def test_a_matrix_is_one_base_of_its_exponent() -> None:
     assert "<msup><mrow><mo>[</mo><mtable>" in drawn(r"\begin{bmatrix} 1 \end{bmatrix}^{-1}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from modules.app import App
 from modules.loaders import generation_settings
 from modules.notebook.notebook import Beginning, State, continued
+from modules.notebook.runs import RunState
 from modules.ui.handlers import Page
 from modules.ui.notebook.event_stream import NotebookStream
+from modules.ui.notebook.view import progress_line
 from modules.ui.server_events import News
 from tests.support import echo_plans
 from tests.support.echo_plans import wait_until
@@ -90,3 +93,20 @@ def test_the_list_is_told_when_it_changes(app: App) -> None:
     app.notebooks.rename("x", "y")
     (listed,) = bodies(stream.news(), "list")
     assert listed["version"] > version and listed["running"] == []
+
+
+def test_a_text_that_cannot_be_read_any_more_is_shown_with_the_reason(app: App, tmp_path: Path) -> None:
+    app.notebooks.create("apple ", "x")
+    stream = stream_of(app)
+    stream.news()
+    (file,) = tmp_path.rglob("x.txt")
+    file.write_bytes(b"abc\xff")
+    (state,) = bodies(stream.news(), "state")
+    assert "rev" not in state and "UTF-8" in state["problem"] and "x.txt" in state["problem"]
+    assert stream.news() == []
+
+
+def test_what_keeps_a_text_waiting_is_told(app: App) -> None:
+    page = Page(app, "en")
+    assert "2" in progress_line(RunState("x", 0, State(""), phase="waiting", position=2), page)
+    assert "50" in progress_line(RunState("x", 0, State(""), phase="reading", progress=0.5), page)

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from modules.app import App
+from modules.config import flags
 from modules.config.flags_file import HIDDEN, FlagsFile
 from modules.ui.handlers import Page
 from modules.ui.session.flags_card import FlagsCard
+from tests.support import echo_plans
 from tests.support.page_parts import AsCalled, page_parts
 
 
@@ -27,12 +29,12 @@ def pressed(text: str = "", **data: str) -> Any:
 
 @pytest.fixture
 def make_card(make_app: Callable[..., App], tmp_path: Path) -> Callable[..., Any]:
-    def make(*flags: str, offers_restart: bool = True) -> Any:
-        app = make_app(*flags)
+    def make(*arguments: str, offers_restart: bool = True) -> Any:
+        app = make_app(*arguments)
         app.flags_file = FlagsFile(tmp_path / "CMD_FLAGS.txt", ["--model-dir", str(tmp_path / "models")])
         stopped = threading.Event()
         if offers_restart:
-            app.restart.offer(Path(sys.argv[0]).resolve(), flags, stopped.set)
+            app.restart.offer(Path(sys.argv[0]).resolve(), arguments, stopped.set)
         with page_parts() as blocks:
             card = FlagsCard(Page(app, "en"))
             card.listen()
@@ -50,6 +52,26 @@ def test_a_text_is_checked_and_saved_with_what_it_changes(make_card: Callable[..
     assert "# mine" in html and not card.file.exists()
     assert "Saved. Takes effect" in card.save(pressed("# mine\n--api --n_ctx 512"))[card.part]
     assert card.file.read_text() == "# mine\n--api --n_ctx 512\n"
+
+
+def test_a_text_that_changes_nothing_says_so(make_card: Callable[..., Any], tmp_path: Path) -> None:
+    card = make_card()
+    card.app.flags = flags.parse(["--model-dir", str(tmp_path / "models")])
+    html = card.check(pressed("# a comment alone"))[card.part]
+    assert "No errors." in html and card._tr("ss_flags_same") in html
+
+
+def test_a_file_that_cannot_be_read_is_shown_with_the_reason(make_card: Callable[..., Any]) -> None:
+    card = make_card()
+    card.file.mkdir()
+    html = card.show()[card.part]
+    assert 'role="alert"' in html and "CMD_FLAGS.txt" in html and "<textarea" in html
+
+
+def test_a_restart_names_the_model_that_it_unloads(make_card: Callable[..., Any]) -> None:
+    card = make_card()
+    echo_plans.load(card.app.models)
+    assert card._tr("ss_running_model").format(model="good") in card.ask(pressed())[card.part]
 
 
 def test_mistakes_are_shown_and_nothing_is_saved(make_card: Callable[..., Any], subtests: pytest.Subtests) -> None:

@@ -110,3 +110,10 @@ def test_guests_cannot_save(make_card: Callable[..., Any], tmp_path: Path) -> No
     card = make_card("--multi-user")
     card.save(typed(seed="1"))
     assert (tmp_path / "settings.yaml").read_text() == ""
+
+
+def test_a_file_that_cannot_be_read_is_shown_with_the_reason(make_card: Callable[..., Any], tmp_path: Path) -> None:
+    card = make_card()
+    (tmp_path / "settings.yaml").write_text("seed: [")
+    html = card.show()[card.part]
+    assert 'role="alert"' in html and "settings.yaml" in html and "<form" not in html

@@ -18,6 +18,7 @@ from modules.options.generation import PARAMETERS
 from modules.setup.installed import Package
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
+from modules.ui.session import versions_card
 from modules.ui.session.tab import SessionTab
 from modules.ui.widgets.option_form import OptionForm
 from tests.engines.prompt_cache import prompts as saved
@@ -106,6 +107,35 @@ def test_a_bin_is_listed_and_emptied(make_tab: Callable[..., Any], tmp_path: Pat
     assert "The bin is empty." in html and not list((tmp_path / "presets" / ".trash").iterdir())
 
 
+def test_a_folder_that_takes_long_to_measure_is_shown_with_what_is_known(
+    make_tab: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.ui.session.storage_card.SECONDS", -1.0)
+    (tmp_path / "models" / "x.gguf").write_bytes(b"x" * 2000)
+    tab = make_tab()
+    assert "at least " in last(tab.storage.show())[tab.storage.part]
+
+
+def test_a_bin_that_cannot_be_emptied_says_why(make_tab: Callable[..., Any], tmp_path: Path) -> None:
+    tab = make_tab()
+    tab.app.conversations.delete(tab.app.conversations.create(title="kept").id)
+    (tmp_path / "logs" / ".lock").unlink()
+    (tmp_path / "logs" / ".lock").mkdir()
+    html = last(tab.storage.empty(pressed(bin="ss_bin_conversations")))[tab.storage.part]
+    assert 'role="alert"' in html and "Emptied." not in html and "Conversations (1)" in html
+
+
+def test_folders_that_are_missing_are_left_out(
+    make_tab: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.ui.session.storage_card.ROOT", tmp_path / "gone")
+    tab = make_tab()
+    assert "free on the disk" in last(tab.storage.show())[tab.storage.part]
+    (tmp_path / "models").rename(tmp_path / "unplugged")
+    html = last(tab.storage.show())[tab.storage.part]
+    assert "free on the disk" not in html and "0 B" in html and "gone" not in html
+
+
 def test_saved_prompts_are_listed_and_emptied(make_tab: Callable[..., Any], tmp_path: Path) -> None:
     tab = make_tab()
     assert "Saved prompts" not in last(tab.storage.show())[tab.storage.part]
@@ -135,6 +165,25 @@ def test_versions_are_shown_with_licenses_and_a_report(
     html = asyncio.run(tab.versions.show())[tab.versions.part]
     assert "&lt;Apache&gt;" in html and "Packages in overlays/legacy" in html
     assert '<pre id="tx-s-report" hidden>program: Text Studio abc\npackages: gradio 6.0</pre>' in html
+
+
+def test_versions_are_looked_up_again_when_asked_for(
+    make_tab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def packages() -> dict[str, list[Package]]:
+        looks.append(1)
+        return {"": [Package("gradio", f"6.{len(looks)}", "Apache")]}
+
+    monkeypatch.setattr("modules.ui.session.versions_card.installed_packages", packages)
+    monkeypatch.setattr("modules.ui.session.versions_card.machine", lambda: {"program": "Text Studio"})
+    tab = make_tab()
+    versions_card._known.cache_clear()
+    for expected in ("6.1", "6.1"):
+        assert expected in asyncio.run(tab.versions.show())[tab.versions.part]
+    assert "6.2" in asyncio.run(tab.versions.refresh())[tab.versions.part]
+    versions_card._known.cache_clear()
 
 
 def test_the_log_is_shown_by_level_and_text_without_secrets(make_tab: Callable[..., Any], tmp_path: Path) -> None:
