@@ -159,6 +159,21 @@ def save_loras(app: App, name: str) -> None:
     app.model_settings.save("base.gguf", "llama.cpp", {LORAS: {name: 1.0}}, (LORAS,))
 
 
+def test_both_sides_get_the_smaller_of_two_contexts_that_fit_in_memory(app: App) -> None:
+    heads = {"llama.attention.head_count": 4, "llama.attention.head_count_kv": 2}
+    (app.catalog.folder / "long.gguf").write_bytes(gguf({**MODEL, **heads, "llama.context_length": 1 << 24}))
+    app.memory.available_memory = lambda: 1_000_000_000
+    wanted = request("cache_8bit", "false", "true", "long.gguf")
+    alone = [
+        app.planner.plan(LoadRequest(app.record("long.gguf"), form=variant.options)).settings["n_ctx"]
+        for variant in wanted.variants()
+    ]
+    assert [setting.source for setting in alone] == ["memory", "memory"] and alone[0].value != alone[1].value
+    plans = app.prices._loads.plans(wanted)
+    assert [plan.options["n_ctx"] for plan in plans] == [min(int(setting.value) for setting in alone)] * 2
+    assert [plan.options["cache_8bit"] for plan in plans] == [False, True]
+
+
 def test_a_model_that_was_deleted_meanwhile_has_no_fingerprint(app: App) -> None:
     plans = app.prices._loads.plans(request())
     assert _model_hash(plans)

@@ -42,6 +42,20 @@ def test_a_process_that_ends_is_an_error(tmp_path: Path) -> None:
         Previews("nothing.there").preview(record(tmp_path), {}, parse_parameters({}), prepared(SAMPLE))
 
 
+def test_only_the_previews_that_were_asked_for_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.training.preview._KEPT", 2)
+    previews = Previews("tests.support.counting_preview")
+
+    def process(seed: int) -> object:
+        """Return the id of the process that has made the preview."""
+        return previews.preview(record(tmp_path), {}, parse_parameters({}), prepared(SAMPLE), seed)["pid"]
+
+    first, second = process(1), process(2)
+    assert process(1) == first != second
+    process(3)
+    assert process(1) == first and process(2) != second
+
+
 def test_what_the_process_reports_is_raised(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match="as told"):
         Previews("tests.support.failing_trainer").preview(record(tmp_path), {}, parse_parameters({}), prepared(SAMPLE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -184,13 +185,28 @@ def test_a_lora_is_saved_as_a_gguf_file_for_a_gguf_model(app: App, http: TestCli
     assert http.get("/training/export/check", params={"name": name, "model": "model"}).status_code == 400
 
 
-def test_a_merge_that_fails_says_why(app: App, http: TestClient) -> None:
-    name = finished(app, http)
+def test_a_merge_that_fails_says_why_and_another_one_waits_for_its_end(
+    app: App, http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, go = finished(app, http), threading.Event()
+    monkeypatch.setattr(app.training, "_record", lambda model: go.wait(SECONDS) and app.record(model))
+    assert http.post("/training/runs/merge", json={"name": name, "model": "model"}).status_code == 200
+    busy = http.post("/training/runs/merge?lang=en", json={"name": name, "model": "second"})
+    assert busy.status_code == 409 and "merged into model" in busy.json()["error"]
+    go.set()
+    assert "model" in ended_merge(http)["error"]
     assert http.post("/training/runs/merge", json={"name": name, "model": "../x"}).status_code == 200
+    assert "../x" in ended_merge(http)["error"]
+
+
+def ended_merge(http: TestClient) -> dict[str, Any]:
+    """Wait for the end of the merge, which fails, and return it."""
     until = time.monotonic() + SECONDS
     while (merge := http.get("/training/runs?lang=en").json()["merge"])["state"] == "running":
         assert time.monotonic() < until
-    assert merge["state"] == "failed" and "../x" in merge["error"]
+    assert merge["state"] == "failed"
+    found: dict[str, Any] = merge
+    return found
 
 
 def test_the_form_is_filled_with_the_parameters_of_a_lora(
