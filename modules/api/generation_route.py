@@ -9,23 +9,33 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Generic
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from modules.api.request_body import Body
 
 
+class _Endpoint(Generic[Body]):
+    """An ASGI application that answers all requests. Its errors are answered by the application around it."""
+
+    def __init__(self, schema: type[Body], answer: Callable[[Body, Request], Awaitable[Response]]) -> None:
+        self._schema, self._answer = schema, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        response = await self._answer(await read_body(request, self._schema), request)
+        await response(scope, receive, send)
+
+
 def generation_route(path: str, schema: type[Body], answer: Callable[[Body, Request], Awaitable[Response]]) -> Route:
     """Return the route of POST requests to `path`, which `answer` gets with their bodies."""
-
-    async def endpoint(request: Request) -> Response:
-        return await answer(await read_body(request, schema), request)
-
-    return Route(path, endpoint, methods=["POST"])
+    return Route(path, _Endpoint(schema, answer), methods=["POST"])
 
 
 async def read_body(request: Request, schema: type[Body]) -> Body:
