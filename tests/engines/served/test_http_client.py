@@ -258,10 +258,13 @@ def test_a_refusal_that_never_ends_is_read_up_to_a_bound(server: FakeServer) -> 
     assert server.wait_for(lambda: server.gone == [0])
 
 
-def test_a_defect_in_what_takes_the_events_is_raised_as_it_is(server: FakeServer) -> None:
-    server.add(PATH, stream(b"data: one", STALL))
-    with pytest.raises(ZeroDivisionError):
-        run(HttpClient(Target(server.url)).stream(EventStream(PATH, {}, lambda events: 1 // 0, allowed_silence=4)))
+def test_a_defect_in_what_takes_the_events_is_raised_as_it_is(server: FakeServer, subtests: pytest.Subtests) -> None:
+    for name, pause in (("with the head", []), ("later", [b": life", 0.02])):
+        with subtests.test(name):
+            server.add(PATH, stream(*pause, b"data: one", STALL))
+            source = EventStream(PATH, {}, lambda events: 1 // 0, allowed_silence=4)
+            with pytest.raises(ZeroDivisionError):
+                run(HttpClient(Target(server.url)).stream(source))
 
 
 def test_a_server_that_does_not_finish_connecting_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
