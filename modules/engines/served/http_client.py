@@ -240,6 +240,7 @@ class EventStream:
 
     def resume(self) -> None:
         if self.is_paused and self._exchange is not None and not self._exchange.transport.is_closing():
+            self._exchange.heard_at = self._exchange.loop.time()
             self._exchange.transport.resume_reading()
         self.is_paused = False
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,9 +138,10 @@ def test_a_paused_stream_is_not_read_and_not_silent(server: FakeServer) -> None:
     async def paused() -> tuple[int, int]:
         def take(some: list[bytes]) -> None:
             events.extend(map(len, some))
+            source.allow(0.1)
             source.pause()
 
-        source = EventStream(PATH, {}, take, allowed_silence=0.1)
+        source = EventStream(PATH, {}, take, allowed_silence=4)
         task = asyncio.create_task(HttpClient(Target(server.url)).stream(source))
         await asyncio.sleep(0.3)
         before = len(events)
@@ -149,6 +152,34 @@ def test_a_paused_stream_is_not_read_and_not_silent(server: FakeServer) -> None:
 
     before, after = run(paused())
     assert before < 10 and after == 42
+
+
+def test_silence_counts_from_the_moment_at_which_a_paused_stream_is_read_again(server: FakeServer) -> None:
+    release, events = threading.Event(), list[bytes]()
+    server.add(PATH, stream(b"data: one", lambda: release.wait(4), b"data: two"))
+
+    async def paused() -> None:
+        def take(some: list[bytes]) -> None:
+            events.extend(some)
+            source.allow(0.05)
+            source.pause()
+
+        source = EventStream(PATH, {}, take, allowed_silence=4)
+        task = asyncio.create_task(HttpClient(Target(server.url)).stream(source))
+        while not events:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.08)
+        time.sleep(0.05)  # the loop is busy when the time of the next look has come
+        source.take = events.extend
+        source.resume()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        source.allow(4)
+        release.set()
+        await task
+
+    run(paused())
+    assert events == [b"one", b"two"]
 
 
 def test_refusals_have_the_words_of_the_server_but_not_the_key(server: FakeServer, subtests: pytest.Subtests) -> None:
