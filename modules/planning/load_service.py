@@ -12,6 +12,7 @@ from modules.loaders.availability import rpc_unavailable
 from modules.loaders.registry import RPC
 from modules.lora.manager import LoraManager
 from modules.planning.code_consent import CodeConsent
+from modules.planning.context_note import context_note
 from modules.planning.task_note import task_note
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
@@ -78,7 +79,7 @@ class LoadService:
             note = task_note(plan.record)
             # Nobody has asked the server yet what its template is.
             template_notes = () if plan.record.server else self._templates.notes(self._templates.of(plan.record))
-            notes = (note,) if note else template_notes
+            notes = [*((note,) if note else template_notes), *filter(None, (context_note(plan),))]
             explanation["notes"] = [*explanation["notes"], *map(dataclasses.asdict, notes)]
         options = {key: {"value": setting.value, "source": setting.source} for key, setting in plan.settings.items()}
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **explanation}
