@@ -64,13 +64,16 @@ def converted(record: LoraRecord, model: GgufHeader) -> Path:
 
 
 def _file_name(model: GgufHeader) -> str:
-    """Return a name shared by models for which the adapter is the same: by architecture and number of heads."""
-    heads = [
-        f"-{_heads(model, layer, 0)}"
-        for layer in HEADS
-        if has_interleaved_heads(model.architecture, f"blk.0.{layer}.weight")
-    ]
-    return model.architecture + "".join(heads) + ".gguf"
+    """Return a name shared by models for which the adapter is the same: by architecture and numbers of heads."""
+    layers = [layer for layer in HEADS if has_interleaved_heads(model.architecture, f"blk.0.{layer}.weight")]
+    heads = [_heads_in_name(_stored_heads(model, layer)) for layer in layers]
+    return "-".join([model.architecture, *heads]) + ".gguf"
+
+
+def _heads_in_name(count: int | tuple[int, ...]) -> str:
+    if isinstance(count, tuple):  # one for each of up to hundreds of blocks
+        return hashlib.blake2b(repr(count).encode(), digest_size=8).hexdigest()
+    return str(max(count, 1))
 
 
 def _stamp(record: LoraRecord) -> int:
@@ -186,11 +189,18 @@ def _interleaved_heads(record: LoraRecord, pair: Pair, name: str, model: GgufHea
 
 
 def _heads(model: GgufHeader, layer: str, block: int) -> int:
-    # Some models have a number for each block. If there are as many key as query heads, only the latter is stored.
-    count = model.numbers.get(HEADS[layer]) or model.numbers.get(HEADS["attn_q"]) or 0
+    count = _stored_heads(model, layer)
     if isinstance(count, tuple):
         count = count[block] if block < len(count) else 0
-    return max(int(count), 1)
+    return max(count, 1)
+
+
+def _stored_heads(model: GgufHeader, layer: str) -> int | tuple[int, ...]:
+    """Return the number of heads, or some models' numbers for each block; 0 if it is unknown.
+
+    If there are as many key as query heads, only the latter is stored.
+    """
+    return model.numbers.get(HEADS[layer]) or model.numbers.get(HEADS["attn_q"]) or 0
 
 
 def _content(weights: BinaryIO, step: _Step) -> bytes:

@@ -21,7 +21,7 @@ from modules.lora.catalog import CONVERTED as FOLDER
 from modules.lora.catalog import LoraCatalog, LoraRecord
 from modules.lora.gguf_conversion import converted, interleaved
 from tests.support.checkpoint_files import put
-from tests.support.gguf_files import MODEL, gguf
+from tests.support.gguf_files import ARRAY, MODEL, U32, As, array, gguf
 from tests.support.hf_folder import bfloat16, write_safetensors
 from tests.support.lora_files import CONFIG, LAYER, peft
 from tests.support.peft_reference import peft_logits
@@ -266,3 +266,25 @@ def test_a_damaged_lora_is_refused_with_its_own_problem(tmp_path: Path) -> None:
     lora = LoraCatalog(peft(tmp_path / "x" / "cat", r=16).parent).find("cat")
     with pytest.raises(ModelProblem, match="the rank is 16"):
         converted(lora, header(tmp_path))
+
+
+def test_the_heads_of_each_block_are_counted_where_they_differ(tmp_path: Path) -> None:
+    b = numbered(64, 4)
+    modules = [LAYER.replace("layers.0", f"layers.{block}") + "q_proj" for block in (0, 1)]
+    lora = peft_lora(tmp_path, {key: x for name in modules for key, x in pair(name, numbered(4, 64), b).items()})
+
+    def rows(heads: object) -> list[bytes]:
+        tensors = read_arrays(converted(lora, header(tmp_path, **{"attention.head_count": heads})))
+        return [tensors[f"blk.{block}.attn_q.weight.lora_b"].tobytes() for block in (0, 1)]
+
+    (eight, _), (four, _) = rows(8), rows(4)
+    assert eight != four and rows(As(ARRAY, array(U32, [8, 4]))) == [eight, four]
+
+
+def test_weights_that_become_shorter_during_the_conversion_are_refused(tmp_path: Path) -> None:
+    lora = peft_lora(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
+    weights = tmp_path / "cat" / "adapter_model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1)
+    with pytest.raises(ModelProblem, match="truncated"):
+        converted(lora, header(tmp_path))
+    assert not list((tmp_path / FOLDER).glob("*"))
