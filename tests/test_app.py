@@ -141,6 +141,31 @@ def test_bins_are_emptied_at_start_those_of_logins_too(make_app: MakeApp) -> Non
     assert (app.conversations_of("me").count_deleted(), app.notebooks_of("me").count_deleted()) == (0, 0)
 
 
+def test_a_bin_that_cannot_be_emptied_is_no_reason_not_to_start(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    app = make_app()
+    app.conversations.delete(app.conversations.create().id)
+    app.notebooks.delete(app.notebooks.create("a", "x").name)
+    for bin in app.logs_folder.rglob(".trash"):
+        (day,) = bin.iterdir()
+        day.rename(bin / "20200101")
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    monkeypatch.setattr(os, "unlink", refuse)
+    app.sweep()
+    assert caplog.text.count("Permission denied") == 2
+    assert (app.conversations.count_deleted(), app.notebooks.count_deleted()) == (1, 1)
+
+
+def test_without_a_folder_for_prompts_there_are_none_to_forget(make_app: MakeApp) -> None:
+    app = make_app()
+    assert app.prompt_files is None
+    app.forget_prompts()
+
+
 def test_what_killed_saves_and_downloads_left_is_swept_at_start(
     make_app: MakeApp, small_models: Path, tmp_path: Path
 ) -> None:

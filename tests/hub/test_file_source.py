@@ -204,3 +204,14 @@ def test_bytes_received_before_a_broken_connection_are_kept(
     else:
         assert received == BIG[:100_000]
     assert read_body(source.open(large_file(hub), len(received), len(BIG))) == BIG[len(received) :]
+
+
+def test_a_body_without_a_length_that_ends_early_is_a_broken_connection(
+    served: HubServer, hub: HubClient, source: HubFileSource
+) -> None:
+    served.fault("big", origin="cdn", headers={"Content-Length": None}, drop_after=100_000)
+    received = bytearray()
+    with pytest.raises(MirrorUnreachable, match="connection"):
+        for piece in source.open(large_file(hub), 0, len(BIG)).chunks():
+            received += piece
+    assert received == BIG[:100_000]

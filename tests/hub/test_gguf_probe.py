@@ -15,7 +15,7 @@ from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem
 from modules.engines.llamacpp.memory import estimate
 from modules.formats.gguf_header import GgufHeader, read_header
 from modules.hub.client import HubClient
-from modules.hub.errors import MirrorUnreachable
+from modules.hub.errors import MirrorUnreachable, Stopped
 from modules.hub.gguf_probe import FIRST_FETCH, read_remote_header
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
@@ -139,3 +139,13 @@ def test_a_slow_mirror_times_out_at_the_deadline(served: HubServer) -> None:
     for timer in timers:
         timer.join(1)  # A timer that has fired or was cancelled takes a moment to end.
     assert not any(timer.is_alive() for timer in timers)
+
+
+def test_reading_a_header_ends_when_its_source_is_closed(served: HubServer) -> None:
+    served.add("user/model", {"m.gguf": gguf()})
+    with closing(HubClient(served.url)) as hub:
+        repository = hub.repository("user/model", "main")
+        source = hub.source(repository)
+        source.close()
+        with pytest.raises(Stopped):
+            read_remote_header(source, repository.files)

@@ -48,7 +48,7 @@ def test_a_redirected_list_works(served: HubServer, hub: HubClient) -> None:
     "target",
     [
         *("file:///etc/passwd", "ftp://example.com/x", "gopher://127.0.0.1/", "data:text/plain,x", "javascript:1"),
-        *("http://[::1", "http://", "https:///x", "http://127.0.0.1:99999/x", "//:80/x"),
+        *("http://[::1", "http://", "https:///x", "http://127.0.0.1:99999/x", "//:80/x", "http://a..example/x"),
     ],
 )
 def test_only_redirects_to_web_servers_are_followed(

@@ -137,3 +137,20 @@ def test_without_weights_or_known_memory_there_is_no_verdict(
     assert fetch_verdicts(make_app_with_memory(0), server)[0] == {}
     server.add(REPO, {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes(20_000)})
     assert fetch_verdicts(make_app_with_memory(), server)[0] == {}
+
+
+def test_a_model_that_the_flags_rule_out_has_no_verdict(
+    make_app_with_memory: Callable[..., App], server: HubServer
+) -> None:
+    server.add(REPO, {"m.Q4_1.gguf": gguf()})
+    app = make_app_with_memory(8 << 30, "--hf-endpoint", server.url, "--loader", "ExLlamav2")
+    assert fetch_verdicts(app, server)[0] == {}
+
+
+def test_there_is_no_room_for_weights_where_the_free_memory_is_unknown(
+    make_app_with_memory: Callable[..., App],
+) -> None:
+    assert make_app_with_memory(0).memory.room_for_weights() == 0
+    app = make_app_with_memory(5 << 30)
+    app.memory.torch_gpus = lambda: (Gpu("card", 2 << 30, 1 << 30),)
+    assert app.memory.room_for_weights() == 6 << 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from modules.loaders.overlay import Overlay
 from modules.setup import install_errors, llama_cpp_build
 from modules.setup.build_progress import BuildProgress
 from modules.setup.install import describe
+from modules.setup.llama_cpp_build import LlamaBuild, NoCompiler
 from modules.setup.overlay_installer import Installation, OverlayInstaller
+from modules.setup.pip import Pip, PipFailed
 from tests.support.echo_plans import wait_until
 from tests.support.package_index import PackageIndex, is_running
 
@@ -206,3 +209,37 @@ def test_only_the_required_version_in_the_main_environment_is_used(
             with monkeypatch.context() as patch:
                 patch.syspath_prepend(str(site))
                 assert overlay.in_environment is used
+
+
+# -- pip without a cache, and no compiler ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def build(tmp_path: Path, whole_program: None, monkeypatch: pytest.MonkeyPatch) -> LlamaBuild:
+    """A build whose pip has no cache and prints that, on a machine without programs."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!{shutil.which('sh')}\necho ERROR: pip cache commands can not function\nexit 1\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
+    for setting in ("CXX", "CMAKE_ARGS"):
+        monkeypatch.delenv(setting, raising=False)
+    return LlamaBuild("compiled==1.0", tmp_path / "build", Pip(str(interpreter)), lambda *_: None)
+
+
+def test_without_a_cache_and_a_compiler_a_downloaded_source_is_of_no_use(build: LlamaBuild) -> None:
+    (build.folder / "source").mkdir(parents=True)
+    (build.folder / "recipe").write_text(build._settings_hash())
+    with pytest.raises(NoCompiler):
+        build.wheel()
+    assert (build.folder / "source").is_dir(), "the next attempt goes on with it"
+
+
+def test_a_wheel_is_not_stored_without_a_cache(build: LlamaBuild, tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    build._store_wheel(tmp_path / "compiled-1.0-py3-none-any.whl")
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_only_a_missing_version_means_that_a_compiler_would_help(build: LlamaBuild) -> None:
+    with pytest.raises(PipFailed, match="cache commands"):
+        build.wheel()

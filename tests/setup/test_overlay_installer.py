@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.core.errors import InstallFailed, LoaderUnavailable
+from modules.core.errors import InstallFailed, InternalError, LoaderUnavailable
 from modules.core.paths import ROOT
 from modules.core.worker_errors import LoadFailed
 from modules.loaders.availability import unavailable
@@ -26,6 +26,8 @@ from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
 from modules.setup.install import describe
 from modules.setup.overlay_installer import Installation, OverlayInstaller
+from modules.setup.progress_file import ProgressWriter
+from modules.system import file_lock
 from tests.conftest import ECHO
 from tests.support.echo_plans import record, wait_until
 from tests.support.package_index import PackageIndex, is_running
@@ -398,3 +400,38 @@ def test_the_installed_overlays_are_undamaged() -> None:
         assert overlay is not None and overlay.is_installed and not overlay.find_damage()
     (extra,) = LOADERS["Transformers"].extras
     assert extra.overlay is not None and extra.overlay.is_installed and not extra.overlay.find_damage()
+
+
+# -- without pip -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Overlay:
+    """An overlay whose installation does not get as far as pip."""
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "requirements-of-test.txt").write_text("some-package==1.0\n")
+    return Overlay("of-test", 1, tmp_path)
+
+
+def test_progress_of_another_version_of_this_program_is_not_shown(overlays: OverlayInstaller, empty: Overlay) -> None:
+    parent = empty.folder.parent
+    (parent / ".of-test-1").mkdir()
+    writer = ProgressWriter(parent / ".of-test-1", interruptible=False)
+    writer.write({"done": 1, "total": 3})
+    with (parent / ".of-test.lock").open("w") as lock:
+        file_lock.acquire(lock.fileno())
+        overlays.start(empty)
+        wait_until(lambda: overlays.status(empty) == Installation("waiting", 1, 3), 3)
+        writer.write({"done": 1, "total": 3, "packages": ["a", "b"]})
+        wait_until(lambda: overlays.status(empty) == Installation("waiting"), 3)
+        overlays.cancel(empty)
+        assert wait_until_ended(overlays, empty) == Installation("absent")
+
+
+def test_an_unexpected_failure_is_logged(
+    overlays: OverlayInstaller, empty: Overlay, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty.requirements.write_bytes(b"some-package==1.0 # \xff\n")
+    failed = install(overlays, empty)
+    assert failed.state == "failed" and isinstance(failed.error, InternalError)
+    wait_until(lambda: "an installation failed" in caplog.text and "UnicodeDecodeError" in caplog.text, 3)

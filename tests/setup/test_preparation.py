@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from modules.core.errors import InstallFailed, WebUIError
 from modules.loaders.overlay import Overlay
 from modules.runtime.model_manager import ModelManager
 from modules.setup import demo_model
-from modules.setup.overlay_installer import OverlayInstaller
+from modules.setup.overlay_installer import Installation, OverlayInstaller
 from modules.setup.preparation import Preparation, PreparationStatus
 from modules.ui.locales import translator
 from modules.ui.preparation_notice import preparation as notice
@@ -188,3 +190,26 @@ def test_a_failed_download_of_the_demo_model_does_not_stop_the_preparation(
     status = machine.wait_until_done()
     assert machine.overlay.is_installed and status.demo_error is not None and machine.loads == []
     assert "demo model" in notice(status, True, "en", translator("en"))
+
+
+# -- with a llama.cpp that users have installed themselves -------------------------------------------------------------
+
+
+def test_a_llama_cpp_in_the_environment_is_used_and_the_model_loaded_once(tmp_path: Path) -> None:
+    """A distribution of this environment stands in for llama-cpp-python."""
+    (tmp_path / "requirements-of-test.txt").write_text(f"pytest=={version('pytest')}\n")
+    overlay = Overlay("of-test", 1, tmp_path, compiled="pytest")
+    preparation = Preparation(OverlayInstaller(), ModelManager(), tmp_path, overlay)
+    loads, goes_on = list[str](), threading.Event()
+
+    def load(name: str, number: int) -> None:
+        loads.append(name)
+        goes_on.wait(3)
+
+    preparation.start(load, demo=False, waiting="my.gguf")
+    wait_until(lambda: loads, 3)
+    preparation.resume()  # a second click while the first one is being heeded
+    assert preparation.status().installation == Installation("installed") and preparation.status().load == "my.gguf"
+    goes_on.set()
+    preparation.close()
+    assert loads == ["my.gguf"] and preparation.status().load == "" and not overlay.folder.parent.exists()

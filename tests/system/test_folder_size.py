@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from modules.system.folder_size import FolderSize, measure
 
 
@@ -30,3 +32,20 @@ def test_measuring_ends_when_the_time_is_over(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_empty(tmp_path: Path) -> None:
     assert measure(tmp_path / "none", 5) == FolderSize(0, 0)
+
+
+def test_a_part_that_cannot_be_read_makes_the_size_a_lower_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("closed", "open"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"x" * 7)
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert measure(tmp_path, 5) == FolderSize(7, 1, complete=False)

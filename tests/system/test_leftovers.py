@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from modules.config.yaml_file import YamlFile
 from modules.system.leftovers import MIN_AGE, sweep
 from tests.support.checkpoint_files import put
@@ -41,3 +43,17 @@ def test_what_a_killed_save_of_settings_leaves_is_recognized(tmp_path: Path) -> 
     assert sweep(tmp_path, ["settings.yaml"]) == []
     (left,) = sweep(tmp_path, ["settings.yaml"], min_age=0)
     assert left.parent == tmp_path and not left.exists()
+
+
+def test_what_cannot_be_deleted_stays_and_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck, other = (aged(put(tmp_path / f".settings.yaml.{name}")) for name in ("ab12_xyz", "ab13_xyz"))
+    unlink = os.unlink
+
+    def refuse(path: Path, *arguments: object) -> None:
+        if Path(path) == stuck:
+            raise PermissionError(13, "Permission denied")
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert sweep(tmp_path, ["settings.yaml"]) == [other]
+    assert stuck.exists() and not other.exists()

@@ -33,3 +33,13 @@ def test_a_full_disk_is_reported_once(caplog: pytest.LogCaptureFixture, capsys: 
         "No space left on device); messages appear here only."
     ]
     assert capsys.readouterr().err == ""
+
+
+def test_a_message_that_cannot_be_formatted_is_reported_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = LogFile(tmp_path / "log")
+    log.handle(logging.makeLogRecord({"msg": "%d models", "args": ("many",)}))
+    log.handle(logging.makeLogRecord({"msg": "the next"}))
+    assert "--- Logging error ---" in (errors := capsys.readouterr().err) and "%d models" in errors
+    assert (tmp_path / "log").read_text().endswith("the next\n")

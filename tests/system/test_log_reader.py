@@ -50,6 +50,12 @@ def test_only_the_end_of_a_large_file_is_read(log: Path, monkeypatch: pytest.Mon
     assert read_log(log) == LOG.splitlines()[-2:]
 
 
+def test_the_rest_of_a_record_that_was_cut_off_is_shown(log: Path) -> None:
+    log.write_text(f"ValueError: the end of a traceback\n{LOG}")
+    assert read_log(log) == ["ValueError: the end of a traceback", *LOG.splitlines()]
+    assert read_log(log, "WARNING")[0] == LOG.splitlines()[1], "its level is unknown"
+
+
 def test_known_secrets_are_left_out_and_cannot_be_searched_for(log: Path) -> None:
     assert "secret1" not in "\n".join(read_log(log, secrets=["secret1"]))
     assert read_log(log, text="secret1", secrets=["secret1"]) == []
