@@ -220,26 +220,48 @@ def test_a_request_with_a_draft_is_cancelled_at_once(tiny_llama: WorkerProcess) 
 
 @pytest.fixture
 def fitting_names(smollm2: Path, tmp_path: Path, tiny: Path) -> Path:
-    """Return a model that lies in a folder with others, of which one has another vocabulary."""
+    """Return a model that lies in a folder with others, which have other vocabularies, or are damaged."""
     metadata = read_metadata(smollm2)
     texts = metadata["tokenizer.ggml.tokens"]
     (tmp_path / "publisher").mkdir()
     model = tmp_path / "publisher" / "large.gguf"
     model.symlink_to(tiny)
     (tmp_path / "small.gguf").symlink_to(tiny)
-    changed = {**metadata, "tokenizer.ggml.tokens": [*texts[:17], "<other>", *texts[18:]]}
-    (tmp_path / "publisher" / "foreign.gguf").write_bytes(tiny_gguf_bytes(changed))
+    more = [f"<more {number}>" for number in range(200)]
+    kinds = metadata["tokenizer.ggml.token_type"]
+    longer = {"tokenizer.ggml.tokens": [*texts, *more], "tokenizer.ggml.token_type": [*kinds, *[1] * len(more)]}
+    for name, changed in {
+        "publisher/foreign": {"tokenizer.ggml.tokens": [*texts[:17], "<other>", *texts[18:]]},
+        "longer": longer,
+        "beginning": {"tokenizer.ggml.add_bos_token": True},
+        "sentencepiece": {"tokenizer.ggml.model": "llama"},
+    }.items():
+        (tmp_path / f"{name}.gguf").write_bytes(tiny_gguf_bytes({**metadata, **changed}))
+    (tmp_path / "damaged.gguf").write_bytes(tiny.read_bytes()[:100_000])
     return model
 
 
 def test_a_draft_model_that_does_not_fit_is_left_out_with_a_note(fitting_names: Path, worker: WorkerProcess) -> None:
     options = {"n_ctx": 256, "threads": 1, "threads_batch": 1}
     reasons = {}
-    for name in ("small.gguf", "publisher/foreign.gguf", "foreign.gguf", "absent.gguf"):
+    others = ("longer.gguf", "beginning.gguf", "sentencepiece.gguf", "damaged.gguf")
+    for name in ("small.gguf", "publisher/foreign.gguf", "foreign.gguf", "absent.gguf", *others):
         info = load(worker, fitting_names, **options, model_draft=name)
         reasons[name] = [note.text["en"] for note in info.notes if note.option == "model_draft"]
         assert answer(worker, SENTENCE, max_new_tokens=2).done.completion_tokens == 2
     foreign = "Not used: foreign.gguf cannot draft for large.gguf: its token 17 has a different text."
+    for name, reason in zip(
+        others,
+        (
+            "its vocabulary has a different size (49,352 / 49,152 tokens).",
+            "its special tokens differ.",
+            "its vocabulary has a different type.",
+            "llama.cpp could not load damaged.gguf",
+        ),
+        strict=True,
+    ):
+        (text,) = reasons.pop(name)
+        assert text.startswith(f"Not used: {name} cannot draft for large.gguf: {reason}")
     assert reasons == {
         "small.gguf": [],
         "publisher/foreign.gguf": [foreign],
