@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.cli import download_flags
+from modules.cli import download, download_flags
 from modules.cli.download import DownloadCommand
 from modules.cli.download_progress import ProgressDisplay
 from modules.core.paths import ROOT
@@ -302,8 +302,9 @@ def command(hub: HubServer, folder: Path, *flags: str) -> DownloadCommand:
 
 
 def test_a_branch_that_has_moved_since_the_interruption_is_downloaded_anew(
-    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(download, "_POLL_SECONDS", 0.01)
     stall = hub.fault("model.safetensors", origin="cdn", stall_after=1_000_000)
     interrupted = command(hub, tmp_path)
     _, spec = interrupted._select()

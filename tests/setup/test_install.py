@@ -16,7 +16,7 @@ from modules.core.paths import ROOT
 from modules.loaders.availability import unavailable
 from modules.loaders.overlay import STAMP, Overlay
 from modules.loaders.registry import Extra, Loader
-from modules.setup import install
+from modules.setup import install, overlay_installer
 from modules.setup.install import describe, describe_progress, installation_in_progress, wait, wait_for_rpc
 from modules.setup.overlay_installer import Installation, OverlayInstaller
 from modules.system import file_lock
@@ -122,8 +122,10 @@ def test_the_install_flag_accepts_any_alias_of_a_loader_and_exits(name: str, sta
 
 
 @pytest.fixture
-def large(tmp_path: Path) -> Loader:
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
     """A loader with an overlay for which no disk has the space, so that its installation fails before pip starts."""
+    monkeypatch.setattr(install, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(overlay_installer, "POLL_SECONDS", 0.01)
     overlay = Overlay("of-test", 10**12, tmp_path)
     overlay.requirements.write_text("some-package==1.0\n")
     overlay.folder.parent.mkdir()

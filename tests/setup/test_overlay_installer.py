@@ -24,6 +24,7 @@ from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, Loader
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
+from modules.setup import overlay_installer
 from modules.setup.install import describe
 from modules.setup.overlay_installer import Installation, OverlayInstaller
 from modules.setup.progress_file import ProgressWriter
@@ -413,7 +414,10 @@ def empty(tmp_path: Path) -> Overlay:
     return Overlay("of-test", 1, tmp_path)
 
 
-def test_progress_of_another_version_of_this_program_is_not_shown(overlays: OverlayInstaller, empty: Overlay) -> None:
+def test_progress_of_another_version_of_this_program_is_not_shown(
+    overlays: OverlayInstaller, empty: Overlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay_installer, "POLL_SECONDS", 0.01)
     parent = empty.folder.parent
     (parent / ".of-test-1").mkdir()
     writer = ProgressWriter(parent / ".of-test-1", interruptible=False)
