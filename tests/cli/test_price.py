@@ -21,6 +21,7 @@ TIMED, BROKEN = "timed model.gguf", "fail model.gguf"
 @pytest.fixture
 def start(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., App]:
     use_echo(monkeypatch, tmp_path / "models", TIMED, BROKEN)
+    monkeypatch.setattr(price, "_POLL_SECONDS", 0.005)
     (tmp_path / "digits.txt").write_text("1 2 3 4 5 6 " * 40)
     return lambda *flags: make_app("--dataset-dir", str(tmp_path), "--pairs", "2", *flags)
 
@@ -33,7 +34,7 @@ def test_stdout_gets_one_json_object_and_stderr_the_progress(
     body = json.loads(printed.out)
     assert (body["key"], body["a"], body["b"], body["pairs"]) == ("numa", "false", "true", 2)
     assert body["effects"]["decode_speed"]["percent"]["mean"] == pytest.approx(-50)
-    assert re.search(r"^load \d/6, ", printed.err, re.MULTILINE)  # it is asked now and then
+    assert re.search(r"^load \d/6, ", printed.err, re.MULTILINE)
 
 
 def test_a_failed_measurement_ends_with_status_1_and_its_sentence(

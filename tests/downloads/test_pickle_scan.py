@@ -143,6 +143,8 @@ def test_an_expanding_pickle_is_stopped_at_a_limit(tmp_path: Path, monkeypatch: 
     assert len(bomb) < 100_000
     with pytest.raises(PickleUnclear, match="too large"):
         scan(tmp_path, bomb)
+    with pytest.raises(PickleUnclear, match="too large"):
+        scan(tmp_path, b"V" + b"x" * (1 << 17) + b"\n.")
     monkeypatch.setattr(pickle_scan, "MAX_OPCODES", 1000)
     with pytest.raises(PickleUnclear, match="too large"):
         scan(tmp_path, b"\x80\x02" + b"N0" * 1000 + b"N.")
