@@ -21,6 +21,7 @@ from modules.evaluation.errors import ResultsUnreadable, TextNotFound
 from modules.evaluation.price_errors import NoPrice, PriceNotFound, ResidentsInTheWay
 from modules.evaluation.price_loads import FreshLoad, Stop
 from modules.evaluation.price_measure import plan_speed_test
+from modules.evaluation.price_quality import Quality
 from modules.evaluation.price_request import PriceRequest
 from modules.evaluation.price_run import PriceRun, _model_hash
 from modules.evaluation.price_state import PriceState
@@ -181,13 +182,16 @@ def test_a_model_that_was_deleted_meanwhile_has_no_fingerprint(app: App) -> None
     assert _model_hash(plans) == ""
 
 
-def test_models_that_cut_the_text_differently_show_their_perplexities_alone(app: App) -> None:
+def test_models_that_cut_the_text_differently_show_their_perplexities_alone(app: App, tmp_path: Path) -> None:
     (app.catalog.folder / "bos model.gguf").write_bytes((app.catalog.folder / "good.gguf").read_bytes())
-    result = run(app, request("model", "good.gguf", "bos model.gguf")).result
-    assert result is not None and result.kl is None and result.same_top is None
-    effect = result.effect("perplexity")
+    quality = Quality(app.texts.read("digits"), tmp_path / "distributions")
+    for name in ("good.gguf", "bos model.gguf"):
+        app.loading.load(app.planner.plan(LoadRequest(app.record(name))))
+        quality.add(app.models.current)
+    effect = quality.effect()
     assert effect is not None and effect.a > 1 and effect.b > 1 and math.isnan(effect.change.mean)
-    assert "same tokens" in result.quality_problem["en"]
+    assert quality.divergence() == {} and "same tokens" in quality.problem["en"]
+    assert not (tmp_path / "distributions").exists()
 
 
 def test_a_load_under_way_is_ended_by_a_stop(app: App) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.app import App
+from modules.training.run import RunFacts, RunFolder, RunView
 from tests.support.checkpoint_files import checkpoint
 
 ROWS = [{"instruction": f"What is {number}?", "output": f"A number, {number}."} for number in range(10)]
@@ -28,3 +29,12 @@ def training_app(make_app: Callable[..., App], folder: Path, *flags: str, model:
     app = make_app(*words, *flags)
     app.training.runs._program = "tests.support.echo_trainer"
     return app
+
+
+def add_run(app: App, name: str, model: str = "model", adapter: str = "") -> None:
+    """Write the folder of a run that has finished, whose LoRA is `adapter`."""
+    facts = RunFacts(name, model, "", "safetensors", "", "", 5, {"lora_name": name}, {}, 0.0)
+    folder = RunFolder(app.training.runs.folder / name)
+    folder.path.mkdir(parents=True)
+    folder.create(facts)
+    folder.save(RunView(facts, "finished", adapter=adapter))

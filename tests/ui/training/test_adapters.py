@@ -14,12 +14,11 @@ from modules.core.errors import WebUIError
 from modules.core.lora_errors import LoraNotFound
 from modules.loaders import registry
 from modules.training.page_errors import BaseNotLoaded
-from modules.training.run import RunFacts, RunFolder, RunView
 from modules.ui.training.adapters import apply_adapter, compare
 from tests.support.checkpoint_files import put, tensors
 from tests.support.echo_plans import wait_until
 from tests.support.lora_files import peft
-from tests.support.training_app import training_app
+from tests.support.training_app import add_run, training_app
 
 LAYER = "model.layers.0.self_attn."
 ANSWER = "<user>? {} !</s><assistant>"
@@ -41,15 +40,6 @@ def app(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.Monkey
     add_run(app, "a", adapter="a")
     add_run(app, "none")
     return app
-
-
-def add_run(app: App, name: str, model: str = "model", adapter: str = "") -> None:
-    """Write the folder of a run that has ended."""
-    facts = RunFacts(name, model, "", "safetensors", "", "", 5, {"lora_name": name}, {}, 0.0)
-    folder = RunFolder(app.training.runs.folder / name)
-    folder.path.mkdir(parents=True)
-    folder.create(facts)
-    folder.save(RunView(facts, "finished", adapter=adapter))
 
 
 def load(app: App, **loras: float) -> None:

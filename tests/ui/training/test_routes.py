@@ -22,7 +22,7 @@ from modules.ui.training import routes
 from tests.support.echo_trainer import UPDATES
 from tests.support.gguf_files import MODEL, Tensor, gguf
 from tests.support.lora_files import peft
-from tests.support.training_app import PARAMETERS, ROWS, training_app
+from tests.support.training_app import PARAMETERS, ROWS, add_run, training_app
 
 SECONDS = 20
 
@@ -173,22 +173,24 @@ def test_a_lora_is_saved_as_a_zip_file_by_the_browser(
 
 
 def test_a_lora_is_saved_as_a_gguf_file_for_a_gguf_model(app: App, http: TestClient, tmp_path: Path) -> None:
-    name = finished(app, http)
+    add_run(app, "a", adapter="a")
     heads = {"llama.attention.head_count": 4, "llama.attention.head_count_kv": 2}
     weights = [Tensor(f"blk.0.attn_{part}.weight", (64, width)) for part, width in (("q", 64), ("v", 32))]
     (tmp_path / "models" / "m.gguf").write_bytes(gguf({**MODEL, **heads}, weights))
     peft(app.loras.catalog.folder / "a")
-    chosen = {"name": name, "model": "m.gguf"}
+    chosen = {"name": "a", "model": "m.gguf"}
     assert http.get("/training/export/check", params=chosen).json() == {}
     answer = http.get("/training/export/gguf", params=chosen)
     assert answer.content[:4] == b"GGUF" and "a.gguf" in answer.headers["content-disposition"]
-    assert http.get("/training/export/check", params={"name": name, "model": "model"}).status_code == 400
+    assert http.get("/training/export/check", params={**chosen, "model": "model"}).status_code == 400
 
 
 def test_a_merge_that_fails_says_why_and_another_one_waits_for_its_end(
     app: App, http: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, go = finished(app, http), threading.Event()
+    name, go = "a", threading.Event()
+    add_run(app, name, adapter=name)
+    peft(app.loras.catalog.folder / name)
     monkeypatch.setattr(app.training, "_record", lambda model: go.wait(SECONDS) and app.record(model))
     assert http.post("/training/runs/merge", json={"name": name, "model": "model"}).status_code == 200
     busy = http.post("/training/runs/merge?lang=en", json={"name": name, "model": "second"})
