@@ -17,7 +17,7 @@ from modules.core.errors import Words
 MAX_HIGHLIGHTED, MAX_LINE = 40_000, 2000
 """Longer blocks, and blocks with longer lines, have no colors."""
 LONG_LINE = 80
-"""Characters of a line that a conversation has room for."""
+"""Columns of a line that a conversation has room for."""
 MAX_SECONDS = 0.3
 """Processor time after which a block is left without colors: Pygments takes very long for some texts."""
 EXACT_AFTER = 400
@@ -94,7 +94,12 @@ def code_block(content: str, info: str, language: str, has_long_lines: bool = Fa
 
 def has_long_lines(source: str) -> bool:
     """Return whether a block is probably wider than a conversation."""
-    return max(map(len, source.split("\n"))) > LONG_LINE
+    return any(len(line) > LONG_LINE // 2 and _columns(line) > LONG_LINE for line in source.split("\n"))
+
+
+def _columns(line: str) -> int:
+    """Return how many columns a line takes: Han characters take two."""
+    return len(line) if line.isascii() else len(line) + sum(character > "\u2e7f" for character in line)
 
 
 def language_name(info: str) -> str:

@@ -38,7 +38,8 @@ def test_a_block_has_its_language_and_a_button_to_copy() -> None:
 
 
 def test_only_a_block_with_long_lines_can_be_wrapped() -> None:
-    assert has_long_lines("short\n" + 81 * "x") and not has_long_lines(100 * "short\n")
+    assert has_long_lines("short\n" + 81 * "x") and has_long_lines(41 * "字")
+    assert not has_long_lines(100 * "short\n") and not has_long_lines(80 * "x" + "\n" + 40 * "字")
     assert "Wrap lines" in code_block("x", "", "en", has_long_lines=True)
     assert "tx-wrap-code" not in code_block("x", "", "en")
 
