@@ -95,12 +95,12 @@ def test_a_store_in_memory_is_bounded_and_its_bin_makes_room(monkeypatch: pytest
 def test_files_that_no_message_uses_make_room_for_one_that_is_about_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.conversations.blobs.MAX_MEMORY_BYTES", 3000)
     store = ConversationStore(None)
-    unused = store.blobs.put(b"z" * 2000)
-    unsent = store.put_unsent(b"a" * 2000)
-    assert unsent in store.blobs and unused not in store.blobs
+    first, unused = store.put_unsent(b"a" * 1000), store.blobs.put(b"z" * 1500)
+    second = store.put_unsent(b"b" * 1500)
+    assert unused not in store.blobs
     with pytest.raises(VisitorMemoryFull):
-        store.put_unsent(b"b" * 2000)
-    assert store.blobs.get(unsent) == b"a" * 2000
+        store.put_unsent(b"c" * 1500)
+    assert (store.blobs.get(first), store.blobs.get(second)) == (b"a" * 1000, b"b" * 1500)
 
 
 def test_nothing_of_a_store_in_memory_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from modules.core.errors import NoModelLoaded
+from modules.core.errors import ModelLoading, NoModelLoaded
+from modules.runtime import model_source
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from modules.runtime.model_source import awake_model, page_model, wait_for_lease
@@ -66,3 +67,12 @@ def test_a_request_waits_for_a_model_to_wake(models: ModelManager) -> None:
     models.unload()
     with pytest.raises(NoModelLoaded):
         awake_model(models)
+
+
+def test_a_request_does_not_wait_longer_than_a_page(models: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_to_sleep(models, "brief")
+    monkeypatch.setattr(model_source, "WAKE_SECONDS", 0.01)
+    with pytest.raises(ModelLoading, match="brief"):
+        awake_model(models)
+    wait_until(lambda: models.status.state == "ready")
+    assert not models.current.is_busy, "its lease was given up"

@@ -71,3 +71,21 @@ def test_a_node_is_not_asked_for_its_memory_while_a_model_is_sent_to_it() -> Non
     assert room.remote_devices(plan.nodes) == [Gpu("node:1", 0, 0)]
     table.fail("a", plan, NoModelLoaded())
     assert room.loading_nodes == frozenset()
+
+
+def test_a_load_that_was_given_up_leaves_a_model_as_it_was() -> None:
+    table = table_of(asleep="")
+    for name in ("asleep", "new"):
+        task = LoadTask(name=name, plan=echo_plans.plan(name), by_hand=False)
+        table.show_loading(task, echo_plans.plan(name))
+        assert table.find(name).state == "loading"
+        table.undo_load(task)
+    assert table.find("asleep").state == "asleep" and "new" not in table
+
+
+def test_a_failed_load_of_a_new_model_is_shown() -> None:
+    table = table_of(a="")
+    table.fail("b", echo_plans.plan("b"), NoModelLoaded())
+    assert {view.name: view.state for view in table.views()} == {"a": "asleep", "b": "failed"}
+    table.fail("c", None, NoModelLoaded())
+    assert "c" not in table and table.crashed == set()

@@ -21,7 +21,7 @@ from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import Lease
 from modules.runtime.model_manager import ModelManager
 from modules.runtime.resident import ResidencyLimits, Resident
-from modules.runtime.waiting import release_when_granted
+from modules.runtime.waiting import Waiter, WaitingRequests, release_when_granted
 from tests.conftest import worker_pids
 from tests.support.echo_plans import load, plan, texts, wait_until
 from tests.support.shelf import Shelf
@@ -422,6 +422,35 @@ def test_a_load_by_hand_that_is_cancelled_or_refused_leaves_the_pages_model(make
     with pytest.raises(InsufficientMemory):
         load(owner, "large")
     assert owner.current is first and states(owner) == {"a": "ready"}
+
+
+def test_a_load_by_hand_does_not_wait_for_ever_for_the_answers_of_others(make_owner: MakeOwner, clock: Clock) -> None:
+    owner = make_owner()
+    with lease(owner, "a") as answering:
+        loading = owner.begin(plan("b"))
+        wait_until(lambda: states(owner).get("b") == "loading")
+        clock.now += 301
+        assert isinstance(loading.exception(timeout=10), ModelsBusy)
+        assert texts(answering, "hello") == "hello "
+
+
+def test_a_load_anew_that_a_later_one_cancels_leaves_the_model_as_it_was(make_owner: MakeOwner) -> None:
+    owner = make_owner(space=2)
+    with lease(owner, "a") as answering:
+        again = owner.begin(plan("a"))
+        wait_until(lambda: states(owner)["a"] == "loading")
+        load(owner, "b")
+        assert isinstance(again.exception(timeout=10), LoadCancelled)
+        assert states(owner) == {"a": "ready", "b": "ready"} and texts(answering, "hello") == "hello "
+
+
+def test_a_request_for_a_model_that_has_just_been_given_up_is_told(make_owner: MakeOwner) -> None:
+    owner, waiting = make_owner(), WaitingRequests()
+    model, waiter = load(owner, "a"), Waiter("a", None, 5.0, 0.0)
+    assert model.retire(), "it is to make room"
+    waiting.add(waiter)
+    assert waiting.grant("a", model) == 5.0 and len(waiting) == 0
+    assert isinstance(waiter.lease.exception(timeout=0), Unloaded)
 
 
 def test_a_load_by_hand_joins_one_for_a_request_and_replaces_one_with_other_options(make_owner: MakeOwner) -> None:

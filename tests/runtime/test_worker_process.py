@@ -183,6 +183,17 @@ def test_closing_kills_a_worker_that_does_not_end(echo: WorkerProcess) -> None:
     assert not is_running(echo.pid)
 
 
+def test_what_is_to_be_done_at_the_end_is_done_at_once_after_it(echo: WorkerProcess) -> None:
+    done = threading.Event()
+    echo.call_at_end(done.set)
+    assert not done.is_set()
+    echo.close()
+    assert done.wait(5)
+    late: list[int] = []
+    echo.call_at_end(lambda: late.append(threading.get_ident()))
+    assert late == [threading.get_ident()]
+
+
 def test_a_worker_can_be_closed_twice(echo: WorkerProcess) -> None:
     echo.close()
     echo.close()

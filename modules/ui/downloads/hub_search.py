@@ -100,5 +100,5 @@ def _parameters(count: int) -> str:
 def _short(count: int) -> str:
     """Return a count with at most four characters: "950", "12k", "3.4M"."""
     if count >= 10**6:
-        return f"{count / 10**6:.1f}M" if count < 10**7 else f"{count // 10**6}M"
-    return f"{count // 1000}k" if count >= 10_000 else f"{count / 1000:.1f}k" if count >= 1000 else str(count)
+        return f"{count // 10**5 / 10}M" if count < 10**7 else f"{count // 10**6}M"
+    return f"{count // 1000}k" if count >= 10_000 else f"{count // 100 / 10}k" if count >= 1000 else str(count)

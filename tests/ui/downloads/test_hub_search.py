@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,3 +93,12 @@ def test_a_finished_download_can_be_loaded(panel: Any) -> None:
 
     asyncio.run(load())
     assert (panel.app.models.status.state, panel.app.models.status.name) == ("ready", FILE)
+
+
+def test_large_counts_are_short() -> None:
+    def shown(count: int) -> str:
+        (found,) = re.findall(r"<span>(\S+) downloads", results([FoundRepository("a/b", downloads=count)], EN))
+        return str(found)
+
+    counts = [950, 1_000, 3_460, 9_999, 12_345, 999_999, 3_460_000, 9_990_000, 12_345_678]
+    assert [shown(count) for count in counts] == ["950", "1.0k", "3.4k", "9.9k", "12k", "999k", "3.4M", "9.9M", "12M"]

@@ -71,6 +71,9 @@ def test_a_download_shows_its_progress_instead_of_the_button(app: App, hub: HubS
     until(lambda: app.downloads.snapshot()[0].state == "paused")
     assert ">Resume</button>" in part.html(None)
     app.downloads.cancel(app.downloads.snapshot()[0].id)
+    until(lambda: app.downloads.snapshot()[0].state == "cancelled")
+    html = part.html(None)
+    assert 'data-act="get"' in html and ">Resume<" not in html and "tx-bar" not in html
 
 
 def test_a_failed_download_says_why_and_can_be_tried_again(app: App, hub: HubServer) -> None:

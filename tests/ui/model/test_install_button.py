@@ -14,6 +14,7 @@ import pytest
 from modules.app import App
 from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, Loader
+from modules.setup.overlay_installer import Installation
 from modules.ui.gradio_import import gradio
 from tests.conftest import ECHO
 from tests.support.package_index import PackageIndex
@@ -175,3 +176,10 @@ def test_guests_cannot_install_packages(make_tab: Callable[..., Any], loader: Lo
 @pytest.mark.parametrize("name", [None, 5, ["echo"], {}, "no such loader", "Transformers", "ExLlamav2"], ids=repr)
 def test_installing_for_a_loader_without_packages_is_refused(tab: Any, name: object) -> None:
     assert 'role="alert"' in press(tab, name)[tab.notes]
+
+
+def test_the_progress_of_another_process_is_shown_once_it_reports_any(make_app: Callable[..., App]) -> None:
+    install, waiting = model_tab(make_app()).install, Installation("waiting")
+    assert install._progress(waiting) == install._page.info("install_waiting")
+    reported = install._progress(dataclasses.replace(waiting, done=1, total=4, last_line="<b>"))
+    assert "1" in reported and 'class="tx-bar"' in reported and "&lt;b&gt;" in reported

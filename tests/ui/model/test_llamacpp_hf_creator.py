@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 from modules.app import App
+from modules.downloads.record import DownloadSpec
+from modules.downloads.view import JobView
+from modules.hub.errors import MirrorUnreachable
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
 from modules.ui.model.llamacpp_hf_creator import CreatorPanel
@@ -23,21 +27,20 @@ REPO, NAME = "user/model", "model.gguf"
 TOKENIZER = {"tokenizer_config.json": b"{}", "tokenizer.json": b"{}", "config.json": b"{}"}
 
 
+def panel_of(app: App) -> Any:
+    with page_parts() as blocks:
+        page = Page(app, "en")
+        tab = ModelTab(page, followers())
+        panel = CreatorPanel(page, tab)
+    handlers: Any = AsCalled(blocks, panel)
+    handlers.model_tab = tab.card
+    return handlers
+
+
 @pytest.fixture
 def make_panel(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> Callable[..., Any]:
     (tmp_path / "models" / NAME).symlink_to(smollm2)
-
-    def make(*arguments: str) -> Any:
-        app = make_app(*arguments)
-        with page_parts() as blocks:
-            page = Page(app, "en")
-            tab = ModelTab(page, followers())
-            panel = CreatorPanel(page, tab)
-        handlers: Any = AsCalled(blocks, panel)
-        handlers.model_tab = tab.card
-        return handlers
-
-    return make
+    return lambda *arguments: panel_of(make_app(*arguments))
 
 
 @pytest.fixture
@@ -108,3 +111,16 @@ def test_an_invalid_address_is_reported_and_nothing_is_moved(
 def test_multi_user_mode_refuses_guests(make_panel: Callable[..., Any], hub: HubServer) -> None:
     panel = make_panel("--multi-user", "--hf-endpoint", hub.url)
     assert "only its owner" in create(panel)[panel.result] and hub.log == []
+
+
+def test_the_progress_says_how_much_there_is_and_why_nothing_arrives(make_app: Callable[..., App]) -> None:
+    panel = panel_of(make_app())
+    spec = DownloadSpec(REPO, "main", "model-HF")
+    job = JobView("1", spec, "downloading", Path("/models"), done=1_000_000, total=4_000_000)
+    waiting = MirrorUnreachable("hub.example", "no answer")
+    assert (
+        panel._progress(None) == panel._progress(dataclasses.replace(job, total=0)) == panel._page.tr("creator_asking")
+    )
+    assert panel._progress(dataclasses.replace(job, state="paused")) == panel._page.tr("creator_paused")
+    assert "1.00 MB" in panel._progress(job) and "4.00 MB" in panel._progress(job)
+    assert panel._progress(dataclasses.replace(job, waiting=waiting)) == f"{panel._progress(job)} {waiting.say('en')}"

@@ -163,6 +163,23 @@ def test_a_broken_file_is_listed_with_its_fault(editor: Any) -> None:
     assert "Broken.yaml cannot be used as an instruction template: line 2" in updates[editor.line]
 
 
+def test_a_broken_file_of_the_menu_can_be_replaced_by_a_template_that_works(editor: Any) -> None:
+    folder = editor.app.instruction_templates.folder
+    folder.mkdir()
+    (folder / "Broken.yaml").write_text("a: [\n")
+    updates = editor.use(values(editor, choice="Broken", name="Broken", source=MINE))
+    assert f"{NAME} now uses “Broken”" in updates[editor.line]
+    assert editor.app.instruction_templates.read("Broken") == MINE
+
+
+def test_an_unchanged_template_of_the_model_is_used_without_a_file(editor: Any) -> None:
+    editor.use(opened(editor, name="Mine", source=MINE))
+    updates = editor.use(values(editor, source=CHATML))
+    assert editor.app.template_choices.chosen(NAME) == "" and updates[editor.source] == CHATML
+    assert updates[editor.line] == editor._page.info("template_used_own", model=NAME)
+    assert editor.app.instruction_templates.names() == ["Mine"]
+
+
 def test_an_error_is_shown_with_its_line(editor: Any) -> None:
     updates = editor.show_preview(opened(editor, source="a\n{% for m in messages %}\n{{ m.content | <b> }}"))
     preview = updates[editor.preview]

@@ -12,10 +12,13 @@ from starlette.testclient import TestClient
 
 from modules.app import App
 from modules.core.events import Logprob
+from modules.loaders import generation_settings
 from modules.notebook.notebook import Notebook, Token, continued
 from modules.ui.chat import routes as chat_routes
 from modules.ui.chat.visitors import Visitors
 from modules.ui.notebook import routes
+from tests.support import echo_plans
+from tests.support.echo_plans import wait_until
 
 
 def client_of(app: App) -> TestClient:
@@ -122,6 +125,16 @@ def test_markdown_of_a_text_is_rendered_and_escaped(http: TestClient) -> None:
     answer = posted(http, "render", text="# Title\n\n<img src=x onerror=alert(1)>")
     assert answer["whole"] and len(answer["blocks"]) == 2 and "<img" not in "".join(answer["blocks"])
     assert not posted(http, "render", text="x" * 200_001)["whole"]
+
+
+def test_a_text_that_is_being_written_can_be_stopped(app: App, http: TestClient) -> None:
+    model = echo_plans.load(app.models)
+    app.notebooks.create("slow count 200 ", "x")
+    params = generation_settings.resolve({"max_new_tokens": 10})
+    app.notebook_runs.start(app.notebooks, "x", None, lambda state: continued(state, len(state.text)), model, params)
+    assert posted(http, "x/stop") == posted(http, "missing/stop") == {}
+    wait_until(lambda: app.notebook_runs.last(app.notebooks, "x"))
+    assert app.notebook_runs.last(app.notebooks, "x").reason == "cancelled"
 
 
 def test_without_a_model_there_are_no_tokens(http: TestClient) -> None:

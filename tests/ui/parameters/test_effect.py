@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from modules.chat.run import ReplyRequest
 from modules.conversations.conversation import Conversation
+from modules.loaders import generation_settings
 from modules.ui.gradio_import import gradio
 from modules.ui.parameters.effect import SHOWN, position, rows_of, split_words
 from tests.conftest import ECHO
@@ -47,6 +49,15 @@ def test_each_thing_that_is_missing_is_told_in_one_sentence(make_tab: MakeTab) -
     replied = {"conversation": tab.app.conversations.add(conversation).id}
     assert answer(tab, replied, top_k=-1)["note"] == "Correct the marked values first."
     assert "cannot list the candidates" in answer(tab, replied)["note"]  # the test engine's own words
+
+
+def test_while_a_model_answers_there_is_nothing_to_look_at(make_tab: MakeTab) -> None:
+    tab = make_tab()
+    echo_plans.load(tab.app.models)
+    request = ReplyRequest("send", generation_settings.resolve({"max_new_tokens": 10}), text="slow count 200")
+    run = tab.app.runs.start(tab.app.conversations, "", request, tab.app.models.current)
+    assert answer(tab, {"conversation": run.conversation})["note"] == tab.effects._page.tr("effect_busy")
+    tab.app.runs.close()
 
 
 def test_a_position_is_within_the_reply() -> None:

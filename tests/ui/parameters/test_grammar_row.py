@@ -30,6 +30,7 @@ def test_a_loaded_grammar_replaces_the_field_and_can_be_undone(make_tab: MakeTab
     assert undone(row, values, loaded)[tab.widgets[KEY]] == "root ::= [0-9]"
     assert "data-undo" not in row.load_grammar(values | {tab.widgets[KEY]: ""})[row.line]
     assert 'role="alert"' in row.load_grammar(values | {row.file: "none"})[row.line]
+    assert row.load_grammar(values | {row.file: None}) == {row.line: ""}, "the menu was emptied"
 
 
 def test_saving_over_and_deleting_can_be_undone_by_the_owner_alone(make_tab: MakeTab) -> None:

@@ -33,6 +33,19 @@ def test_no_preset_is_picked_by_itself(make_tab: MakeTab) -> None:
     assert make_tab().preset.value is None
 
 
+def test_values_of_a_preset_that_was_deleted_count_as_changed_by_hand(make_tab: MakeTab) -> None:
+    tab = make_tab()
+    for name, temperature in (("warm", 1.2), ("cold", 0.2)):
+        tab.app.presets.save(name, {"temperature": temperature})
+    values = shown_values(tab, **NEUTRAL) | {tab.preset: "warm"}
+    values = after(values, tab.pick_preset(values))
+    tab.app.presets.delete("warm")
+    assert report(tab, tab.report(values))["changed"] == {}, "there is nothing to compare with"
+    picked = tab.pick_preset(values | {tab.preset: "cold"})
+    assert "replaced values changed by hand" in picked[tab.line]
+    assert undone(tab, values | {tab.preset: "cold"}, picked)[tab.widgets["temperature"]] == 1.2
+
+
 def test_picking_a_preset_over_values_changed_by_hand_can_be_undone(make_tab: MakeTab) -> None:
     tab = make_tab()
     for name, temperature in (("warm", 1.2), ("cold", 0.2)):
