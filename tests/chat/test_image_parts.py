@@ -37,15 +37,15 @@ CASES = {
     "by another name": (OTHER_NAME, f"see {ZERO}", f"[user]see {ZERO}[A]"),
     "numbered texts": (NUMBERED, f"see {ZERO} and {ONE}", f"[user]see {ZERO} and {ONE}[A]"),
     "a template that refuses pictures": (REFUSING, f"see {ZERO}", f"[user]see {ZERO}[A]"),
-    "a template that takes one picture": (
+    "a template that takes few parts": (
         IN_PLACE.replace(
             "[{{ m.role }}]",
-            "[{{ m.role }}]{% if m.content | length > 3 and m.content is not string %}"
+            "[{{ m.role }}]{% if m.content | length > 4 and m.content is not string %}"
             "{{ raise_exception('too many parts') }}{% endif %}",
             1,
         ),
-        f"a {ZERO} b {ONE}",
-        f"[user]a {ZERO} b {ONE}[A]",
+        f"a {ZERO} b {ONE} c",
+        f"[user]a {ZERO} b {ONE} c[A]",
     ),
     "without a space before a picture": (SPACED, f"{ZERO}see", f"User:{ZERO}see[A]"),
     "the words of a picture in the text of a user": (FIRST, f"<image> {ZERO}", f"[user]<image> {ZERO}[A]"),

@@ -165,7 +165,7 @@ def test_requests_for_a_waiting_model_come_before_later_ones_for_the_resident(ma
     owner = make_owner()
     held = lease(owner, "a")
     second = request(owner, "b")
-    wait_until(lambda: states(owner).get("b") == "loading")
+    wait_until(lambda: owner._eviction.draining == ("a",))
     later = request(owner, "a")
     time.sleep(0.05)
     assert not later.done(), "it would keep b waiting"
