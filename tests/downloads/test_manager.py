@@ -352,7 +352,7 @@ def test_a_download_without_files_fails(program: Program) -> None:
 def test_small_files_are_transferred_in_parallel_and_one_failure_stops_all(hub: HubServer, program: Program) -> None:
     files = {f"part-{number}.json": noise(50_000, number) for number in range(12)}
     hub.add("somebody/small", files)
-    slow = hub.fault("part-", delay=0.2)
+    slow = hub.fault("part-", delay=0.1)
     downloads = program.start()
     result = download_to_end(downloads, DownloadSpec("somebody/small", "main", "small"))
     assert result.state == "done" and read_files(program.models / "small") == files

@@ -18,6 +18,7 @@ import pytest
 from modules.core.events import Event, Failed, Result, Text
 from modules.core.paths import ROOT
 from modules.core.worker_errors import Unloaded, WorkerDied
+from modules.runtime import worker_process
 from modules.runtime.worker_process import DECIDED_BY_USER, SHORT_WAITING, WorkerProcess, child_environment
 from tests.conftest import ECHO, load
 from tests.support.package_index import is_running
@@ -177,7 +178,8 @@ def test_a_worker_closed_during_a_load_ends(worker: WorkerProcess) -> None:
         list(loading)
 
 
-def test_closing_kills_a_worker_that_does_not_end(echo: WorkerProcess) -> None:
+def test_closing_kills_a_worker_that_does_not_end(echo: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "GRACE_SECONDS", 0.2)
     os.kill(echo.pid, signal.SIGSTOP)
     echo.close()
     assert not is_running(echo.pid)
