@@ -465,8 +465,8 @@ def test_a_worker_that_cannot_hear_or_be_heard_ends() -> None:
     ):
         deaf.stdin.write(b"no request\n")
         deaf.stdin.flush()
-        assert deaf.wait(4) == 1 and b"JSONDecodeError" in deaf.stderr.read()
+        assert deaf.wait(30) == 1 and b"JSONDecodeError" in deaf.stderr.read()
         unheard.stdout.close()
         unheard.stdin.write(b'[1, "fly", {}]\n')
         unheard.stdin.flush()
-        assert unheard.wait(4) == 0 and unheard.stderr.read() == b""
+        assert unheard.wait(30) == 0 and unheard.stderr.read() == b""

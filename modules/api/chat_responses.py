@@ -20,15 +20,13 @@ def call_id() -> str:
 
 
 class ChatResponseBuilder(ResponseBuilder):
-    """Build chat completions. `parsers` split each answer into its parts; without them all of it is text."""
+    """Build chat completions. `parsers` split each answer into its parts."""
 
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
     prefix = "chatcmpl"
 
-    def __init__(
-        self, model: str, usage_chunk: bool, ignored: Sequence[str] = (), parsers: Sequence[ReplyParser] = ()
-    ) -> None:
+    def __init__(self, model: str, usage_chunk: bool, ignored: Sequence[str], parsers: Sequence[ReplyParser]) -> None:
         super().__init__(model, 1, usage_chunk, ignored)
         self._parsers = parsers
         self._calls: dict[int, int] = {}  # how many each answer has begun
@@ -53,7 +51,7 @@ class ChatResponseBuilder(ResponseBuilder):
 
     def message(self, number: int, pieces: Sequence[Text]) -> dict[str, Json]:
         parts = [part for piece in pieces for part in self._split(number, piece)]
-        parts += self._parsers[number].end() if self._parsers else ()
+        parts += self._parsers[number].end()
         texts = {kind: "".join(text for part, text in parts if part == kind) for kind in (TEXT, REASONING)}
         calls = self._whole_calls(number, parts)
         return {
@@ -90,7 +88,7 @@ class ChatResponseBuilder(ResponseBuilder):
         return b"".join(chunks) or (self._chunk([self._choice(number, "", logprobs)]) if logprobs else b"")
 
     def sse_end(self, number: int, end: Done, last: bool = False) -> bytes:
-        held_back = self._parsers[number].end() if self._parsers else ()
+        held_back = self._parsers[number].end()
         return b"".join(self._part(number, part) for part in held_back) + super().sse_end(number, end, last)
 
     def _part(self, number: int, part: Piece, logprobs: Json = None) -> bytes:

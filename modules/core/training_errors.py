@@ -201,7 +201,7 @@ class AdapterUnchanged(TrainingError):
 class AdapterExists(NameTaken, TrainingError):
     status = 409
     template = {
-        "en": "There is already a LoRA {name!r}. Choose another name, or turn on Override Existing Files.",
+        "en": "There is already a LoRA {name!r}. Choose another name, or turn on “Override Existing Files”.",
         "zh": "已有名为 {name!r} 的 LoRA。请换一个名称，或勾选“覆盖现有文件”。",
     }
 

@@ -10,6 +10,11 @@ from modules.loaders.registry import Loader
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value, nearest
 
+CONTEXT_KEYS = ("n_ctx", "max_seq_len")
+"""The options of which a loader has one for the length of the context."""
+BY_USER = ("form", "saved", "flag")
+"""The sources of what the user has set."""
+
 
 @dataclass(frozen=True)
 class Setting:

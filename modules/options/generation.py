@@ -1,4 +1,4 @@
-"""The generation parameters, by the groups of the Parameters tab. Keys and ranges are those of the original web UI.
+"""The generation parameters, by the groups of the Parameters page. Keys and ranges are those of the original web UI.
 
 `loaders/registry.py` says which loader supports which of them.
 """

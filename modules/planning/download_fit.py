@@ -77,12 +77,12 @@ class DownloadFit:
         return {name: verdict for name, verdict in estimates.items() if verdict}
 
     def _verdict(self, header: GgufHeader) -> Verdict | None:
-        """Return what the Model tab would say of this model with the settings that a new model gets."""
+        """Return what the Model page would say of this model with the settings that a new model gets."""
         record = with_header(ModelRecord("", Path(), "gguf", header.size), header)
         try:
             plan = self._planner.plan(LoadRequest(record, saved={}))
             fit = self._memory.fit(plan)
-        except WebUIError:  # flags that this model cannot have: the Model tab reports them after the download
+        except WebUIError:  # flags that this model cannot have: the Model page reports them after the download
             return None
         return _summarize(fit, int(plan.settings["n_ctx"].value) or header.context_length) if fit else None
 

@@ -116,8 +116,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "model_unusable": ("无法加载", "cannot be loaded"),
     "slider_of": ("{option}（滑块）", "{option} (slider)"),
     "slider_limited": (
-        "“{option}”只能为 {low} 到 {high}，已改为 {value}。",
-        "{option} can only be from {low} to {high}. It is now {value}.",
+        "“{option}”的范围为 {low} 到 {high}，已改为 {value}。",
+        "{option} must be between {low} and {high}; it was set to {value}.",
     ),
     "no_models_short": ("还没有模型。", "No models yet."),
     "open_model_page": ("打开“模型”页", "Open the Model page"),
@@ -1140,7 +1140,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "tr_new_adapter": ("新的 LoRA", "New LoRA"),
     "tr_continues": ("起始权重", "Start from"),
     "tr_continues_info": (
-        "续训只沿用已有 LoRA 的权重，秩和 Alpha 也随之确定；数据和进程重新开始。",
+        "续训只沿用已有 LoRA 的权重，秩和 Alpha 也随之确定；数据和进度重新开始。",
         "Continuing takes the weights, rank and alpha of a LoRA; data and schedule start afresh.",
     ),
     "tr_continue_named": ("续训 {name}", "Continue {name}"),

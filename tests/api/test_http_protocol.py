@@ -123,7 +123,7 @@ class Greeting(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        asyncio.get_running_loop().call_later(0.15, self._greet)
+        asyncio.get_running_loop().call_later(0.4, self._greet)
 
     def _greet(self) -> None:
         self._transport.write(b"hello")
@@ -131,7 +131,7 @@ class Greeting(asyncio.Protocol):
 
 
 def test_a_connection_that_another_protocol_has_taken_over_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 0.3)
     with serving(answer, http=protocol_for(6), lifespan="off", ws=Greeting) as address:
         connection = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=5)
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")

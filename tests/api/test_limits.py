@@ -109,9 +109,9 @@ def test_large_json_with_too_many_values_is_refused_before_it_is_parsed() -> Non
     assert http.post("/v1/completions", content=lists[:999_999], headers=JSON).text == "999999"
 
 
-def pieces_taken(*pieces: Message) -> tuple[int, list[Message]]:
-    """Send a request in pieces; return how many of these were taken, and the answer."""
-    waiting, sent = list(pieces), list[Message]()
+def pieces_taken(sent: list[Message], *pieces: Message) -> int:
+    """Send a request in pieces; return how many of these were taken. The answer is added to `sent`."""
+    waiting = list(pieces)
 
     async def receive() -> Message:
         return waiting.pop(0)
@@ -121,20 +121,21 @@ def pieces_taken(*pieces: Message) -> tuple[int, list[Message]]:
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
     asyncio.run(BodyLimit(count_body, 1000)(scope, receive, send))
-    return len(pieces) - len(waiting), sent
+    return len(pieces) - len(waiting)
 
 
 def test_the_rest_of_a_body_that_is_too_large_is_read_before_the_answer() -> None:
     """Else the connection is reset before the client, which is still sending, reads the answer."""
     half: Message = {"type": "http.request", "body": b"x" * 501, "more_body": True}
-    taken, sent = pieces_taken(half, half, half, {"type": "http.request", "body": b"x"})
+    sent: list[Message] = []
+    taken = pieces_taken(sent, half, half, half, {"type": "http.request", "body": b"x"})
     assert (taken, sent[0]["status"]) == (4, 413)
 
 
 def test_a_client_that_leaves_within_its_body_gets_no_answer() -> None:
     sent: list[Message] = []
     with pytest.raises(ClientDisconnect):
-        _, sent = pieces_taken({"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"})
+        pieces_taken(sent, {"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"})
     assert sent == []
 
 

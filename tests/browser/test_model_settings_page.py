@@ -203,7 +203,7 @@ def test_sliders_end_at_the_limits_of_the_model(window: Window) -> None:
     fill(window, "n_gpu_layers", "31")
     expect(source(window, "n_gpu_layers")).to_have_text("changed, not saved")
     fill(window, "n_gpu_layers", "99")
-    expect(window.page.locator("#tx-toasts")).to_contain_text("GPU layers can only be from -1 to 31. It is now 31.")
+    expect(window.page.locator("#tx-toasts")).to_contain_text("GPU layers must be between -1 and 31; it was set to 31.")
 
 
 def test_the_memory_bar_follows_the_options_and_offers_a_remedy(window: Window) -> None:

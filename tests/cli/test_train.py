@@ -84,8 +84,10 @@ def test_ctrl_c_ends_the_run_and_says_how_it_goes_on(
     monkeypatch.setattr(train, "_POLL_SECONDS", 0.02)
 
     def interrupt() -> None:
-        until(lambda: "update 5/12" in terminal.getvalue(), 4)
-        signal.raise_signal(signal.SIGINT)
+        try:
+            until(lambda: "update 5/12" in terminal.getvalue())
+        finally:
+            signal.raise_signal(signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()

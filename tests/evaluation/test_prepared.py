@@ -1,4 +1,4 @@
-"""Why the figures of two models cannot be compared token by token."""
+"""Figures of two models that cannot be compared token by token are refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong before and after the load itself."""
+"""Loads fail before and after the load itself."""
 
 from __future__ import annotations
 

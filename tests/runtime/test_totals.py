@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from modules.core.errors import Unsupported, both
 from modules.core.events import Done, Event, Failed, Text
 from modules.runtime.totals import GenerationTotals, Totals
+
+
+def test_all_numbers_are_added_up() -> None:
+    names = [field.name for field in dataclasses.fields(Totals)]
+    both = Totals(**dict.fromkeys(names, 1)).plus(Totals(**dict.fromkeys(names, 2)))
+    assert dataclasses.asdict(both) == {**dict.fromkeys(names, 3), "longest": 2}
 
 
 def test_generations_are_counted_when_they_begin_and_when_they_end() -> None:

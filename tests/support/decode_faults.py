@@ -19,7 +19,7 @@ from modules.engines.loglikelihoods import Loglikelihoods
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.answers import parameters
-from tests.support.draft_probe import _FreeTokens
+from tests.support.draft_probe import FreeTokens
 
 FIRST, SECOND = "Once upon a time, in a village by the sea,", "The recipe for bread begins with"
 REPEATED = "One two three four. " * 6
@@ -27,7 +27,7 @@ _STATUS = {"refused": -3, "full": CACHE_FULL, "interrupted": ABORTED}
 
 
 class Faults:
-    """What becomes of the next batches: "" is evaluated, "late" as well, but said to have been interrupted.
+    """Decides on the next batches: "" is evaluated, "late" as well, but said to have been interrupted.
 
     The others are a status of `llama_decode` that has evaluated nothing.
     """
@@ -49,7 +49,7 @@ class Probe:
         form = {"n_ctx": 512, "parallel": 4, "threads": 1, "threads_batch": 1}
         options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form=form))
         self.engine: Any = LlamaCpp(path, options, lambda progress: None)
-        self.engine.__dict__["_drafts"].costs = _FreeTokens(1.0)
+        self.engine.__dict__["_drafts"].costs = FreeTokens(1.0)
         self.faults = Faults(self.engine.model)
 
     def answers(self, prompts: Sequence[str], *faults: str, **settings: Any) -> list[str]:

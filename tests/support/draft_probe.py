@@ -63,9 +63,9 @@ def main() -> None:
     options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form=request["options"]))
     engine = LlamaCpp(Path(request["path"]), options, lambda progress: None)
     drafts: Any = engine.__dict__["_drafts"]
-    drafts.costs = _FreeTokens(1.0)
+    drafts.costs = FreeTokens(1.0)
     if drafts._model is not None:
-        drafts._model.costs = _FreeTokens(0.0)
+        drafts._model.costs = FreeTokens(0.0)
     answers = []
     for group in request["groups"]:
         answers.append([dataclasses.asdict(answer) for answer in _together(engine, group)])
@@ -88,7 +88,7 @@ def _check_threads(engine: Any, drafts: Any) -> None:
         assert counts == (2, 2), counts
 
 
-class _FreeTokens:
+class FreeTokens:
     """Batches that all take the same time."""
 
     def __init__(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""How the end of a training process is named."""
+"""The end of a training process is named."""
 
 from __future__ import annotations
 

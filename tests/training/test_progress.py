@@ -1,4 +1,4 @@
-"""What a training process reports changes the run; what is not known changes nothing."""
+"""Reports of a training process change the run; unknown ones change nothing."""
 
 from __future__ import annotations
 

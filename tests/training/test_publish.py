@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -54,13 +55,15 @@ def two_disks(monkeypatch: pytest.MonkeyPatch, loras: Path) -> None:
     monkeypatch.setattr("os.rename", rename_on_one_disk)
 
 
-@pytest.fixture
-def small_disk(run: Path) -> Iterator[None]:
-    """Refuse new files of more than 50 kB once there is a run."""
+@contextlib.contextmanager
+def small_disk() -> Iterator[None]:
+    """Refuse new files of more than 50 kB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def view(**fields: Any) -> RunView:
@@ -82,9 +85,9 @@ def test_a_lora_is_copied_to_another_disk(run: Path, loras: Path) -> None:
     assert not (run / RESULT).exists()
 
 
-@pytest.mark.usefixtures("two_disks", "small_disk")
+@pytest.mark.usefixtures("two_disks")
 def test_a_lora_that_cannot_be_replaced_is_put_back(run: Path, loras: Path) -> None:
-    with pytest.raises(OSError, match="File too large"):
+    with small_disk(), pytest.raises(OSError, match="File too large"):
         publish(run, view(), loras)
     assert content(loras)["a"] == b"old" and (run / RESULT / WEIGHTS).stat().st_size == 100_000
     sweep(loras)

@@ -12,7 +12,7 @@ from modules.chat.tools.json_reading import MAX_NAME, copy_string
 from modules.chat.tools.marked_format import call_name
 from modules.chat.tools.reader import NotACall, Reading, ReplyReader
 from modules.chat.tools.tool import Tool
-from modules.chat.tools.values import value_as_json
+from modules.chat.tools.values import object_in, value_as_json
 from modules.core.answer_grammar import AnswerGrammar
 from modules.core.events import Json
 
@@ -45,7 +45,7 @@ class GemmaCalls:
         return (*self.frame.opening_tags, *self.closers, QUOTE)
 
     def text(self, calls: Sequence[tuple[str, str]]) -> str:
-        return self.frame.join([name + "{" + self._members(json.loads(arguments)) for name, arguments in calls])
+        return self.frame.join([name + "{" + self._members(object_in(arguments)) for name, arguments in calls])
 
     def _members(self, values: Json) -> str:
         return ",".join(f"{key}:{self._written(value)}" for key, value in values.items())

@@ -19,6 +19,15 @@ _MAX_LITERAL = 100_000
 """Characters of a literal of Python that is read."""
 
 
+def object_in(text: str) -> dict[str, Json]:
+    """Return the JSON object in a text, an empty one if there is none: clients send back what a model has written."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def value_as_json(text: str, types: Collection[str]) -> str:
     """Return the JSON text of a value. One that has none of these types, if they are known, becomes a string."""
     stripped = text.strip()

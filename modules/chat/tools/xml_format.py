@@ -17,7 +17,7 @@ from modules.chat.tools.json_reading import MAX_NAME
 from modules.chat.tools.marked_format import call_name
 from modules.chat.tools.reader import NotACall, Reading, ReplyReader
 from modules.chat.tools.tool import Tool
-from modules.chat.tools.values import value_as_json
+from modules.chat.tools.values import object_in, value_as_json
 from modules.core.answer_grammar import AnswerGrammar
 
 _STRING, _OTHER = 'string="true"', 'string="false"'
@@ -69,7 +69,7 @@ class XmlCalls:
             + key
             + (self.key_end + value if isinstance(value, str) else self._other(value))
             + self.value_end
-            for key, value in json.loads(arguments).items()
+            for key, value in object_in(arguments).items()
         )
 
     def _other(self, value: object) -> str:

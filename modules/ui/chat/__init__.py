@@ -1,1 +1,1 @@
-"""The Chat tab."""
+"""The Chat page."""

@@ -75,7 +75,7 @@ class ConversationView:
             if _has_model(app):
                 return {}
             reloads = isinstance(error, WorkerStuck)
-            load = (self._page.owner and not reloads and app.default_model()) or ""
+            load = _ended_model(app) if self._page.owner and not reloads else ""
         return {"error": self._page.alert(error), "load": load}
 
     def _participants(self, conversation: Conversation) -> dict[str, Json]:
@@ -183,6 +183,13 @@ def _has_model(app: App) -> bool:
         return app.models.current.death is None
     except WebUIError:
         return False
+
+
+def _ended_model(app: App) -> str:
+    """Return the name of the page's model if it has ended by itself; "" if it was unloaded or is being loaded."""
+    status = app.models.status
+    has_ended = status.state == "ready" or isinstance(status.error, WorkerDied)
+    return status.name if has_ended else ""
 
 
 def facts_line(receipt: Mapping[str, Json], page: Page) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from modules.catalog.record import ModelRecord
 from modules.core.errors import OptionError, UnknownLoader
 from modules.loaders.availability import unavailable
-from modules.loaders.load_settings import Setting
+from modules.loaders.load_settings import BY_USER, CONTEXT_KEYS, Setting
 from modules.loaders.registry import LOADERS, Loader, find_loader
 from modules.options.load import OPTIONS
 from modules.options.price import is_priced
@@ -43,10 +43,8 @@ LOADER_CSS = css_by_loader("#tx-page.show-{name} #tx-opts", "ld")
 """Show the options of the loader picked."""
 
 FORM_OPTIONS = {key: option for key, option in OPTIONS.items() if option.set_by != "files"}
-_SET_BY_USER = ("form", "saved", "flag")
 _MAX_PRESETS = 5
 _LAYER_WORDS = {0: "preset_none", -1: "preset_all"}
-CONTEXT_KEYS = ("n_ctx", "max_seq_len")
 _SCRIPT = (Path(__file__).parent / "options.js").read_text(encoding="utf-8")
 
 
@@ -254,7 +252,7 @@ def marks(
 ) -> str:
     """Render the data of `options.js`: sources, errors and preset values by option, and the number of changed options
     by folded group."""
-    changed = Counter(OPTIONS[key].group for key, source in sources.items() if source in _SET_BY_USER)
+    changed = Counter(OPTIONS[key].group for key, source in sources.items() if source in BY_USER)
     data = {
         "reset": tr("reset"),
         "most": tr("preset_most"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
+
 from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.chat.tools.tool import Tool
 from modules.chat.tools.use import ToolUse
 from modules.core.paths import ROOT
 from modules.core.reasoning import ReasoningParser
 from tests.support.template_table import CHATML
-from tests.support.tool_replies import source_of
+from tests.support.tool_replies import STYLES, source_of
+from tests.support.tool_replies import use_of as style_use
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 FOLDER = ROOT / "tests" / "support" / "family_templates"
@@ -157,3 +162,14 @@ def test_calls_that_a_template_only_describes_are_in_the_text() -> None:
     text = templates.render(template, use.messages(CONVERSATION), template_kwargs=use.template_kwargs)
     assert '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name"' in text
     assert "<|start_of_role|>tool<|end_of_role|>22 degrees" in text and "available_tools" in text
+
+
+def test_arguments_that_are_no_object_are_left_out_where_calls_are_written_as_text(subtests: pytest.Subtests) -> None:
+    """The client sends back what a model has written, whatever it is."""
+    for name in STYLES:
+        support = dataclasses.replace(style_use(name).support, calls_as_text=True)
+        for arguments in ("not json", "[1]", '""', "5", "", "[" * 100_000):
+            with subtests.test(name, arguments=arguments[:10]):
+                conversation = [QUESTION, {"role": "assistant", "content": "So:", "tool_calls": [call(1, arguments)]}]
+                *_, answer = ToolUse((WEATHER,), support).messages(conversation)
+                assert "tool_calls" not in answer and "get_weather" in str(answer["content"])

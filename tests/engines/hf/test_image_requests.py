@@ -94,7 +94,7 @@ class Pictures:
 
 @dataclass(eq=False)
 class Answer:
-    """What a generation has of its request, without sampling and text."""
+    """Stands for a generation: its request, without sampling and text."""
 
     call: int
     prompt: list[int]

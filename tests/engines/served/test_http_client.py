@@ -161,15 +161,15 @@ def test_silence_counts_from_the_moment_at_which_a_paused_stream_is_read_again(s
     async def paused() -> None:
         def take(some: list[bytes]) -> None:
             events.extend(some)
-            source.allow(0.05)
+            source.allow(0.2)
             source.pause()
 
         source = EventStream(PATH, {}, take, allowed_silence=4)
         task = asyncio.create_task(HttpClient(Target(server.url)).stream(source))
         while not events:
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0.08)
-        time.sleep(0.05)  # the loop is busy when the time of the next look has come
+        await asyncio.sleep(0.3)
+        time.sleep(0.2)  # the loop is busy when the time of the next look has come
         source.take = events.extend
         source.resume()
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Whose conversations a request is about."""
+"""Requests are about the conversations of their visitor."""
 
 from __future__ import annotations
 
