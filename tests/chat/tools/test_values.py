@@ -6,9 +6,15 @@ import json
 
 import pytest
 
-from modules.chat.tools.values import python_arguments, value_as_json
+from modules.chat.tools.values import object_in, python_arguments, value_as_json
 
 NUMBERS, TEXT_OR_NULL = {"number"}, {"string", "null"}
+
+
+def test_a_text_that_is_no_object_counts_as_an_empty_one() -> None:
+    assert object_in('{"a": [1]}') == {"a": [1]}
+    for text in ("", "[1]", "1", "{", "[" * 10_000):
+        assert object_in(text) == {}
 
 
 def test_a_value_becomes_json_of_an_allowed_type(subtests: pytest.Subtests) -> None:
