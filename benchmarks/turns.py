@@ -1,4 +1,6 @@
-"""Time to the first token: in a second turn after a long first one, and during another client's long prompt.
+"""Time to the first token: of a new prompt, in a second turn after a long first one, and during another long prompt.
+
+New prompt: one of 512 and one of 1,500 tokens, of which nothing is in a cache, ours and llama-server's alternately.
 
 Second turn: a chat whose first message has 1,500 tokens is answered with 16 tokens; then a short question follows, a
 second later, as a fast reader would send it, or at once, as a program does. The result is the time from the second
@@ -25,7 +27,10 @@ from program import MODEL, Program, explain
 MAX_TURN_RATIOS = {1.0: 0.95, 0.0: 0.95}
 """Limits relative to llama-server, by the seconds between the first answer and the second request."""
 MAX_CONCURRENT_SECONDS = 1.0
+MAX_PROMPT_RATIO = 1.0
+"""Limit of a new prompt, relative to llama-server."""
 LONG_TOKENS = 1500
+PROMPT_TOKENS = (512, LONG_TOKENS)
 ROUNDS = 7
 CONTEXT = 16384
 WORDS = ["the", "of", "a", "moon", "sea", "tree", "river", "stone", "light", "house", "bird", "hill", "road", "winter"]
@@ -49,6 +54,13 @@ def main() -> None:
         program.load(plan["model"])
         for port in (program.port, server.port):
             ask(port, PLAIN, {"prompt": "Hello", "max_tokens": 2})  # warm up
+        prompts = {
+            tokens: [
+                (new_prompt(program.port, tokens, seed), new_prompt(server.port, tokens, seed))
+                for seed in range(10_000 + index * args.rounds, 10_000 + (index + 1) * args.rounds)
+            ]
+            for index, tokens in enumerate(PROMPT_TOKENS)
+        }
         turns = {
             pause: [
                 (second_turn(program.port, seed, pause), second_turn(server.port, seed, pause))
@@ -60,13 +72,18 @@ def main() -> None:
             (during_long_prompt(program.port, number), during_long_prompt(server.port, number))
             for number in range(args.rounds)
         ]
-    report(turns, concurrent)
+    report(prompts, turns, concurrent)
 
 
-def long_text(seed: int) -> str:
-    """Return a text of LONG_TOKENS one-token words that shares no prefix with that of another seed."""
+def long_text(seed: int, tokens: int = LONG_TOKENS) -> str:
+    """Return a text of that many one-token words that shares no prefix with that of another seed."""
     generator = random.Random(seed)
-    return " ".join(generator.choice(WORDS) for _ in range(LONG_TOKENS))
+    return " ".join(generator.choice(WORDS) for _ in range(tokens))
+
+
+def new_prompt(port: int, tokens: int, seed: int) -> float:
+    """Return the seconds to the first token after a prompt that is in no cache."""
+    return ask(port, PLAIN, {"prompt": long_text(seed, tokens), "max_tokens": 2, "temperature": 0}).first_token_seconds
 
 
 def second_turn(port: int, seed: int, pause: float) -> float:
@@ -90,15 +107,20 @@ def during_long_prompt(port: int, seed: int) -> float:
     return seconds
 
 
-def report(turns: Mapping[float, list[tuple[float, float]]], concurrent: list[tuple[float, float]]) -> None:
+Pairs = list[tuple[float, float]]
+
+
+def report(prompts: Mapping[int, Pairs], turns: Mapping[float, Pairs], concurrent: Pairs) -> None:
     rows = []
-    measured = {f"second turn, {pause:.0f} s later": pairs for pause, pairs in turns.items()}
+    measured = {f"new prompt of {tokens} tokens": pairs for tokens, pairs in prompts.items()}
+    measured |= {f"second turn, {pause:.0f} s later": pairs for pause, pairs in turns.items()}
     for name, pairs in (*measured.items(), ("during a long prompt", concurrent)):
         ours, theirs = (list(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(our_time / their_time for our_time, their_time in pairs)
         rows.append((name, statistics.median(ours), max(ours), statistics.median(theirs), ratio))
     table(["seconds to the first token", "ours", "longest", "llama-server", "ratio"], rows)
-    for (name, _, _, _, ratio), limit in zip(rows, MAX_TURN_RATIOS.values(), strict=False):
+    limits = [MAX_PROMPT_RATIO for _ in prompts] + list(MAX_TURN_RATIOS.values())
+    for (name, _, _, _, ratio), limit in zip(rows, limits, strict=False):
         verdict(f"{name}, relative to llama-server", f"{ratio:.2f}", f"{limit} at most", ratio <= limit)
     longest, limit_text = rows[-1][2], f"{MAX_CONCURRENT_SECONDS} s at most"
     verdict("Longest during a long prompt", f"{longest:.2f} s", limit_text, longest <= MAX_CONCURRENT_SECONDS)
