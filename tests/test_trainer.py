@@ -1,4 +1,4 @@
-"""What a training process raises becomes a sentence in both languages."""
+"""Errors of a training process become sentences in both languages."""
 
 from __future__ import annotations
 

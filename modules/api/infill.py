@@ -48,7 +48,7 @@ class InfillRequest(GenerationRequest):
             f'a list of at most {MAX_EXTRA} objects such as {{"filename": "a.py", "text": "…"}}',
             f'不超过 {MAX_EXTRA} 个对象的列表，对象形如 {{"filename": "a.py", "text": "…"}}',
         ),
-    ] = []
+    ] = Field(default_factory=list)
     prompt: Annotated[Text, _TEXT] = ""
 
     @property

@@ -72,7 +72,7 @@ class DownloadRequest(RequestBody):
 
     repo: Annotated[Text, Expected("user/model or a link", "用户名/模型名或链接")]
     revision: Annotated[Text, Expected("a branch or commit", "分支或版本")] = ""
-    files: Annotated[Texts, _FILES] = []
+    files: Annotated[Texts, _FILES] = Field(default_factory=list)
     kind: Annotated[Literal["model", "lora"] | None, Expected("model or lora", " model 或 lora")] = None
 
     @model_validator(mode="before")

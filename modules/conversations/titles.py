@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from modules.conversations.errors import InvalidTitle
+from modules.core.text_width import is_wide
 
 MAX_LENGTH = 200
 _MAX_DERIVED = 60
@@ -30,9 +31,9 @@ def derive_title(questions: Iterable[str]) -> str:
     if len(line) <= _MAX_DERIVED:
         return line
     cut = line[: _MAX_DERIVED - 1]
-    if line[len(cut)] != " " and not _is_wide(line[len(cut)]) and not _is_wide(cut[-1]):
+    if line[len(cut)] != " " and not is_wide(line[len(cut)]) and not is_wide(cut[-1]):
         words = cut.rpartition(" ")[0]
-        wide = max((position for position, char in enumerate(cut) if _is_wide(char)), default=-1) + 1
+        wide = max((position for position, char in enumerate(cut) if is_wide(char)), default=-1) + 1
         cut = max(words, cut[:wide], key=len) or cut
     while unicodedata.combining(line[len(cut)]) and len(cut) > 1:  # not between a letter and its accents
         cut = cut[:-1]
@@ -44,8 +45,3 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _is_wide(char: str) -> bool:
-    """Whether text may be cut before or after the character, as between those of Chinese, Japanese and Korean."""
-    return unicodedata.east_asian_width(char) in "WF"

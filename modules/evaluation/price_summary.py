@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from modules.core.errors import Words
+from modules.core.text_width import columns
 from modules.evaluation.price_result import Effect, PriceResult
 from modules.evaluation.statistics import Interval
 
@@ -53,7 +54,7 @@ def price_text(result: PriceResult, language: str) -> str:
 def _effect_line(effect: Effect, language: str) -> str:
     scale = 10**6 if effect.metric.endswith("memory") else 1
     name = METRIC_NAMES[effect.metric][language]
-    padding = " " * (24 - sum(2 if ord(character) > 0x2E7F else 1 for character in name))
+    padding = " " * (24 - columns(name))
     values = f"{name}{padding}{effect.a / scale:>10.5g}  →{effect.b / scale:>10.5g}"
     if math.isnan(effect.change.mean):
         return values

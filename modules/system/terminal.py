@@ -8,9 +8,10 @@ import os
 import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Mapping
 from typing import TextIO
+
+from modules.core.text_width import is_wide
 
 LINE_SECONDS = 15.0
 
@@ -142,7 +143,7 @@ def _clipped(text: str, columns: int) -> str:
     """Cut `text` to a terminal's width, where Chinese characters take two columns."""
     used = 0
     for index, character in enumerate(text):
-        used += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        used += 2 if is_wide(character) else 1
         if used > columns:
             return text[:index]
     return text

@@ -18,7 +18,7 @@ from modules.lora.compatibility import check_fit
 from modules.lora.gguf_conversion import converted
 from modules.options.option import Value
 from modules.training.process import PROGRAM, TrainingProcess
-from modules.training.start import disk_problem, overlay_for
+from modules.training.start import disk_problems, overlay_for
 
 _PLAIN = ("safetensors", "pytorch")
 NAME: Words = {
@@ -69,14 +69,13 @@ def merged_model(
     part = target.with_name(f".{target.name}.part")
     folder = work / f".merge-{target.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)
-        job = {"base": str(model.path), "options": dict(options), "adapter": str(lora.path), "target": str(part)}
-        (folder / MERGE).write_text(json.dumps(job), encoding="utf-8")
-        _follow(TrainingProcess(folder, overlay_for(model.format), program), advance)
-        part.rename(target)
-    except OSError as error:
-        raise disk_problem(target.parent, error) from error
+        with disk_problems(target.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(part, ignore_errors=True)
+            job = {"base": str(model.path), "options": dict(options), "adapter": str(lora.path), "target": str(part)}
+            (folder / MERGE).write_text(json.dumps(job), encoding="utf-8")
+            _follow(TrainingProcess(folder, overlay_for(model.format), program), advance)
+            part.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(part, ignore_errors=True)

@@ -7,8 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+from modules.core.errors import ModelProblem
 from modules.core.events import Json
 from modules.engines.training.job import CHECKPOINTS, LOG, RESULT, WHOLE, newest_checkpoint
+from modules.formats.json_file import read_json
 from modules.lora.catalog import CONFIG, WEIGHTS
 from modules.system.atomic_write import replace_file
 from modules.training.run import RunView
@@ -60,10 +62,8 @@ def take_checkpoint(run: Path, view: RunView) -> bool:
     if checkpoint is None:
         return False
     try:
-        config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # damaged by something else: it is whole when we write it
-        return False
-    if not isinstance(config, dict):
+        config = read_json(checkpoint / CONFIG)
+    except ModelProblem:  # damaged by something else: it is whole when we write it
         return False
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()

@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from modules.core.errors import Words
+from modules.core.errors import ModelProblem, Words
 from modules.core.events import Json
 from modules.core.training_errors import NotResumable, TrainingDiskFull, TrainingError, TrainingFailed
 from modules.engines.training.job import CHECKPOINTS, JOB, TrainingJob, newest_checkpoint
+from modules.formats.json_file import read_json
 from modules.formats.tokenizer_files import VOCABULARIES
 from modules.loaders.availability import overlay_of
 from modules.loaders.registry import LOADERS, Loader
@@ -101,10 +102,9 @@ _OVER: Mapping[str, Words] = {
 
 def _rank(checkpoint: Path) -> Json:
     try:
-        config = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(checkpoint / "adapter_config.json").get("r")
+    except (OSError, ModelProblem):
         return 0
-    return config.get("r") if isinstance(config, dict) else 0
 
 
 def _changed(en: str, zh: str) -> Words:

@@ -1,4 +1,4 @@
-"""What the answer to a chat request must look like, and which texts llguidance then lets through."""
+"""The answer to a chat request has a form, and llguidance lets only texts of that form through."""
 
 from __future__ import annotations
 

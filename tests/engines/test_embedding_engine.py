@@ -1,4 +1,4 @@
-"""What engines for vectors and scores share, on an engine whose tokens are letters."""
+"""Engines for vectors and scores have one base, which is tested on an engine whose tokens are letters."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ from tests.support.echo_models import use_echo
 
 @pytest.fixture
 def echo_app(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
-    """Its models are good.gguf, and two that put BOS before texts or load slowly; its texts "digits" and "short"."""
+    """Return an application with the models good.gguf and two that put BOS before texts or load slowly.
+
+    Its texts are "digits" and "short".
+    """
     use_echo(monkeypatch, tmp_path / "models", "good.gguf", "bos model.gguf", "brief model.gguf")
     folder = tmp_path / "datasets"
     folder.mkdir()

@@ -80,7 +80,7 @@ class CountTokensRequest(RequestBody):
     model: Annotated[Text, Expected("a name", "名称")] = ""
     messages: Annotated[list[AnthropicMessage], Field(fail_fast=True, min_length=1), _MESSAGES]
     system: Annotated[Text | Objects, _BLOCKS] = ""
-    tools: Annotated[Objects, _TOOLS] = []
+    tools: Annotated[Objects, _TOOLS] = Field(default_factory=list)
     tool_choice: Annotated[ToolChoice | None, _CHOICE] = None
     thinking: Annotated[Thinking | None, _THINKING] = None
     output_config: Annotated[OutputConfig | None, _CONFIG] = None
@@ -93,5 +93,5 @@ class CountTokensRequest(RequestBody):
 
 class MessagesRequest(CountTokensRequest):
     max_tokens: Annotated[int, Field(ge=1), Expected("a whole number from 1", "不小于 1 的整数")]
-    stop_sequences: Annotated[Texts, Expected("a list of texts", "文本列表")] = []
+    stop_sequences: Annotated[Texts, Expected("a list of texts", "文本列表")] = Field(default_factory=list)
     stream: Flag = False

@@ -69,13 +69,13 @@ class Prepared:
 
     @property
     def notes(self) -> tuple[Words, ...]:
-        """What the user should know: of the template, and of rows that are used differently."""
+        """The remarks on the template, and on rows that are used differently."""
         more = self.evaluation_file.notes if self.evaluation_file else ()
         return tuple({note["en"]: note for note in (*self.file.notes, *more)}.values())
 
     @property
     def prompt(self) -> Json:
-        """How rows became text, as the original's training_prompt.json states it."""
+        """The templates by which rows became text, as the original's training_prompt.json states them."""
         texts = {f"template_{number}": text for number, text in enumerate(self.file.templates, 1)}
         return {"template_type": self.file.kind, **texts}
 

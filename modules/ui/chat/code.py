@@ -13,6 +13,7 @@ from pygments.lexers import get_all_lexers, get_lexer_by_name
 from pygments.token import Comment, Generic, Keyword, Name, Number, Operator, String, _TokenType
 
 from modules.core.errors import Words
+from modules.core.text_width import columns
 
 MAX_HIGHLIGHTED, MAX_LINE = 40_000, 2000
 """Longer blocks, and blocks with longer lines, have no colors."""
@@ -94,12 +95,7 @@ def code_block(content: str, info: str, language: str, has_long_lines: bool = Fa
 
 def has_long_lines(source: str) -> bool:
     """Return whether a block is probably wider than a conversation."""
-    return any(len(line) > LONG_LINE // 2 and _columns(line) > LONG_LINE for line in source.split("\n"))
-
-
-def _columns(line: str) -> int:
-    """Return how many columns a line takes: Han characters take two."""
-    return len(line) if line.isascii() else len(line) + sum(character > "\u2e7f" for character in line)
+    return any(len(line) > LONG_LINE // 2 and columns(line) > LONG_LINE for line in source.split("\n"))
 
 
 def language_name(info: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from markdown_it.common.utils import isMdAsciiPunct, isPunctChar, isWhiteSpace
 from markdown_it.rules_inline import StateInline
 from markdown_it.rules_inline.state_inline import Scanned
+
+from modules.core.text_width import is_wide
 
 _MARKS = re.compile(r"\\.|\$\$|\$", re.DOTALL)
 
@@ -29,8 +30,8 @@ class InlineState(StateInline):
         after = self.src[end] if end < self.posMax else " "
         before_space, after_space = isWhiteSpace(ord(before)), isWhiteSpace(ord(after))
         before_punctuation, after_punctuation = _is_punctuation(before), _is_punctuation(after)
-        left = not after_space and (not after_punctuation or before_space or before_punctuation or _is_wide(before))
-        right = not before_space and (not before_punctuation or after_space or after_punctuation or _is_wide(after))
+        left = not after_space and (not after_punctuation or before_space or before_punctuation or is_wide(before))
+        right = not before_space and (not before_punctuation or after_space or after_punctuation or is_wide(after))
         return Scanned(
             left and (canSplitWord or not right or before_punctuation),
             right and (canSplitWord or not left or after_punctuation),
@@ -53,7 +54,3 @@ class InlineState(StateInline):
 
 def _is_punctuation(character: str) -> bool:
     return isMdAsciiPunct(ord(character)) or isPunctChar(character)
-
-
-def _is_wide(character: str) -> bool:
-    return ord(character) >= 0x1100 and unicodedata.east_asian_width(character) in "WF"

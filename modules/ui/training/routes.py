@@ -21,7 +21,7 @@ from modules.core.events import Json
 from modules.training.original_parameters import read_parameters
 from modules.training.parameters import PARAMETERS
 from modules.training.publish import PARAMETERS_FILE
-from modules.training.start import disk_problem
+from modules.training.start import disk_problems
 from modules.ui.handlers import ErrorRoute, language_of
 from modules.ui.model.residents import body_of
 from modules.ui.sent_values import Body
@@ -104,10 +104,8 @@ def _add_form(router: APIRouter, app: App) -> None:
         content, folder = await bounded_body(request), app.training.data.datasets.folder
 
         def write() -> Json:
-            try:
+            with disk_problems(folder):
                 return {"name": add_dataset(folder, name, content), "lists": lists(app)}
-            except OSError as error:
-                raise disk_problem(folder, error) from error
 
         return await run_in_threadpool(write)
 
@@ -226,10 +224,8 @@ def _add_adapters(router: APIRouter, app: App, merges: Merges) -> None:
     @router.get("/export/adapter")
     def adapter(name: Annotated[str, Query(max_length=300)]) -> Response:
         folder = app.loras.catalog.find(adapter_of(app, app.training.runs.view(name))).path
-        try:
+        with disk_problems(folder):
             archive = zipped(folder)
-        except OSError as error:
-            raise disk_problem(folder, error) from error
         after = BackgroundTask(archive.unlink, missing_ok=True)
         return FileResponse(archive, filename=f"{folder.name}.zip", media_type="application/zip", background=after)
 

@@ -1,4 +1,4 @@
-"""What a server has sent of an answer: whole characters, stop strings, counts, and where it may be resumed."""
+"""The part of an answer that a server has sent: whole characters, stop strings, counts, and where it may be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What servers send, read into pieces of an answer.
+"""Events of servers become pieces of an answer.
 
 The events of vLLM 0.32 and of llama-server are recorded ones, shortened; those of SGLang, Ollama and others follow
 their documentation and sources.

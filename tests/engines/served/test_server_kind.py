@@ -1,4 +1,4 @@
-"""What each kind of server is sent: every sampler that it has under its own name, and nothing that it lacks.
+"""Each kind of server is sent every sampler that it has under its own name, and nothing that it lacks.
 
 llama-server and vLLM were run with these requests. SGLang, Ollama and LM Studio were not: their fields are those of
 their documentation and sources.

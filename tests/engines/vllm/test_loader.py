@@ -1,4 +1,4 @@
-"""What the loader vLLM adds to a client of its server."""
+"""The loader vLLM starts a server, and is a client of it."""
 
 from __future__ import annotations
 

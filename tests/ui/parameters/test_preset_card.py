@@ -1,4 +1,4 @@
-"""Whatever a preset replaces can be brought back; guests change no files."""
+"""Values that a preset replaces can be brought back; guests change no files."""
 
 from __future__ import annotations
 
