@@ -10,12 +10,18 @@ import argparse
 import asyncio
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from figures import MB, session, table, verdict
 from program import MODEL, Program, memory
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from modules.system.timeout import timeout
 
 IDLE, STREAMS, TOKENS, RATE = 1000, 256, 200, 10.0
 MEMORY_MB = 400
@@ -100,10 +106,9 @@ async def _asks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, outc
     """Send a small request; return whether it was answered."""
     try:
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        async with asyncio.timeout(ANSWER_SECONDS):
-            status, length = await _head(reader)
-            await reader.readexactly(length)
-    except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+        status, length = await asyncio.wait_for(_head(reader), ANSWER_SECONDS)
+        await asyncio.wait_for(reader.readexactly(length), ANSWER_SECONDS)
+    except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError) as error:
         outcome.faults.append(f"idle: {type(error).__name__}")
         return False
     if status != 200:
@@ -127,7 +132,7 @@ async def _stream(port: int, number: int, tokens: int, outcome: Outcome) -> None
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"{head}\r\n\r\n".encode() + body)
-        async with asyncio.timeout(ANSWER_SECONDS + tokens):
+        async with timeout(ANSWER_SECONDS + tokens):
             status, _ = await _head(reader)
             while line := await reader.readline():
                 if not line.startswith(b"data: {"):

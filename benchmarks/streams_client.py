@@ -135,9 +135,8 @@ async def measure(args: argparse.Namespace) -> Tally:
         client = StreamClient(request_of(number, args), args.tokens, tally)
         try:
             await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", args.port)
-            async with asyncio.timeout(args.patience):
-                return await client.ended
-        except (OSError, TimeoutError) as error:
+            return await asyncio.wait_for(client.ended, args.patience)
+        except (OSError, asyncio.TimeoutError) as error:
             return type(error).__name__
 
     faults = await asyncio.gather(*(run(number) for number in range(args.streams)))

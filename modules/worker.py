@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import os
 import queue
 import threading
@@ -24,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modules.core import request_route
+from modules.core import quick_json, request_route
 from modules.core.errors import NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import (
     ENDS,
@@ -87,7 +86,7 @@ def main() -> None:
 def _read(pipe: BinaryIO, worker: Worker) -> None:
     try:
         for line in pipe:
-            call, operation, args = json.loads(line)
+            call, operation, args = quick_json.decode(line)
             worker.receive(call, operation, args, large=len(line) > LARGE_REQUEST)
     except BaseException:  # a worker that hears nothing any more must not stay
         traceback.print_exc()

@@ -24,7 +24,6 @@ from modules.core.events import Json
 from modules.core.pieces import ReplyParser
 from modules.core.reasoning import ReasoningParser
 from modules.runtime.loaded_model import GENERATE, LoadedModel
-from modules.system.cancellation import in_thread
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class ChatCall:
 async def prepare_chat(state: ApiState, model: LoadedModel, body: ChatRequest) -> ChatCall:
     """Return what `model` gets of a request. Raises what `parameters.resolve` and `prompts.chat_prompt` raise."""
     params, ignored = parameters.resolve(body, model, state.defaults_of(model), state.app.flags.on("strict_api"))
-    return await in_thread(_prepare, state.app.templates, model, body, params, ignored)
+    return await state.threads.run(_prepare, state.app.templates, model, body, params, ignored)
 
 
 def _prepare(

@@ -14,9 +14,8 @@ from typing import Generic
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.api.request_body import Body
 
@@ -24,7 +23,7 @@ from modules.api.request_body import Body
 class _Endpoint(Generic[Body]):
     """An ASGI application that answers all requests. Its errors are answered by the application around it."""
 
-    def __init__(self, schema: type[Body], answer: Callable[[Body, Request], Awaitable[Response]]) -> None:
+    def __init__(self, schema: type[Body], answer: Callable[[Body, Request], Awaitable[ASGIApp]]) -> None:
         self._schema, self._answer = schema, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,7 +32,7 @@ class _Endpoint(Generic[Body]):
         await response(scope, receive, send)
 
 
-def generation_route(path: str, schema: type[Body], answer: Callable[[Body, Request], Awaitable[Response]]) -> Route:
+def generation_route(path: str, schema: type[Body], answer: Callable[[Body, Request], Awaitable[ASGIApp]]) -> Route:
     """Return the route of POST requests to `path`, which `answer` gets with their bodies."""
     return Route(path, _Endpoint(schema, answer), methods=["POST"])
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
-
-from starlette.requests import ClientDisconnect, Request
 
 from modules.core.events import Done, Event, Failed, Json, Result, Text
 from modules.core.prompt import Prompt
 from modules.runtime.loaded_model import LoadedModel, Reply
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,25 +99,3 @@ class Generations:
         """Stop the generations that are still running."""
         for stop in self._stops:
             stop()
-
-
-async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of `work`. Cancels it and raises ClientDisconnect when the client disconnects."""
-    task = asyncio.create_task(work)
-    watch = asyncio.create_task(wait_for_disconnect(request))
-    try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for running in (task, watch):
-            running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def wait_for_disconnect(request: Request) -> None:
-    """Wait until the client disconnects. The body has been read, so that no other message can arrive."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from modules.api.auth import is_owner, require_owner
 from modules.api.errors import OwnerMustLoad
-from modules.api.generations import cancel_on_disconnect
+from modules.api.while_connected import WhileConnected
 from modules.app import App
 from modules.core.errors import ModelNotFound, NoModelLoaded
 from modules.planning.load_request import LoadRequest
@@ -85,7 +85,9 @@ async def await_model(
     app: App, request: Request, name: str = "", keep_alive: float | None = None, task: str | None = None
 ) -> ModelUse:
     """Do as `use_model`, but give up when the client disconnects: waiting requests keep others out of the queue."""
-    return await cancel_on_disconnect(request, use_model(app, request, name, keep_alive, task))
+    async with WhileConnected(request.receive):
+        return await use_model(app, request, name, keep_alive, task)
+    raise AssertionError("the block above returns or raises")
 
 
 @contextmanager

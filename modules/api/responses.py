@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from modules.api.ignored_fields import ignored_header, shortened
+from modules.core import quick_json
 from modules.core.events import Done, Json, Text
 
 _PLACEHOLDER = "\0"  # of the text in a prepared chunk; a model's name cannot contain it
@@ -111,11 +111,11 @@ class ResponseBuilder(ABC):
             return b""
         if number not in self._frames:
             before, _, after = self._chunk([self._choice(number, _PLACEHOLDER)]).partition(
-                json.dumps(_PLACEHOLDER).encode()
+                quick_json.encode(_PLACEHOLDER)
             )
             self._frames[number] = before, after
         before, after = self._frames[number]
-        return before + json.dumps(piece.text).encode() + after
+        return before + quick_json.encode(piece.text) + after
 
     def sse_end(self, number: int, end: Done, last: bool = False) -> bytes:
         """Return the event that ends answer `number`; `last` if no other answer is still to end."""
@@ -158,4 +158,4 @@ def _speed(stage: str, tokens: int, seconds: float) -> dict[str, Json]:
 
 def sse_event(body: Json) -> bytes:
     """Encode `body` as one server-sent event."""
-    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + quick_json.encode(body) + b"\n\n"

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from starlette.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from modules.api.answers import Answers
 from modules.api.errors import error_body
 from modules.api.responses import sse_event
+from modules.api.while_connected import WhileConnected
 from modules.core.errors import WebUIError
 from modules.core.events import Done, Text
 
 SILENCE_SECONDS = 10.0
 """How long a stream sends nothing: proxies and clients close one that seems dead."""
+
+_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,100 +39,113 @@ OPENAI = StreamStyle(b": waiting\n\n", lambda error, language: sse_event(error_b
 """OpenAI's clients raise an error for such an event."""
 
 
-class EventStream(StreamingResponse):
-    """Send the answers that `beginning` returns; stop them when the response ends or the client leaves.
+class EventStream:
+    """A response: send the answers that `begin` begins, and stop them when the client leaves.
 
-    `leaving` ends when the client disconnects. It is cancelled with the response.
+    It starts when they have begun, so that a refusal has its status. If that takes long, it starts before, and a
+    refusal is an event. It runs in the task of its request: further tasks would cost as much as a short answer.
     """
 
-    def __init__(
-        self,
-        beginning: asyncio.Task[Answers],
-        leaving: asyncio.Task[None],
-        style: StreamStyle,
-        language: str,
-        headers: Mapping[str, str],
-    ) -> None:
-        fixed = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(
-            _events(beginning, style, language), headers={**fixed, **headers}, media_type="text/event-stream"
-        )
-        self._beginning, self._leaving, self._silence = beginning, leaving, style.silence
+    def __init__(self, begin: Callable[[], Awaitable[Answers]], style: StreamStyle, language: str) -> None:
+        self._begin, self._style, self._language = begin, style, language
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send all events. Starlette's own method starts a group of tasks, which costs as much as a short answer."""
-        bridge = _SilenceBridge(send, self._silence)
-        streaming = asyncio.create_task(self.stream_response(bridge.send))
-        either = (streaming, self._leaving)
+        """Send all events. Raises what `begin` raises, and ClientDisconnect, before the response starts."""
+        sender = _Sender(send, self._style.silence)
         try:
-            while not (await asyncio.wait(either, timeout=bridge.seconds, return_when=asyncio.FIRST_COMPLETED))[0]:
-                await bridge.break_silence()
-            if streaming.done():
-                streaming.result()
+            async with WhileConnected(receive):
+                await self._write(sender)
+        except ClientDisconnect:
+            if not sender.has_started:
+                raise
         finally:
-            self._leaving.cancel()
-            streaming.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await streaming
-            await discard(self._beginning)
+            sender.close()
 
+    async def _write(self, sender: _Sender) -> None:
+        try:
+            answers = await self._begin()
+        except WebUIError as error:
+            if not sender.has_started:
+                raise
+            await sender.send(self._style.error(error, self._language), last=True)
+            return
+        try:
+            await sender.start(answers.headers)
+            await self._send_events(answers, sender)
+        finally:
+            await answers.close()
 
-class _SilenceBridge:
-    """Pass on the messages of a response, and send `silence` after SILENCE_SECONDS without any."""
-
-    def __init__(self, send: Send, silence: bytes) -> None:
-        self._send, self._silence = send, silence
-        self._started = self._is_sending = self._ended = False
-        self._loop = asyncio.get_running_loop()
-        self._sent_at = self._loop.time()
-
-    async def send(self, message: Message) -> None:
-        self._ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-        self._is_sending = True
-        await self._send(message)
-        self._is_sending, self._started, self._sent_at = False, True, self._loop.time()
-
-    @property
-    def seconds(self) -> float:
-        """The time until `break_silence` may have to send something."""
-        return max(self._sent_at + SILENCE_SECONDS - self._loop.time(), SILENCE_SECONDS / 100)
-
-    async def break_silence(self) -> None:
-        """Send `silence`, unless something else was sent a short time ago, or waits for the client to read."""
-        if self._is_sending or not self._started:
-            self._sent_at = self._loop.time()
-        elif not self._ended and self._loop.time() - self._sent_at >= SILENCE_SECONDS:
-            with suppress(OSError):  # the client is gone, which is noticed elsewhere
-                await self.send({"type": "http.response.body", "body": self._silence, "more_body": True})
-
-
-async def discard(beginning: asyncio.Task[Answers]) -> None:
-    """Stop the answers that `beginning` returns, whether or not they have begun."""
-    beginning.cancel()
-    with suppress(asyncio.CancelledError, WebUIError):
-        answers = await beginning
-        await answers.close()
-
-
-async def _events(beginning: asyncio.Task[Answers], style: StreamStyle, language: str) -> AsyncIterator[bytes]:
-    buffered = b""
-    try:
-        answers = await beginning
+    async def _send_events(self, answers: Answers, sender: _Sender) -> None:
+        """Send the events of all answers, those that arrived together as one message."""
         builder, generations = answers.builder, answers.generations
         buffered = b"".join(builder.sse_opening(number) for number in range(answers.count))
         running = answers.count
-        while replies := await generations.take():
-            for number, reply in replies:
-                if isinstance(reply, Text):
-                    buffered += builder.sse_text(number, reply)
-                elif isinstance(reply, Done):
-                    running -= 1
-                    buffered += builder.sse_end(number, reply, last=running == 0)
-            if buffered and running:  # events that arrived together are sent together
-                yield buffered
-                buffered = b""
-        buffered += builder.sse_closing(generations.finished)
-        if buffered:
-            yield buffered
-    except WebUIError as error:  # the status was sent long ago
-        yield buffered + style.error(error, language)
+        try:
+            while replies := await generations.take():
+                for number, reply in replies:
+                    if isinstance(reply, Text):
+                        buffered += builder.sse_text(number, reply)
+                    elif isinstance(reply, Done):
+                        running -= 1
+                        buffered += builder.sse_end(number, reply, last=running == 0)
+                if buffered and running:
+                    await sender.send(buffered)
+                    buffered = b""
+            buffered += builder.sse_closing(generations.finished)
+        except WebUIError as error:
+            buffered += self._style.error(error, self._language)
+        await sender.send(buffered, last=True)
+
+
+class _Sender:
+    """Send the messages of a response, and `silence` after SILENCE_SECONDS without any."""
+
+    def __init__(self, send: Send, silence: bytes) -> None:
+        self._send, self._silence = send, silence
+        self.has_started = self._is_sending = False
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self._bridging: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(SILENCE_SECONDS, self._look)
+
+    async def start(self, headers: Mapping[str, str]) -> None:
+        """Send the status and the headers, unless that has been done."""
+        if not self.has_started:
+            self.has_started = True
+            more = ((name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in headers.items())
+            await self._pass_on({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]})
+
+    async def send(self, events: bytes, *, last: bool = False) -> None:
+        if last:
+            self._timer.cancel()
+        await self._pass_on({"type": "http.response.body", "body": events, "more_body": not last})
+
+    async def _pass_on(self, message: Message) -> None:
+        self._is_sending = True
+        try:
+            await self._send(message)
+        except OSError:  # by its protocol, a server raises one when the client is gone
+            raise ClientDisconnect from None
+        self._is_sending, self._sent_at = False, self._loop.time()
+
+    def _look(self) -> None:
+        """Bridge the silence, unless something was sent a short time ago, or waits for the client to read."""
+        now = self._loop.time()
+        if self._is_sending:
+            self._sent_at = now
+        elif self._sent_at + SILENCE_SECONDS <= now:
+            self._sent_at = now
+            self._bridging = asyncio.create_task(self._break_silence())
+        pause = max(self._sent_at + SILENCE_SECONDS - now, SILENCE_SECONDS / 100)
+        self._timer = self._loop.call_later(pause, self._look)
+
+    async def _break_silence(self) -> None:
+        with suppress(ClientDisconnect):  # which is noticed elsewhere
+            await self.start({})
+            await self.send(self._silence)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._timer.cancel()
+        if self._bridging is not None:
+            self._bridging.cancel()

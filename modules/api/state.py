@@ -10,11 +10,13 @@ from modules.api.generations import Generations
 from modules.app import App
 from modules.options.option import Value
 from modules.runtime.loaded_model import LoadedModel
+from modules.system.work_threads import WorkThreads
 
 
 @dataclass(frozen=True)
 class ApiState:
-    """The application, the generation parameters that each model was loaded with, and the generations under way.
+    """The application, the generation parameters that each model was loaded with, the generations under way, and the
+    threads that prepare them.
 
     The parameters of a model are the API's defaults while that model is loaded.
     """
@@ -22,6 +24,7 @@ class ApiState:
     app: App
     defaults: MutableMapping[LoadedModel, Mapping[str, Value]] = field(default_factory=WeakKeyDictionary)
     running: WeakSet[Generations] = field(default_factory=WeakSet)
+    threads: WorkThreads = field(default_factory=WorkThreads)
 
     def defaults_of(self, model: LoadedModel) -> Mapping[str, Value]:
         """Return the generation parameters of a request that states none."""

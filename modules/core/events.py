@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modules.core import quick_json
 from modules.core.errors import WebUIError, Words
 from modules.core.fill_in_middle import FimTokens
 
@@ -195,7 +196,7 @@ def texts_line(items: Iterable[str]) -> bytes:
 
 def from_line(line: bytes) -> list[tuple[int, Event | ServerState]]:
     """Return the events of a line, each with its call. Raises ValueError, KeyError or TypeError for any other line."""
-    call, kind, body = json.loads(line)
+    call, kind, body = quick_json.decode(line)
     if kind == _TEXTS:
         return [(number, Text(text, tokens)) for number, text, tokens in body]
     if kind == Failed.__name__:

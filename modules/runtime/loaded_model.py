@@ -19,10 +19,10 @@ from modules.core.worker_errors import Unloaded, WorkerDied
 from modules.formats.embedding import EMBED, RANK
 from modules.loaders.server_samplers import SERVER_NAMES
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
-from modules.runtime.loop_mailbox import LoopMailbox
 from modules.runtime.totals import GenerationTotals
 from modules.runtime.worker_process import Deliver, WorkerProcess
 from modules.system import cpu_memory
+from modules.system.loop_mailbox import LoopMailbox
 
 Reply = Text | Progress | Waiting | Done
 

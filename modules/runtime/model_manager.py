@@ -136,10 +136,13 @@ class ModelManager:
         with self._state:
             name = name or self._table.default_name(task)
             waiter = Waiter(name, make_plan, keep_alive, self._clock() + self._limits.wait_seconds)
-            if self._open_model(name) is None:
+            if (model := self._open_model(name)) is None:
                 self._refuse_hopeless(name, make_plan)
             self._waiting.add(waiter)
-            self._settle()
+            if model is None:
+                self._settle()
+            else:
+                self._grant(name, model)
             return waiter.lease
 
     def _refuse_hopeless(self, name: str, make_plan: MakePlan | None) -> None:
@@ -164,18 +167,23 @@ class ModelManager:
         """Grant what can be granted, and have loaded what is waited for. To be called after every change."""
         self._waiting.forget_cancelled()
         for name in self._waiting.names():
-            entry, model = self._table.get(name), self._open_model(name)
-            if model is not None and entry is not None:
-                keep_alive = self._waiting.grant(name, model)
-                entry.keep_alive = entry.keep_alive if keep_alive is None else keep_alive
+            if (model := self._open_model(name)) is not None:
+                self._grant(name, model)
             elif not self._queue.has(name):
-                if (task := load_for_request(name, entry, self._waiting.plan_for(name))) is not None:
+                plan = self._waiting.plan_for(name)
+                if (task := load_for_request(name, self._table.get(name), plan)) is not None:
                     self._queue.add(task)
                 else:  # its load was cancelled
                     self._waiting.refuse(name, Unloaded())
         self._start_next()
         self._state.notify_all()
         self._set_alarm()
+
+    def _grant(self, name: str, model: LoadedModel) -> None:
+        """Give a model that is open to all who wait for it."""
+        keep_alive = self._waiting.grant(name, model)
+        if keep_alive is not None:
+            self._table.find(name).keep_alive = keep_alive
 
     # -- loads and unloads by hand ------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import queue
@@ -17,7 +16,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from modules.core import request_route, server_errors  # noqa: F401 (so that those of workers are known when they arrive)
+from modules.core import quick_json, request_route, server_errors  # noqa: F401 (so that those of workers are known when they arrive)
 from modules.core.errors import Words
 from modules.core.events import ENDS, Event, Failed, Json, Result, ServerState, from_line
 from modules.core.paths import ROOT
@@ -262,10 +261,11 @@ class WorkerProcess:
         self._stderr_reader.join(SERVER_GRACE_SECONDS)
 
     def _write(self, request: list[Json]) -> None:
+        line = quick_json.encode(request) + b"\n"
         # A dying child breaks the pipe; `_dispatch` reports its death to all callers.
         with contextlib.suppress(OSError, ValueError), self._lock:
             assert self._child.stdin is not None
-            self._child.stdin.write(json.dumps(request).encode() + b"\n")
+            self._child.stdin.write(line)
             self._child.stdin.flush()
 
     def _dispatch(self) -> None:

@@ -6,12 +6,10 @@ A thread cannot be ended from outside. Work that may take seconds therefore asks
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -78,12 +76,3 @@ def on_cancel(action: Callable[[], None]) -> Iterator[None]:
     token = _TOKEN.get()
     with contextlib.nullcontext() if token is None else token.on_cancel(action):
         yield
-
-
-async def in_thread(work: Callable[..., T], *args: Any) -> T:
-    """Do as `asyncio.to_thread`, and cancel the work when the task that waits for it is cancelled."""
-    token = CancelToken()
-    try:
-        return await asyncio.to_thread(partial(token.run, work, *args))
-    finally:
-        token.cancel()

@@ -208,9 +208,8 @@ def test_wrong_values_of_a_large_object_are_one_error() -> None:
     for body, name in ((CompletionRequest, "logit_bias"), (ResponsesRequest, "metadata")):
         field = body.model_fields[name]
         with pytest.raises(ValidationError) as refused:
-            TypeAdapter(Annotated[(field.annotation, *field.metadata)]).validate_python(
-                dict.fromkeys(map(str, range(100)), "x")
-            )
+            arguments = (field.annotation, *field.metadata)
+            TypeAdapter(Annotated[arguments]).validate_python(dict.fromkeys(map(str, range(100)), "x"))
         assert refused.value.error_count() == 1, name
 
 

@@ -64,6 +64,10 @@ class _Generation:
         return [texts]
 
 
+async def _read(message: Message) -> None:
+    """Take a message at once."""
+
+
 class _Server:
     """Serves one route that answers by `begin`, and counts how often answers were closed."""
 
@@ -90,6 +94,33 @@ class _Server:
                 return await client.get("/")
 
         return asyncio.run(ask())
+
+    def send_to(self, read: Callable[[Message], Awaitable[None]] = _read, leaves_after: float = 60) -> list[Message]:
+        """Return what is sent to a client that takes each message by `read`, and disconnects after some seconds.
+
+        Nothing of the request may go on after that.
+        """
+        sent: list[Message] = []
+        received: list[Message] = [{"type": "http.request", "body": b""}]
+
+        async def receive() -> Message:
+            if received:
+                return received.pop()
+            await asyncio.sleep(leaves_after)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+            await read(message)
+
+        async def ask() -> None:
+            scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+            await asyncio.wait_for(self.application(scope, receive, send), 5)
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        asyncio.run(ask())
+        return sent
 
 
 @pytest.fixture
@@ -138,48 +169,28 @@ def test_silence_between_words_is_bridged() -> None:
     assert (first, rest.endswith("word >.")) == ("<word ", True)
 
 
-def test_silence_is_not_bridged_while_the_client_reads_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "SILENCE_SECONDS", 0)
+@pytest.mark.usefixtures("short_silence")
+def test_silence_is_not_bridged_while_the_client_reads_slowly() -> None:
+    async def read_slowly(message: Message) -> None:
+        await asyncio.sleep(0.12 if message["type"] == "http.response.body" else 0)
 
-    async def count_messages() -> list[int]:
-        sent: list[Message] = []
-        counts, has_read = [], asyncio.Event()
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-            await has_read.wait()
-
-        bridge = sse._SilenceBridge(send, b": waiting\n\n")
-        writing = asyncio.create_task(bridge.send({"type": "http.response.start", "status": 200}))
-        for _ in range(2):
-            await asyncio.sleep(0)
-            await bridge.break_silence()
-            counts.append(len(sent))
-            has_read.set()
-            await writing
-        return counts
-
-    assert asyncio.run(count_messages()) == [1, 2]
+    sent = _Server(lambda: _begin(0)).send_to(read_slowly)
+    assert [message["body"] for message in sent[1:]] == [b"<word ", b">."]
 
 
-def test_a_client_that_leaves_before_the_answer_begins_ends_it() -> None:
-    server = _Server(lambda: _begin(0, after=60))
-    received: list[Message] = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
-    sent: list[Message] = []
-
-    async def ask() -> None:
-        async def receive() -> Message:
-            return received.pop(0)
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
-        await asyncio.wait_for(server.application(scope, receive, send), 5)
-        assert asyncio.all_tasks() == {asyncio.current_task()}, "nothing goes on"
-
-    asyncio.run(ask())
-    assert sent[0]["status"] == errors.CLIENT_GONE and not server.closed
+def test_a_client_that_leaves_ends_the_answer(subtests: pytest.Subtests) -> None:
+    cases = (
+        ("stream, before it begins", True, _begin(0, after=60), [errors.CLIENT_GONE], 0),
+        ("stream, while it is written", True, _begin(0, 60), [200], 1),
+        ("whole, before it begins", False, _begin(0, after=60), [errors.CLIENT_GONE], 0),
+        ("whole, while it is written", False, _begin(0, 60), [errors.CLIENT_GONE], 1),
+    )
+    for name, stream, beginning, statuses, closed in cases:
+        with subtests.test(name):
+            server = _Server(lambda beginning=beginning: beginning, stream)  # type: ignore[misc]
+            sent = server.send_to(leaves_after=0.02)
+            assert [message["status"] for message in sent if "status" in message] == statuses
+            assert server.closed == closed
 
 
 def test_a_stream_without_silence_has_no_comment() -> None:

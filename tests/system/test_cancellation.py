@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-
 import pytest
 
-from modules.system.cancellation import Cancelled, CancelToken, in_thread, on_cancel, raise_if_cancelled
+from modules.system.cancellation import Cancelled, CancelToken, on_cancel, raise_if_cancelled
 
 
 def test_work_that_nobody_can_cancel_goes_on() -> None:
@@ -46,28 +43,3 @@ def test_a_wait_is_ended_once_and_not_after_it_is_over() -> None:
     with pytest.raises(Cancelled):
         token.run(work)
     assert ended == ["waiting"]
-
-
-def test_the_end_of_a_task_ends_its_thread() -> None:
-    """The thread waits for an event that only its cancellation sets."""
-    waiting, ended = threading.Event(), threading.Event()
-
-    def work() -> None:
-        with on_cancel(ended.set):
-            waiting.set()
-            assert ended.wait(10)
-
-    async def leave() -> None:
-        task = asyncio.create_task(in_thread(work))
-        await asyncio.to_thread(waiting.wait)
-        task.cancel()
-        await asyncio.wait([task])
-        assert ended.wait(3)
-
-    asyncio.run(leave())
-
-
-def test_a_result_is_returned_and_an_error_is_raised() -> None:
-    assert asyncio.run(in_thread(max, 1, 2)) == 2
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(in_thread(divmod, 1, 0))

@@ -47,13 +47,13 @@ def test_what_a_killed_save_of_settings_leaves_is_recognized(tmp_path: Path) -> 
 
 def test_what_cannot_be_deleted_stays_and_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck, other = (aged(put(tmp_path / f".settings.yaml.{name}")) for name in ("ab12_xyz", "ab13_xyz"))
-    unlink = os.unlink
+    unlink = Path.unlink
 
-    def refuse(path: Path, *arguments: object) -> None:
-        if Path(path) == stuck:
+    def refuse(path: Path) -> None:
+        if path == stuck:
             raise PermissionError(13, "Permission denied")
         unlink(path)
 
-    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
     assert sweep(tmp_path, ["settings.yaml"]) == [other]
     assert stuck.exists() and not other.exists()

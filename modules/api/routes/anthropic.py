@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from modules.api import parameters
 from modules.api.answering import answer
@@ -24,7 +25,7 @@ from modules.runtime.loaded_model import GENERATE
 
 
 def routes(state: ApiState) -> list[BaseRoute]:
-    async def create(body: MessagesRequest, request: Request) -> Response:
+    async def create(body: MessagesRequest, request: Request) -> ASGIApp:
         return await answer(request, body.stream, lambda: _begin(state, request, body), ANTHROPIC)
 
     async def count_tokens(body: CountTokensRequest, request: Request) -> Response:

@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from modules.api.embeddings import EmbeddingRequest, RerankRequest, TaskRequest, embedding_body, parts, rerank_body
 from modules.api.errors import json_response
-from modules.api.generations import cancel_on_disconnect
 from modules.api.ignored_fields import ignored_header
 from modules.api.model_use import await_model
 from modules.api.state import ApiState
+from modules.api.while_connected import WhileConnected
 from modules.core.events import Json
 from modules.formats.embedding import EMBED, RANK
 from modules.runtime.loaded_model import LoadedModel
@@ -62,7 +62,8 @@ async def _answer(
     use = await await_model(state.app, request, body.model, body.kept_seconds, task)
     with use as model:
         model.require(task)
-        answer: Json = await cancel_on_disconnect(request, compute(model, ignored))
+        async with WhileConnected(request.receive):
+            answer = await compute(model, ignored)
         return await asyncio.to_thread(json_response, answer, 200, {**use.headers, **with_headers})
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from modules.api import parameters
 from modules.api.answering import answer
@@ -16,11 +16,10 @@ from modules.api.infill import InfillFormat, InfillRequest, infill_prompt
 from modules.api.model_use import use_model
 from modules.api.state import ApiState
 from modules.runtime.loaded_model import GENERATE
-from modules.system.cancellation import in_thread
 
 
 def routes(state: ApiState) -> list[BaseRoute]:
-    async def infill(body: InfillRequest, request: Request) -> Response:
+    async def infill(body: InfillRequest, request: Request) -> ASGIApp:
         return await answer(request, body.stream, lambda: _begin(state, request, body))
 
     return [generation_route("/infill", InfillRequest, infill)]
@@ -32,7 +31,7 @@ async def _begin(state: ApiState, request: Request, body: InfillRequest) -> Answ
         params, ignored = parameters.resolve(
             body, use.model, state.defaults_of(use.model), state.app.flags.on("strict_api")
         )
-        prompt = await in_thread(infill_prompt, use.model, body, params)
+        prompt = await state.threads.run(infill_prompt, use.model, body, params)
         builder = InfillFormat(use.model.record.name, ignored)
         call = GenerationCall(prompt, parameters.seeded(params, 0))
         return await begin(use, [call], builder, request.scope.get(KEY), state.running)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from modules.api import parameters
 from modules.api.answering import answer
@@ -25,7 +26,6 @@ from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.state import ApiState
 from modules.app import App
 from modules.runtime.loaded_model import GENERATE
-from modules.system.cancellation import in_thread
 
 # -- models ----------------------------------------------------------------------------------------------------------
 
@@ -52,10 +52,10 @@ def model_routes(app: App) -> APIRouter:
 
 
 def generation_routes(state: ApiState) -> list[BaseRoute]:
-    async def completions(body: CompletionRequest, request: Request) -> Response:
+    async def completions(body: CompletionRequest, request: Request) -> ASGIApp:
         return await answer(request, body.stream, lambda: _begin_completion(state, request, body))
 
-    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    async def chat_completions(body: ChatRequest, request: Request) -> ASGIApp:
         def builder(call: ChatCall) -> ChatResponseBuilder:
             parsers = call.parsers(body.n, raw=body.reasoning_format == "none")
             name, usage_chunk = call.model.record.name, body.stream_options.include_usage
@@ -74,8 +74,8 @@ async def _begin_completion(state: ApiState, request: Request, body: CompletionR
     with use.released_on_error():
         model, strict = use.model, state.app.flags.on("strict_api")
         params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)
-        prompts = await in_thread(plain_prompts, model, body, params)
-        echoes = await in_thread(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
+        prompts = await state.threads.run(plain_prompts, model, body, params)
+        echoes = await state.threads.run(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
         echoes = [echo for echo in echoes for _ in range(body.n)]
         usage_chunk = body.stream_options.include_usage
         builder = CompletionResponseBuilder(model.record.name, len(prompts), usage_chunk, echoes, ignored)

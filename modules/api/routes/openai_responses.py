@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from modules.api.answering import answer
 from modules.api.answers import Answers
@@ -23,7 +24,7 @@ from modules.runtime.loaded_model import GENERATE
 
 
 def routes(state: ApiState) -> list[BaseRoute]:
-    async def create_response(body: ResponsesRequest, request: Request) -> Response:
+    async def create_response(body: ResponsesRequest, request: Request) -> ASGIApp:
         conversion = convert(body)
         builder = ResponsesBuilder(body, conversion)
 

@@ -94,5 +94,5 @@ async def _changes(app: App) -> AsyncIterator[bytes]:
             await asyncio.sleep(_GAP_SECONDS)
             try:
                 await asyncio.wait_for(has_changed.wait(), SILENCE_SECONDS)
-            except TimeoutError:
+            except asyncio.TimeoutError:
                 yield b":\n\n"

@@ -21,7 +21,7 @@ from modules.core.events import Json
 BLOBS = "files"
 """The key that an export has in addition: attachments in base64, by SHA-256."""
 
-_NAME_OF_A_TIME = re.compile(r"(\d{8})-(\d{2})-(\d{2})-(\d{2})")
+_NAME_OF_A_TIME = re.compile(r"(\d{4})(\d{2})(\d{2})-(\d{2})-(\d{2})-(\d{2})")
 
 
 def matches(document: Mapping[str, Json]) -> bool:
@@ -71,7 +71,7 @@ def read_original(context: ImportContext, document: Mapping[str, Json]) -> None:
     if not conversation.messages or _is_too_deep(context, as_line(name), conversation):
         return
     times = [message.created for message in conversation.messages.values()]
-    named = as_seconds("{}T{}:{}:{}".format(*is_time.groups())) if is_time else 0.0
+    named = as_seconds("{}-{}-{}T{}:{}:{}".format(*is_time.groups())) if is_time else 0.0
     conversation.created = named or min(filter(None, times), default=0.0)
     conversation.updated = max(times) or conversation.created
     context.add(conversation)

@@ -17,6 +17,7 @@ _MAX_KEPT_DEPTH = 40
 _MAX_INTEGER_DIGITS = 18
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_FRACTION = re.compile(r"\.([0-9]+)")
 _WHITE_SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
 _LATEST_SECONDS = 7_000_000_000.0
 """In the year 2191. Greater numbers are milliseconds or microseconds."""
@@ -122,6 +123,11 @@ def _plausible(seconds: float) -> float:
     return seconds if 0 < seconds < _LATEST_SECONDS else 0.0
 
 
+def _microseconds(fraction: re.Match[str]) -> str:
+    """Return a fraction of a second with six digits, as Python 3.10 reads no others but three."""
+    return f".{fraction[1][:6]:0<6}"
+
+
 def _seconds_of_text(text: str) -> float:
     if text.replace(".", "", 1).isdecimal() and text.isascii():
         return as_seconds(float(text))
@@ -129,7 +135,7 @@ def _seconds_of_text(text: str) -> float:
         if found := pattern.match(text):
             return _local_time(found.groupdict())
     try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+        return datetime.fromisoformat(_FRACTION.sub(_microseconds, text).replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError, OSError):
         return 0.0
 

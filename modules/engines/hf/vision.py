@@ -124,7 +124,7 @@ class PromptImages:
         """
         numbers = [piece for piece in split_at_marks(self._sources[tuple(tokens)][0]) if isinstance(piece, int)]
         digest = hashlib.sha256("".join(self._ids[number] for number in numbers).encode()).digest()
-        number = -1 - int.from_bytes(digest[:7])
+        number = -1 - int.from_bytes(digest[:7], "big")
         return [number if token == self._vision.token else token for token in tokens]
 
     def end(self, tokens: Sequence[int]) -> int:

@@ -159,4 +159,5 @@ class _Context:
             raise GenerationFailed("llama.cpp", "it returned no vector of a text")
         address = ctypes.addressof(pointer.contents)
         buffer: Any = (ctypes.c_float * width).from_address(address)
-        return np.frombuffer(buffer, np.float32).copy()
+        vector: NDArray[np.float32] = np.frombuffer(buffer, np.float32).copy()
+        return vector

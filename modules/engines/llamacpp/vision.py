@@ -173,7 +173,7 @@ class Vision:
         self._encoded += 1
         shape = (chunk.cells, self._model.n_embd)
         output = mtmd.mtmd_get_output_embd(self._context)
-        embeddings = np.ctypeslib.as_array(output, shape).copy()
+        embeddings: NDArray[np.float32] = np.ctypeslib.as_array(output, shape).copy()
         self._keep(chunk, embeddings)
         return embeddings
 

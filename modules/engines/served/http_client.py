@@ -16,7 +16,7 @@ from typing import cast
 
 import httptools
 
-from modules.core import request_route
+from modules.core import quick_json, request_route
 from modules.core.errors import OptionError, WebUIError, Words
 from modules.core.events import Json
 from modules.core.server_errors import (
@@ -39,6 +39,7 @@ from modules.engines.served.faults import (
     silence,
 )
 from modules.engines.served.target import Target
+from modules.system.timeout import timeout
 
 CONNECT_SECONDS = 10.0
 LONGEST_HEAD = 64 << 10
@@ -105,7 +106,7 @@ class HttpClient:
                 raise self._not_understood(path, _TOO_LONG)
 
         try:
-            async with asyncio.timeout(seconds), self._exchange(path, body) as exchange:
+            async with timeout(seconds), self._exchange(path, body) as exchange:
                 await exchange.head
                 exchange.take = keep
                 await exchange.end
@@ -161,7 +162,7 @@ class HttpClient:
 
         exchange.take = keep
         with contextlib.suppress(WebUIError, TimeoutError):
-            async with asyncio.timeout(GRACE_SECONDS):
+            async with timeout(GRACE_SECONDS):
                 await exchange.end
         return refusal(self.target, exchange.status, exchange.headers, bytes(words))
 
@@ -178,7 +179,7 @@ class HttpClient:
     async def _connect(self, exchange: _Exchange) -> None:
         loop, target = asyncio.get_running_loop(), self.target
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with timeout(CONNECT_SECONDS):
                 if target.socket:
                     await loop.create_unix_connection(lambda: exchange, target.socket)
                 else:
@@ -367,7 +368,7 @@ class _Exchange(asyncio.Protocol):
 
 def _request(target: Target, path: str, body: Json) -> bytes:
     """Return the bytes of a GET request, or of a POST request with `body` as JSON."""
-    content = b"" if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+    content = b"" if body is None else quick_json.encode(body, replaces=True)
     lines = [
         f"{'GET' if body is None else 'POST'} {target.path(path)} HTTP/1.1",
         f"Host: {target.authority}",

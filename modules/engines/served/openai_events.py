@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from modules.core import quick_json
 from modules.core.events import Json
 from modules.engines.served.logprobs import of_chat, of_completion
 from modules.engines.served.server_kind import Piece, Read, ServedPrompt, known_counts
@@ -44,7 +44,7 @@ def top_logprobs(answer: Json) -> dict[str, float]:
 def event_of(data: bytes) -> dict[str, Any]:
     """Parse an event, which must be a JSON object. Raises ValueError for anything else."""
     try:
-        event = json.loads(data)
+        event = quick_json.decode(data)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
     if type(event) is not dict:

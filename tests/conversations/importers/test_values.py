@@ -10,7 +10,15 @@ from modules.conversations.importers.values import as_key, as_line, as_number, a
 
 
 def test_times_of_all_kinds_are_seconds(subtests: pytest.Subtests) -> None:
-    for value in (1714730460, 1714730460.0, 1714730460000, 1714730460000000, "1714730460000", "2024-05-03T10:01:00Z"):
+    for value in (
+        1714730460,
+        1714730460.0,
+        1714730460000,
+        1714730460000000,
+        "1714730460000",
+        "2024-05-03T10:01:00Z",
+        "2024-05-03T10:01:00.0000001Z",
+    ):
         with subtests.test(value=value):
             assert as_seconds(value) == 1714730460.0
     local = time.mktime((2024, 5, 3, 22, 1, 0, 0, 0, -1))

@@ -55,6 +55,6 @@ def test_the_wait_that_a_server_asks_for_is_read_and_bounded() -> None:
         return wait_of({"retry-after": text})
 
     assert [of(text) for text in ("3", "0", "999999999", "-1", "soon", "1e9", "9" * 400)] == [3, 0, 30, 0, 0, 0, 0]
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20)
+    soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=20)
     assert 15 < of(format_datetime(soon, usegmt=True)) <= 20
     assert of("Wed, 21 Oct 2015 07:28:00 GMT") == 0 and wait_of({}) == 0

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 from modules.core.events import Event, Text
-from modules.runtime.loop_mailbox import LoopMailbox
+from modules.system.loop_mailbox import LoopMailbox
 
 
 class CountingLoop(asyncio.SelectorEventLoop):

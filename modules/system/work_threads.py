@@ -1,0 +1,141 @@
+"""Threads for work that would hold up an event loop: one, as long as its works are quick.
+
+Threads that run at once take the GIL from each other and from the loop. For hundreds of works that take a fraction of a
+millisecond each, that costs more than the works themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from modules.system.cancellation import CancelToken
+from modules.system.loop_mailbox import LoopMailbox
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 0.05
+"""How long one work may hold up the others before another thread helps."""
+MOST_THREADS = 8
+IDLE_SECONDS = 60.0
+"""How long a thread is kept without any work."""
+THREAD_NAME = "work"
+
+
+@dataclass(eq=False, slots=True)
+class _Work:
+    call: Callable[[], Any]
+    token: CancelToken
+    outcome: asyncio.Future[Any]
+    mailbox: LoopMailbox
+
+    def do(self) -> None:
+        """Do the work, unless nobody waits for it any more, and post how it ended."""
+        if not self.token.is_cancelled:
+            self.mailbox.post(self._settle, _ended(self.call))
+
+    def _settle(self, end: tuple[Any, BaseException | None]) -> None:
+        result, error = end
+        if self.outcome.done():
+            return
+        if error is None:
+            self.outcome.set_result(result)
+        else:
+            self.outcome.set_exception(error)
+
+
+def _ended(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """Return the result of a call, or its error, the frames of which do not refer to the future that gets it."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 (raised to whoever waits for the work)
+        return None, error
+
+
+class WorkThreads:
+    """Does the work of the tasks of one event loop, in the order in which it comes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the fields below
+        self._works: deque[_Work] = deque()
+        self._ended = 0
+        self._active = self._idle = 0  # threads
+        self._is_watched = False
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._mailbox: LoopMailbox | None = None
+
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Do as `asyncio.to_thread`, and cancel the work when the task that waits for it is cancelled."""
+        loop, token = asyncio.get_running_loop(), CancelToken()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox, self._is_watched = LoopMailbox(loop), False
+        outcome: asyncio.Future[T] = loop.create_future()
+        call = partial(copy_context().run, token.run, work, *args)
+        self._add(_Work(call, token, outcome, self._mailbox))
+        try:
+            return await outcome
+        finally:
+            token.cancel()
+
+    def _add(self, work: _Work) -> None:
+        with self._lock:
+            self._works.append(work)
+            if not self._active:
+                self._activate()
+            elif not self._is_watched:
+                self._is_watched = True
+                work.mailbox.loop.call_later(PATIENCE_SECONDS, self._look, work.mailbox.loop, self._ended)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, ended: int) -> None:
+        """Let another thread help if works wait and none has ended since there were `ended` ones."""
+        with self._lock:
+            self._is_watched = bool(self._works)
+            if self._works and self._ended == ended and self._active < MOST_THREADS:
+                self._activate()
+            if self._is_watched:
+                loop.call_later(PATIENCE_SECONDS, self._look, loop, self._ended)
+
+    def _activate(self) -> None:
+        """Let one more thread take works. To be called with the lock."""
+        self._active += 1
+        if self._idle:
+            self._idle -= 1
+            self._wakes.put(None)
+        else:
+            threading.Thread(target=self._serve, name=THREAD_NAME, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            while (work := self._next()) is not None:
+                work.do()
+                with self._lock:
+                    self._ended += 1
+            if not self._is_woken():
+                return
+
+    def _is_woken(self) -> bool:
+        """Wait until works wait for this thread. Return False if there have been none for long."""
+        while True:
+            try:
+                self._wakes.get(timeout=IDLE_SECONDS)
+                return True
+            except queue.Empty:
+                with self._lock:
+                    if self._wakes.empty():  # otherwise a wake-up has come just now
+                        self._idle -= 1
+                        return False
+
+    def _next(self) -> _Work | None:
+        with self._lock:
+            if self._works:
+                return self._works.popleft()
+            self._active -= 1
+            self._idle += 1
+            return None

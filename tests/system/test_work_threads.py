@@ -1,0 +1,140 @@
+"""Work of an event loop runs in one thread as long as it is quick, and ends when nobody waits for it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+
+import pytest
+
+from modules.system import work_threads
+from modules.system.cancellation import on_cancel
+from modules.system.work_threads import WorkThreads
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> WorkThreads:
+    monkeypatch.setattr(work_threads, "PATIENCE_SECONDS", 0.01)
+    return WorkThreads()
+
+
+def count_threads() -> int:
+    return sum(thread.name == work_threads.THREAD_NAME for thread in threading.enumerate())
+
+
+def test_a_result_is_returned_and_an_error_is_raised(threads: WorkThreads) -> None:
+    assert asyncio.run(threads.run(max, 1, 2)) == 2
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(threads.run(divmod, 1, 0))
+    assert asyncio.run(threads.run(min, 1, 2)) == 1, "in a third event loop"
+
+
+def test_quick_works_run_in_one_thread_in_order(threads: WorkThreads) -> None:
+    done = list[tuple[int, int]]()
+
+    def note(number: int) -> None:
+        done.append((number, threading.get_ident()))
+
+    async def scenario() -> None:
+        works = (
+            threads.run(lambda number=number: done.append((number, threading.get_ident()))) for number in range(99)
+        )
+        await asyncio.gather(*works)
+
+    asyncio.run(scenario())
+    assert [number for number, _ in done] == list(range(99))
+    assert len({thread for _, thread in done}) == 1
+
+
+def test_works_that_are_stuck_hold_up_no_other(threads: WorkThreads) -> None:
+    release = threading.Event()
+
+    async def scenario() -> None:
+        stuck = [asyncio.create_task(threads.run(release.wait, 10)) for _ in range(3)]
+        assert await asyncio.wait_for(threads.run(max, 1, 2), 5) == 2
+        assert not any(task.done() for task in stuck)
+        release.set()
+        await asyncio.gather(*stuck)
+
+    asyncio.run(scenario())
+
+
+def test_no_more_threads_help_than_there_may_be(threads: WorkThreads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_threads, "MOST_THREADS", 2)
+    release, running, most = threading.Event(), 0, 0
+
+    def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        release.wait(10)
+        running -= 1
+
+    async def scenario() -> None:
+        works = [asyncio.create_task(threads.run(work)) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        release.set()
+        await asyncio.gather(*works)
+
+    asyncio.run(scenario())
+    assert most == 2
+
+
+def test_a_thread_ends_when_it_has_had_no_work_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_threads, "IDLE_SECONDS", 0.02)
+    threads, before = WorkThreads(), count_threads()
+    asyncio.run(threads.run(max, 1, 2))
+    deadline = time.monotonic() + 5
+    while count_threads() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert count_threads() == before
+    assert asyncio.run(threads.run(max, 1, 2)) == 2, "another one begins"
+
+
+def test_the_work_knows_the_context_of_its_task(threads: WorkThreads) -> None:
+    name = contextvars.ContextVar("name", default="")
+
+    async def scenario() -> str:
+        name.set("task")
+        return await threads.run(name.get)
+
+    assert asyncio.run(scenario()) == "task"
+
+
+def test_the_end_of_a_task_ends_its_work(threads: WorkThreads) -> None:
+    """The work waits for an event that only its cancellation sets."""
+    waiting, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with on_cancel(ended.set):
+            waiting.set()
+            assert ended.wait(10)
+
+    async def leave() -> None:
+        task = asyncio.create_task(threads.run(work))
+        await asyncio.to_thread(waiting.wait)
+        task.cancel()
+        await asyncio.wait([task])
+        assert ended.wait(3)
+
+    asyncio.run(leave())
+
+
+def test_work_that_nobody_waits_for_does_not_begin(threads: WorkThreads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_threads, "MOST_THREADS", 1)
+    release, begun = threading.Event(), list[str]()
+
+    async def scenario() -> None:
+        first = asyncio.create_task(threads.run(release.wait, 10))
+        second = asyncio.create_task(threads.run(begun.append, "second"))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        await asyncio.wait([second])
+        release.set()
+        await first
+        await threads.run(begun.append, "third")
+
+    asyncio.run(scenario())
+    assert begun == ["third"]
