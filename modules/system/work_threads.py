@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
@@ -21,7 +22,7 @@ from modules.system.loop_mailbox import LoopMailbox
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 0.05
+PATIENCE_SECONDS = 0.01
 """How long one work may hold up the others before another thread helps."""
 MOST_THREADS = 8
 IDLE_SECONDS = 60.0
@@ -65,7 +66,7 @@ class WorkThreads:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the fields below
         self._works: deque[_Work] = deque()
-        self._ended = 0
+        self._moved_at = 0.0  # when a work last began or ended
         self._active = self._idle = 0  # threads
         self._is_watched = False
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -87,24 +88,31 @@ class WorkThreads:
     def _add(self, work: _Work) -> None:
         with self._lock:
             self._works.append(work)
-            if not self._active:
+            if not self._active or self._is_stuck():
                 self._activate()
-            elif not self._is_watched:
-                self._is_watched = True
-                work.mailbox.loop.call_later(PATIENCE_SECONDS, self._look, work.mailbox.loop, self._ended)
+            if not self._is_watched:
+                self._watch(work.mailbox.loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, ended: int) -> None:
-        """Let another thread help if works wait and none has ended since there were `ended` ones."""
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look again soon, as long as works wait. To be called with the lock."""
+        self._is_watched = bool(self._works)
+        if self._is_watched:
+            loop.call_later(PATIENCE_SECONDS, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            self._is_watched = bool(self._works)
-            if self._works and self._ended == ended and self._active < MOST_THREADS:
+            if self._works and self._is_stuck():
                 self._activate()
-            if self._is_watched:
-                loop.call_later(PATIENCE_SECONDS, self._look, loop, self._ended)
+            self._watch(loop)
+
+    def _is_stuck(self) -> bool:
+        """Whether the works under way take long, and another thread may help."""
+        return self._active < MOST_THREADS and time.monotonic() - self._moved_at > PATIENCE_SECONDS
 
     def _activate(self) -> None:
         """Let one more thread take works. To be called with the lock."""
         self._active += 1
+        self._moved_at = time.monotonic()
         if self._idle:
             self._idle -= 1
             self._wakes.put(None)
@@ -115,8 +123,6 @@ class WorkThreads:
         while True:
             while (work := self._next()) is not None:
                 work.do()
-                with self._lock:
-                    self._ended += 1
             if not self._is_woken():
                 return
 
@@ -134,6 +140,7 @@ class WorkThreads:
 
     def _next(self) -> _Work | None:
         with self._lock:
+            self._moved_at = time.monotonic()
             if self._works:
                 return self._works.popleft()
             self._active -= 1
