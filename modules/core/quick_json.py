@@ -1,7 +1,7 @@
 """JSON by orjson, which takes a tenth of the time of Python's own; that one does what orjson refuses.
 
 For what is exchanged with each request or each piece of text. NaN and infinite numbers become null, integers beyond 64
-bits floats.
+bits floats. Without orjson, as before the first installation, all is done by Python's own.
 """
 
 from __future__ import annotations
@@ -9,20 +9,27 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import orjson
+try:
+    import orjson
+except ImportError:
+    orjson = None  # type: ignore[assignment]
 
 
 def encode(value: Any, *, replaces: bool = False) -> bytes:
     """Return `value` in one line of UTF-8, in which lone surrogates are escaped or, with `replaces`, question marks."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return json.dumps(value, ensure_ascii=not replaces, separators=(",", ":")).encode("utf-8", "replace")
+    if orjson is not None:
+        try:
+            return orjson.dumps(value)
+        except TypeError:
+            pass
+    return json.dumps(value, ensure_ascii=not replaces, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def decode(text: bytes) -> Any:
     """Return the value of JSON in UTF-8. Raises what `json.loads` raises."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)
+    if orjson is not None:
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass
+    return json.loads(text)

@@ -7,16 +7,22 @@ import math
 
 import pytest
 
+from modules.core import quick_json
 from modules.core.quick_json import decode, encode
 
 DEEP = json.loads("[" * 300 + "]" * 300)
 VALUES = ({"a": [1, 2.5, None, True, '中文 \n"', {}]}, "\ud800", "😀", 2**70, {"big": -(2**70)}, [], DEEP)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=[str(number) for number in range(len(VALUES))])
-def test_what_was_encoded_is_read_again(value: object) -> None:
-    line = encode(value)
-    assert json.loads(line) == value and b"\n" not in line
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_what_was_encoded_is_read_again_with_orjson_and_without(
+    is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_installed:
+        monkeypatch.setattr(quick_json, "orjson", None)
+    for value in VALUES:
+        line = encode(value)
+        assert json.loads(line) == decode(line) == value and b"\n" not in line
 
 
 def test_lone_surrogates_are_escaped_or_replaced() -> None:
