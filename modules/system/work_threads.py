@@ -1,7 +1,7 @@
-"""Threads for work that would hold up an event loop: one, as long as its works are quick.
+"""Threads for jobs that would hold up an event loop: one thread, as long as each job is quick.
 
-Threads that run at once take the GIL from each other and from the loop. For hundreds of works that take a fraction of a
-millisecond each, that costs more than the works themselves.
+Threads that run at once take the GIL from each other and from the loop. For hundreds of jobs that take a fraction of a
+millisecond each, that costs more than the jobs themselves.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from modules.system.loop_mailbox import LoopMailbox
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 0.01
-"""How long one work may hold up the others before another thread helps."""
+"""How long one job may hold up the others before another thread helps."""
 MOST_THREADS = 8
 IDLE_SECONDS = 60.0
-"""How long a thread is kept without any work."""
+"""How long a thread is kept without any job."""
 THREAD_NAME = "work"
 
 
 @dataclass(eq=False, slots=True)
-class _Work:
+class _Job:
     call: Callable[[], Any]
     token: CancelToken
     outcome: asyncio.Future[Any]
     mailbox: LoopMailbox
 
     def do(self) -> None:
-        """Do the work, unless nobody waits for it any more, and post how it ended."""
+        """Do the job, unless nobody waits for it any more, and post how it ended."""
         if not self.token.is_cancelled:
             self.mailbox.post(self._settle, _ended(self.call))
 
@@ -56,61 +56,61 @@ def _ended(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     """Return the result of a call, or its error, the frames of which do not refer to the future that gets it."""
     try:
         return call(), None
-    except BaseException as error:  # noqa: BLE001 (raised to whoever waits for the work)
+    except BaseException as error:  # noqa: BLE001 (raised to whoever waits for the job)
         return None, error
 
 
 class WorkThreads:
-    """Does the work of the tasks of one event loop, in the order in which it comes."""
+    """Does the jobs of the tasks of one event loop, in the order in which they come."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the fields below
-        self._works: deque[_Work] = deque()
-        self._moved_at = 0.0  # when a work last began or ended
+        self._jobs: deque[_Job] = deque()
+        self._moved_at = 0.0  # when a job last began or ended
         self._active = self._idle = 0  # threads
         self._is_watched = False
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._mailbox: LoopMailbox | None = None
 
-    async def run(self, work: Callable[..., T], *args: Any) -> T:
-        """Do as `asyncio.to_thread`, and cancel the work when the task that waits for it is cancelled."""
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Do as `asyncio.to_thread`, and cancel the job when the task that waits for it is cancelled."""
         loop, token = asyncio.get_running_loop(), CancelToken()
         if self._mailbox is None or self._mailbox.loop is not loop:
             self._mailbox, self._is_watched = LoopMailbox(loop), False
         outcome: asyncio.Future[T] = loop.create_future()
-        call = partial(copy_context().run, token.run, work, *args)
-        self._add(_Work(call, token, outcome, self._mailbox))
+        call = partial(copy_context().run, token.run, function, *args)
+        self._add(_Job(call, token, outcome, self._mailbox))
         try:
             return await outcome
         finally:
             token.cancel()
 
-    def _add(self, work: _Work) -> None:
+    def _add(self, job: _Job) -> None:
         with self._lock:
-            self._works.append(work)
+            self._jobs.append(job)
             if not self._active or self._is_stuck():
                 self._activate()
             if not self._is_watched:
-                self._watch(work.mailbox.loop)
+                self._watch(job.mailbox.loop)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look again soon, as long as works wait. To be called with the lock."""
-        self._is_watched = bool(self._works)
+        """Look again soon, as long as jobs wait. To be called with the lock."""
+        self._is_watched = bool(self._jobs)
         if self._is_watched:
             loop.call_later(PATIENCE_SECONDS, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if self._works and self._is_stuck():
+            if self._jobs and self._is_stuck():
                 self._activate()
             self._watch(loop)
 
     def _is_stuck(self) -> bool:
-        """Whether the works under way take long, and another thread may help."""
+        """Whether the jobs under way take long, and another thread may help."""
         return self._active < MOST_THREADS and time.monotonic() - self._moved_at > PATIENCE_SECONDS
 
     def _activate(self) -> None:
-        """Let one more thread take works. To be called with the lock."""
+        """Let one more thread take jobs. To be called with the lock."""
         self._active += 1
         self._moved_at = time.monotonic()
         if self._idle:
@@ -121,13 +121,13 @@ class WorkThreads:
 
     def _serve(self) -> None:
         while True:
-            while (work := self._next()) is not None:
-                work.do()
+            while (job := self._next()) is not None:
+                job.do()
             if not self._is_woken():
                 return
 
     def _is_woken(self) -> bool:
-        """Wait until works wait for this thread. Return False if there have been none for long."""
+        """Wait until jobs wait for this thread. Return False if there have been none for long."""
         while True:
             try:
                 self._wakes.get(timeout=IDLE_SECONDS)
@@ -138,11 +138,11 @@ class WorkThreads:
                         self._idle -= 1
                         return False
 
-    def _next(self) -> _Work | None:
+    def _next(self) -> _Job | None:
         with self._lock:
             self._moved_at = time.monotonic()
-            if self._works:
-                return self._works.popleft()
+            if self._jobs:
+                return self._jobs.popleft()
             self._active -= 1
             self._idle += 1
             return None

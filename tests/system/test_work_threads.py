@@ -1,4 +1,4 @@
-"""Work of an event loop runs in one thread as long as it is quick, and ends when nobody waits for it any more."""
+"""Jobs of an event loop run in one thread as long as each is quick, and end when nobody waits for them any more."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def test_a_result_is_returned_and_an_error_is_raised(threads: WorkThreads) -> No
     assert asyncio.run(threads.run(min, 1, 2)) == 1, "in a third event loop"
 
 
-def test_quick_works_run_in_one_thread_in_order(threads: WorkThreads) -> None:
+def test_quick_jobs_run_in_one_thread_in_order(threads: WorkThreads) -> None:
     done = list[tuple[int, int]]()
 
     def note(number: int) -> None:
         done.append((number, threading.get_ident()))
 
+    def note(number: int) -> None:
+        done.append((number, threading.get_ident()))
+
     async def scenario() -> None:
-        works = (
-            threads.run(lambda number=number: done.append((number, threading.get_ident()))) for number in range(99)
-        )
-        await asyncio.gather(*works)
+        await asyncio.gather(*(threads.run(note, number) for number in range(99)))
 
     asyncio.run(scenario())
     assert [number for number, _ in done] == list(range(99))
     assert len({thread for _, thread in done}) == 1
 
 
-def test_works_that_are_stuck_hold_up_no_other(threads: WorkThreads) -> None:
+def test_jobs_that_are_stuck_hold_up_no_other(threads: WorkThreads) -> None:
     release = threading.Event()
 
     async def scenario() -> None:
@@ -65,7 +65,7 @@ def test_no_more_threads_help_than_there_may_be(threads: WorkThreads, monkeypatc
     monkeypatch.setattr(work_threads, "MOST_THREADS", 2)
     release, running, most = threading.Event(), 0, 0
 
-    def work() -> None:
+    def job() -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -73,16 +73,16 @@ def test_no_more_threads_help_than_there_may_be(threads: WorkThreads, monkeypatc
         running -= 1
 
     async def scenario() -> None:
-        works = [asyncio.create_task(threads.run(work)) for _ in range(4)]
+        jobs = [asyncio.create_task(threads.run(job)) for _ in range(4)]
         await asyncio.sleep(0.1)
         release.set()
-        await asyncio.gather(*works)
+        await asyncio.gather(*jobs)
 
     asyncio.run(scenario())
     assert most == 2
 
 
-def test_a_thread_ends_when_it_has_had_no_work_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_ends_when_it_has_had_no_job_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_threads, "IDLE_SECONDS", 0.02)
     threads, before = WorkThreads(), count_threads()
     asyncio.run(threads.run(max, 1, 2))
@@ -93,7 +93,7 @@ def test_a_thread_ends_when_it_has_had_no_work_for_long(monkeypatch: pytest.Monk
     assert asyncio.run(threads.run(max, 1, 2)) == 2, "another one begins"
 
 
-def test_the_work_knows_the_context_of_its_task(threads: WorkThreads) -> None:
+def test_a_job_knows_the_context_of_its_task(threads: WorkThreads) -> None:
     name = contextvars.ContextVar("name", default="")
 
     async def scenario() -> str:
@@ -103,17 +103,17 @@ def test_the_work_knows_the_context_of_its_task(threads: WorkThreads) -> None:
     assert asyncio.run(scenario()) == "task"
 
 
-def test_the_end_of_a_task_ends_its_work(threads: WorkThreads) -> None:
-    """The work waits for an event that only its cancellation sets."""
+def test_the_end_of_a_task_ends_its_job(threads: WorkThreads) -> None:
+    """The job waits for an event that only its cancellation sets."""
     waiting, ended = threading.Event(), threading.Event()
 
-    def work() -> None:
+    def job() -> None:
         with on_cancel(ended.set):
             waiting.set()
             assert ended.wait(10)
 
     async def leave() -> None:
-        task = asyncio.create_task(threads.run(work))
+        task = asyncio.create_task(threads.run(job))
         await asyncio.to_thread(waiting.wait)
         task.cancel()
         await asyncio.wait([task])
@@ -122,7 +122,7 @@ def test_the_end_of_a_task_ends_its_work(threads: WorkThreads) -> None:
     asyncio.run(leave())
 
 
-def test_work_that_nobody_waits_for_does_not_begin(threads: WorkThreads, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_nobody_waits_for_does_not_begin(threads: WorkThreads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_threads, "MOST_THREADS", 1)
     release, begun = threading.Event(), list[str]()
 
