@@ -37,9 +37,6 @@ def test_quick_jobs_run_in_one_thread_in_order(threads: WorkThreads) -> None:
     def note(number: int) -> None:
         done.append((number, threading.get_ident()))
 
-    def note(number: int) -> None:
-        done.append((number, threading.get_ident()))
-
     async def scenario() -> None:
         await asyncio.gather(*(threads.run(note, number) for number in range(99)))
 
