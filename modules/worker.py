@@ -57,8 +57,8 @@ PAUSE_SECONDS = 0.05
 """Time between two writes of text; the first text of an answer goes at once. Twenty writes a second look as smooth as a
 hundred, but each one wakes the parent on the processors that the model fills, and all compute threads wait for the one
 that is interrupted."""
-LARGE_REQUEST = 100_000
-"""Bytes. Tokenizing that much takes a tenth of a second."""
+LARGE_REQUEST = 50_000
+"""Bytes. Tokenizing that much takes a tenth of a second at most, Chinese the longest."""
 EXCLUSIVE = ("apply_loras",)
 """Operations that change what a generation would answer: they wait for running ones, and later ones wait for them."""
 ALONE = ("load", "explain")

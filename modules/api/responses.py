@@ -115,7 +115,7 @@ class ResponseBuilder(ABC):
             )
             self._frames[number] = before, after
         before, after = self._frames[number]
-        return before + quick_json.encode(piece.text) + after
+        return before + _encoded(piece.text) + after
 
     def sse_end(self, number: int, end: Done, last: bool = False) -> bytes:
         """Return the event that ends answer `number`; `last` if no other answer is still to end."""
@@ -158,4 +158,13 @@ def _speed(stage: str, tokens: int, seconds: float) -> dict[str, Json]:
 
 def sse_event(body: Json) -> bytes:
     """Encode `body` as one server-sent event."""
-    return b"data: " + quick_json.encode(body) + b"\n\n"
+    return b"data: " + _encoded(body) + b"\n\n"
+
+
+def _encoded(value: Json) -> bytes:
+    """Return JSON without the line breaks of Unicode: httpx and requests split a stream at these, too."""
+    encoded = quick_json.encode(value)
+    if b"\xc2\x85" in encoded or b"\xe2\x80" in encoded:
+        encoded = encoded.replace(b"\xc2\x85", b"\\u0085")
+        encoded = encoded.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return encoded

@@ -102,7 +102,7 @@ class _Sender:
 
     def __init__(self, send: Send, silence: bytes) -> None:
         self._send, self._silence = send, silence
-        self.has_started = self._is_sending = False
+        self.has_started = self._is_sending = self._has_ended = False
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
         self._bridging: asyncio.Task[None] | None = None
@@ -116,8 +116,7 @@ class _Sender:
             await self._pass_on({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]})
 
     async def send(self, events: bytes, *, last: bool = False) -> None:
-        if last:
-            self._timer.cancel()
+        self._has_ended = last
         await self._pass_on({"type": "http.response.body", "body": events, "more_body": not last})
 
     async def _pass_on(self, message: Message) -> None:
@@ -131,7 +130,7 @@ class _Sender:
     def _look(self) -> None:
         """Bridge the silence, unless something was sent a short time ago, or waits for the client to read."""
         now = self._loop.time()
-        if self._is_sending:
+        if self._is_sending or self._has_ended:
             self._sent_at = now
         elif self._sent_at + SILENCE_SECONDS <= now:
             self._sent_at = now
@@ -140,9 +139,12 @@ class _Sender:
         self._timer = self._loop.call_later(pause, self._look)
 
     async def _break_silence(self) -> None:
+        if self._is_sending or self._has_ended:  # since a moment ago
+            return
         with suppress(ClientDisconnect):  # which is noticed elsewhere
             await self.start({})
-            await self.send(self._silence)
+            if not self._has_ended:
+                await self.send(self._silence)
 
     def close(self) -> None:
         """Send nothing more."""

@@ -29,7 +29,7 @@ class WhileConnected:
         self._watch.add_done_callback(self._end)
 
     def _end(self, watch: asyncio.Task[None]) -> None:
-        if self._is_open and not watch.cancelled():
+        if not watch.cancelled() and self._is_open:
             self._has_left = True
             self._task.cancel()
 
@@ -39,7 +39,7 @@ class WhileConnected:
         self._is_open = False
         self._watch.cancel()
         if self._has_left and _take_back(self._task) <= self._others and kind is asyncio.CancelledError:
-            raise ClientDisconnect from error
+            raise ClientDisconnect from self._watch.exception()
 
 
 def _cancellations(task: asyncio.Task[Any]) -> int:

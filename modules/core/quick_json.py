@@ -1,7 +1,7 @@
 """JSON by orjson, which takes a tenth of the time of Python's own; that one does what orjson refuses.
 
-For what is exchanged with each request or each piece of text. NaN and infinite numbers become null, integers beyond 64
-bits floats. Without orjson, as before the first installation, all is done by Python's own.
+For what is exchanged with each request or each piece of text. orjson writes NaN and infinite numbers as null, and reads
+integers beyond 64 bits as floats. Without it, as before the first installation, all is done by Python's own.
 """
 
 from __future__ import annotations

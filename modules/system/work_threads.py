@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 0.01
 """How long one job may hold up the others before another thread helps."""
-MOST_THREADS = 8
+MOST_THREADS = 32
 IDLE_SECONDS = 60.0
 """How long a thread is kept without any job."""
 THREAD_NAME = "work"
@@ -34,7 +34,7 @@ THREAD_NAME = "work"
 class _Job:
     call: Callable[[], Any]
     token: CancelToken
-    outcome: asyncio.Future[Any]
+    outcome: asyncio.Future[Any] | None
     mailbox: LoopMailbox
 
     def do(self) -> None:
@@ -44,16 +44,17 @@ class _Job:
 
     def _settle(self, end: tuple[Any, BaseException | None]) -> None:
         result, error = end
-        if self.outcome.done():
+        outcome, self.outcome = self.outcome, None  # the frames of an error refer to this job
+        if outcome is None or outcome.done():
             return
         if error is None:
-            self.outcome.set_result(result)
+            outcome.set_result(result)
         else:
-            self.outcome.set_exception(error)
+            outcome.set_exception(error)
 
 
 def _ended(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Return the result of a call, or its error, the frames of which do not refer to the future that gets it."""
+    """Return the result of a call, or its error."""
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 (raised to whoever waits for the job)
@@ -66,7 +67,7 @@ class WorkThreads:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the fields below
         self._jobs: deque[_Job] = deque()
-        self._moved_at = 0.0  # when a job last began or ended
+        self._moved_at, self._mover = 0.0, 0  # when a job last began or ended, and in which thread
         self._active = self._idle = 0  # threads
         self._is_watched = False
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -79,11 +80,12 @@ class WorkThreads:
             self._mailbox, self._is_watched = LoopMailbox(loop), False
         outcome: asyncio.Future[T] = loop.create_future()
         call = partial(copy_context().run, token.run, function, *args)
-        self._add(_Job(call, token, outcome, self._mailbox))
         try:
+            self._add(_Job(call, token, outcome, self._mailbox))
             return await outcome
         finally:
             token.cancel()
+            del outcome  # the frames of an error refer to this one
 
     def _add(self, job: _Job) -> None:
         with self._lock:
@@ -101,9 +103,11 @@ class WorkThreads:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if self._jobs and self._is_stuck():
-                self._activate()
-            self._watch(loop)
+            try:
+                if self._jobs and self._is_stuck():
+                    self._activate()
+            finally:
+                self._watch(loop)
 
     def _is_stuck(self) -> bool:
         """Whether the jobs under way take long, and another thread may help."""
@@ -111,13 +115,13 @@ class WorkThreads:
 
     def _activate(self) -> None:
         """Let one more thread take jobs. To be called with the lock."""
-        self._active += 1
-        self._moved_at = time.monotonic()
         if self._idle:
             self._idle -= 1
             self._wakes.put(None)
         else:
             threading.Thread(target=self._serve, name=THREAD_NAME, daemon=True).start()
+        self._active += 1
+        self._moved_at, self._mover = time.monotonic(), 0
 
     def _serve(self) -> None:
         while True:
@@ -139,9 +143,12 @@ class WorkThreads:
                         return False
 
     def _next(self) -> _Job | None:
+        """Return the next job; None if there is none, or if another thread has just taken one and goes on alone."""
         with self._lock:
-            self._moved_at = time.monotonic()
-            if self._jobs:
+            now, thread = time.monotonic(), threading.get_ident()
+            is_spare = self._active > 1 and self._mover not in (0, thread) and now - self._moved_at < PATIENCE_SECONDS
+            if self._jobs and not is_spare:
+                self._moved_at, self._mover = now, thread
                 return self._jobs.popleft()
             self._active -= 1
             self._idle += 1

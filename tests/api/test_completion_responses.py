@@ -16,3 +16,13 @@ def test_text_that_is_held_back_makes_no_chunk_but_its_tokens_do() -> None:
     assert (choice["text"], choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]) == ("", ["b"], [0])
     (choice,) = json.loads(stream.sse_text(0, Text("bc", 1, (token,))).removeprefix(b"data: "))["choices"]
     assert (choice["text"], choice["logprobs"]["text_offset"]) == ("bc", [1])
+
+
+def test_an_event_is_one_line_to_every_client() -> None:
+    """httpx and requests split a stream at the line breaks of Unicode, too."""
+    stream = CompletionResponseBuilder("model", 1, usage_chunk=False, echoes=[""])
+    text = "a\u2028b\u2029c\x85d\x0b\x0c\x1c“é…”"
+    token = TokenLogprobs(Logprob(text, -0.5, 7), (), "62")
+    for piece in (Text(text), Text(text, 1, (token,))):
+        (line,) = filter(None, stream.sse_text(0, piece).decode().splitlines())
+        assert json.loads(line.removeprefix("data: "))["choices"][0]["text"] == text

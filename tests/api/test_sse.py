@@ -195,3 +195,15 @@ def test_a_client_that_leaves_ends_the_answer(subtests: pytest.Subtests) -> None
 
 def test_a_stream_without_silence_has_no_comment() -> None:
     assert "waiting" not in _Server(lambda: _begin(0, 0.01, 0.01)).get().text
+
+
+@pytest.mark.usefixtures("short_silence")
+def test_nothing_is_sent_after_the_last_event() -> None:
+    """The last message takes long to be sent, as a client that reads slowly makes it."""
+
+    async def read_slowly(message: Message) -> None:
+        await asyncio.sleep(0.18 if not message.get("more_body", True) else 0)
+
+    sent = _Server(lambda: _begin(0, 0.08)).send_to(read_slowly)
+    bodies = [message["body"] for message in sent[1:]]
+    assert (bodies[0], bodies[-1]) == (b"<word ", b">.") and bodies.count(b": waiting\n\n") == 1

@@ -30,8 +30,9 @@ def test_lone_surrogates_are_escaped_or_replaced() -> None:
     assert encode({"text": "é\ud800"}, replaces=True) == '{"text":"é?"}'.encode()
 
 
-def test_numbers_that_json_has_not_become_null() -> None:
+def test_numbers_beyond_those_of_other_programs_change() -> None:
     assert encode([math.nan, math.inf, -math.inf, 1.0]) == b"[null,null,null,1.0]"
+    assert decode(encode(2**70 + 1)) == float(2**70)
 
 
 def test_what_only_pythons_json_reads_is_read() -> None:
