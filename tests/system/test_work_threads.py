@@ -61,18 +61,31 @@ def test_jobs_that_are_stuck_hold_up_no_other(threads: WorkThreads) -> None:
     asyncio.run(scenario())
 
 
-def test_a_thread_that_was_stuck_leaves_the_jobs_to_the_one_that_helped(threads: WorkThreads) -> None:
-    release = threading.Event()
+def test_a_thread_that_was_stuck_leaves_the_jobs_to_the_one_that_helped(
+    threads: WorkThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, helping = threading.Event(), threading.Event(), threading.Event()
 
-    async def scenario() -> None:
-        stuck = asyncio.create_task(threads.run(release.wait, 10))
-        assert await threads.run(max, 1, 2) == 2
-        release.set()
-        await stuck
-        await asyncio.gather(*(threads.run(time.sleep, 0.001) for _ in range(30)))
-        assert threads._active <= 1
+    def help_out() -> None:
+        helping.set()
+        second.wait(10)
 
-    asyncio.run(scenario())
+    def note() -> int:
+        first.set()  # from now on, both threads could do the jobs
+        time.sleep(0.001)
+        return threading.get_ident()
+
+    async def scenario() -> set[int]:
+        stuck = [asyncio.create_task(threads.run(first.wait, 10)), asyncio.create_task(threads.run(help_out))]
+        await asyncio.to_thread(helping.wait, 10)
+        monkeypatch.setattr(work_threads, "PATIENCE_SECONDS", 60)  # no third one helps
+        jobs = asyncio.gather(*(threads.run(note) for _ in range(30)))
+        await asyncio.sleep(0)
+        second.set()
+        await asyncio.gather(*stuck)
+        return set(await jobs)
+
+    assert len(asyncio.run(scenario())) == 1
 
 
 def test_an_error_leaves_no_garbage(threads: WorkThreads) -> None:
@@ -111,7 +124,9 @@ def test_no_more_threads_help_than_there_may_be(threads: WorkThreads, monkeypatc
 
     async def scenario() -> None:
         jobs = [asyncio.create_task(threads.run(job)) for _ in range(4)]
-        await asyncio.sleep(0.1)
+        while running < 2:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.03)  # in which a third one could begin
         release.set()
         await asyncio.gather(*jobs)
 
