@@ -106,9 +106,10 @@ async def _asks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, outc
     """Send a small request; return whether it was answered."""
     try:
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        status, length = await asyncio.wait_for(_head(reader), ANSWER_SECONDS)
-        await asyncio.wait_for(reader.readexactly(length), ANSWER_SECONDS)
-    except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError) as error:
+        async with timeout(ANSWER_SECONDS):
+            status, length = await _head(reader)
+            await reader.readexactly(length)
+    except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
         outcome.faults.append(f"idle: {type(error).__name__}")
         return False
     if status != 200:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -23,9 +22,10 @@ async def answer(
     """
     if stream:
         return EventStream(begin, style, language_of(request.headers))
-    async with WhileConnected(request.receive), AsyncExitStack() as stack:
+    async with WhileConnected(request.receive):
         answers = await begin()
-        stack.push_async_callback(answers.close)
-        texts = await answers.generations.collect()
-        return json_response(answers.builder.whole(texts, answers.generations.finished), headers=answers.headers)
-    raise AssertionError("the block above returns or raises")
+        try:
+            texts = await answers.generations.collect()
+            return json_response(answers.builder.whole(texts, answers.generations.finished), headers=answers.headers)
+        finally:
+            await answers.close()

@@ -87,7 +87,6 @@ async def await_model(
     """Do as `use_model`, but give up when the client disconnects: waiting requests keep others out of the queue."""
     async with WhileConnected(request.receive):
         return await use_model(app, request, name, keep_alive, task)
-    raise AssertionError("the block above returns or raises")
 
 
 @contextmanager

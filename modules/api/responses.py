@@ -161,6 +161,11 @@ def sse_event(body: Json) -> bytes:
     return b"data: " + _encoded(body) + b"\n\n"
 
 
+def typed_event(body: Json) -> bytes:
+    """Encode `body` as one server-sent event that is named by its type."""
+    return b"event: %b\n%b" % (body["type"].encode(), sse_event(body))
+
+
 def _encoded(value: Json) -> bytes:
     """Return JSON without the line breaks of Unicode: httpx and requests split a stream at these, too."""
     encoded = quick_json.encode(value)

@@ -52,43 +52,33 @@ def test_a_client_that_leaves_after_the_block_ends_nothing() -> None:
     assert asyncio.run(scenario()) == "goes on"
 
 
-def test_a_cancellation_stays_one() -> None:
-    async def scenario() -> None:
-        client = Client()
+async def cancel(client: Client, leaves: bool) -> None:
+    """Cancel a task that serves a client, which `leaves` while the task ends."""
 
-        async def serve() -> None:
-            async with WhileConnected(client.receive):
+    async def serve() -> None:
+        async with WhileConnected(client.receive):
+            try:
                 await asyncio.sleep(60)
+            finally:
+                if leaves:
+                    client.has_left.set()
+                    await asyncio.sleep(0.01)
 
-        serving = asyncio.create_task(serve())
-        await asyncio.sleep(0)
-        serving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
+    serving = asyncio.create_task(serve())
+    await asyncio.sleep(0)
+    serving.cancel()
+    await serving
 
-    asyncio.run(scenario())
+
+def test_a_cancellation_stays_one() -> None:
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancel(Client(), leaves=False))
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count cancellations")
 def test_a_cancellation_beside_a_client_that_leaves_stays_one() -> None:
-    async def scenario() -> None:
-        client = Client()
-
-        async def serve() -> None:
-            async with WhileConnected(client.receive):
-                try:
-                    await asyncio.sleep(60)
-                finally:
-                    client.has_left.set()
-                    await asyncio.sleep(0.01)
-
-        serving = asyncio.create_task(serve())
-        await asyncio.sleep(0)
-        serving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-
-    asyncio.run(scenario())
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancel(Client(), leaves=True))
 
 
 def test_an_error_of_the_block_is_raised() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from modules.api.error_shapes import anthropic_error
 from modules.api.ignored_fields import ignored_header, shortened
+from modules.api.responses import typed_event
 from modules.api.sse import StreamStyle
 from modules.core.errors import WebUIError
 from modules.core.events import Done, Json, Text
@@ -20,16 +21,11 @@ _LETTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 24
 
 
-def sse_event(body: Json) -> bytes:
-    """Encode `body` as one server-sent event of its type."""
-    return b"event: %b\ndata: %b\n\n" % (body["type"].encode(), json.dumps(body, separators=(",", ":")).encode())
-
-
 def _error_event(error: WebUIError, language: str) -> bytes:
-    return sse_event(anthropic_error(error.say_elsewhere(language), error.status))
+    return typed_event(anthropic_error(error.say_elsewhere(language), error.status))
 
 
-ANTHROPIC = StreamStyle(sse_event({"type": "ping"}), _error_event)
+ANTHROPIC = StreamStyle(typed_event({"type": "ping"}), _error_event)
 
 
 def new_id(prefix: str) -> str:
@@ -75,19 +71,19 @@ class MessageFormat:
     def sse_opening(self, number: int) -> bytes:
         usage = {"input_tokens": self._prompt_tokens, "output_tokens": 0}
         message = {**self._message([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
-        return sse_event({"type": "message_start", "message": message})
+        return typed_event({"type": "message_start", "message": message})
 
     def sse_text(self, number: int, piece: Text) -> bytes:
-        return b"".join(map(sse_event, self._written(piece)))
+        return b"".join(map(typed_event, self._written(piece)))
 
     def sse_end(self, number: int, end: Done, last: bool = False) -> bytes:
         events = [*self._blocks.write(self._parser.end()), *self._blocks.end()]
         ignored = shortened([*self._ignored, *self._parser.faults])
         delta = {"type": "message_delta", **self._delta(end), **({"ignored": ignored} if ignored else {})}
-        return b"".join(map(sse_event, [*events, delta]))
+        return b"".join(map(typed_event, [*events, delta]))
 
     def sse_closing(self, ends: Mapping[int, Done]) -> bytes:
-        return sse_event({"type": "message_stop"})
+        return typed_event({"type": "message_stop"})
 
     # -- parts ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from modules.api.ignored_fields import ignored_header, shortened
 from modules.api.openai_responses.conversion import Conversion, echoed
 from modules.api.openai_responses.output_items import Event, OutputItems
 from modules.api.openai_responses.schemas import ResponsesRequest
-from modules.api.responses import INCOMPLETE_CHARACTER
+from modules.api.responses import INCOMPLETE_CHARACTER, typed_event
 from modules.core.errors import WebUIError
 from modules.core.events import Done, Json, Logprob, Text
 from modules.core.pieces import ReplyParser
@@ -91,9 +90,9 @@ class ResponsesBuilder:
         return b"".join(self._encoded(event) for event in events)
 
     def _encoded(self, event: Event) -> bytes:
-        body = json.dumps({**event, "sequence_number": self._sequence}, separators=(",", ":"))
+        body = {**event, "sequence_number": self._sequence}
         self._sequence += 1
-        return f"event: {event['type']}\ndata: {body}\n\n".encode()
+        return typed_event(body)
 
     # -- both ------------------------------------------------------------------------------------------------------
 
