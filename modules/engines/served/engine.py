@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ COARSE_STREAMS = 64
 COARSE_INTERVAL = 4
 _THREADS = 8
 T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, Event]]
+"""What ends a call, for the event loop."""
 
 
 class ServedEngine:
@@ -44,8 +46,8 @@ class ServedEngine:
         self._connection, self._kind, self._limits = connection, kind, limits
         self._loop = connection.loop
         self._outbox = Outbox(self._read_on)
-        self._calls: dict[int, Future[Event]] = {}  # touched by the thread of `step` alone
         # Touched in the event loop alone:
+        self._tasks: dict[int, asyncio.Task[Event]] = {}
         self._generations: dict[int, Generation] = {}
         self._queue: deque[tuple[int, asyncio.Event]] = deque()
         self._running = 0
@@ -77,41 +79,31 @@ class ServedEngine:
         return cls(connection, kind, Limits(streams, seconds, bool(options["resume_stream"])))
 
     def submit_text(self, call: int, prompt: Prompt, params: Mapping[str, Json]) -> None:
-        self._start(call, self._generate(call, prompt, params))
+        self._start(call, partial(self._generate, call, prompt, params))
 
     def submit_question(self, call: int, operation: str, args: Mapping[str, Json]) -> None:
         answer = {**self.operations, **self.questions}.get(operation)
         if answer is None:
             raise missing(f"the operation {operation!r}", f"操作 {operation!r}")
-        self._start(call, self._answer(partial(answer, **args)))
+        self._start(call, partial(self._answer, partial(answer, **args)))
 
-    def _start(self, call: int, work: Coroutine[Any, Any, Event]) -> None:
-        """Run what ends a call in the event loop."""
+    def _start(self, call: int, work: Work) -> None:
         self._outbox.open(call)
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        self._calls[call] = future
-        future.add_done_callback(partial(self._put_end, call))
-
-    def _put_end(self, call: int, future: Future[Event]) -> None:
-        if not future.cancelled():
-            error = future.exception()
-            self._outbox.put(call, Failed(as_error(error)) if isinstance(error, Exception) else future.result())
+        self._loop.call_soon_threadsafe(self._launch, call, work)
 
     def cancel(self, call: int) -> None:
         self._outbox.close(call)
-        if call in self._calls:
-            self._calls.pop(call).cancel()
+        self._loop.call_soon_threadsafe(self._stop, call)
 
     def step(self) -> Iterator[tuple[int, Event]]:
         for call, event in self._outbox.take():
             if isinstance(event, ENDS):
-                self._calls.pop(call, None)
                 self._outbox.close(call)
             yield call, event
 
     @property
     def idle(self) -> bool:
-        return not self._calls
+        return not self._outbox.is_open
 
     def interrupt(self, urgent: bool) -> None:
         self._outbox.interrupt()
@@ -126,6 +118,20 @@ class ServedEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     # In the event loop
+
+    def _launch(self, call: int, work: Work) -> None:
+        task = self._tasks[call] = self._loop.create_task(work())
+        task.add_done_callback(partial(self._put_end, call))
+
+    def _put_end(self, call: int, task: asyncio.Task[Event]) -> None:
+        self._tasks.pop(call, None)
+        if not task.cancelled():
+            error = task.exception()
+            self._outbox.put(call, Failed(as_error(error)) if isinstance(error, Exception) else task.result())
+
+    def _stop(self, call: int) -> None:
+        if call in self._tasks:
+            self._tasks.pop(call).cancel()
 
     async def _generate(self, call: int, prompt: Prompt, params: Mapping[str, Json]) -> Event:
         await self._take_turn(call)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -121,35 +121,39 @@ class HttpClient:
         error instead of events; ServerSilent after so many seconds without a byte as the stream allows.
         """
         async with self._exchange(stream.path, stream.body) as exchange:
-            await stream.wait_for(exchange.head, exchange)
-            if exchange.status not in _OK:
-                raise await self._refused(exchange)
-            if has_webpage(exchange.headers):
-                raise self._not_understood(stream.path, WEBPAGE)
-            if exchange.status == _NO_CONTENT:
-                raise self._not_understood(stream.path, _NO_EVENTS)
-            stream.attach(exchange)
-            whole = bytearray()  # as far as it may be one JSON value instead of events
+            with stream.listening(exchange):
+                await self._pass_on(stream, exchange)
 
-            def take(chunk: bytes) -> None:
-                if not stream.has_events and len(whole) < LONGEST_REFUSAL:
-                    whole.extend(chunk)
-                try:
-                    events = stream.decoder.feed(chunk)
-                except EventTooLong:
-                    raise self._not_understood(stream.path, _TOO_LONG) from None
-                if events:
-                    stream.has_events = True
-                    stream.take(events)
+    async def _pass_on(self, stream: EventStream, exchange: _Exchange) -> None:
+        """Hand out the events of a stream until the response ends. Raises what `stream` raises."""
+        await exchange.head
+        if exchange.status not in _OK:
+            raise await self._refused(exchange)
+        if has_webpage(exchange.headers):
+            raise self._not_understood(stream.path, WEBPAGE)
+        if exchange.status == _NO_CONTENT:
+            raise self._not_understood(stream.path, _NO_EVENTS)
+        whole = bytearray()  # as far as it may be one JSON value instead of events
 
-            exchange.take = take
-            await stream.wait_for(exchange.end, exchange)
-            if events := stream.decoder.finish():
+        def take(chunk: bytes) -> None:
+            if not stream.has_events and len(whole) < LONGEST_REFUSAL:
+                whole.extend(chunk)
+            try:
+                events = stream.decoder.feed(chunk)
+            except EventTooLong:
+                raise self._not_understood(stream.path, _TOO_LONG) from None
+            if events:
+                stream.has_events = True
                 stream.take(events)
-            elif not stream.has_events and has_json(exchange.headers):
-                if has_error(bytes(whole)):
-                    raise refusal(self.target, exchange.status, exchange.headers, bytes(whole))
-                raise self._not_understood(stream.path, _NO_EVENTS)
+
+        exchange.take = take
+        await exchange.end
+        if events := stream.decoder.finish():
+            stream.take(events)
+        elif not stream.has_events and has_json(exchange.headers):
+            if has_error(bytes(whole)):
+                raise refusal(self.target, exchange.status, exchange.headers, bytes(whole))
+            raise self._not_understood(stream.path, _NO_EVENTS)
 
     async def _refused(self, exchange: _Exchange) -> WebUIError:
         """Return the error of a response with another status than 2xx, in the server's words as far as they came."""
@@ -209,29 +213,41 @@ class EventStream:
         self.is_paused = False
         self.has_events = False
         self._exchange: _Exchange | None = None
-        self._sooner: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle
 
-    async def wait_for(self, future: asyncio.Future[None], exchange: _Exchange) -> None:
-        """Wait for a future of an exchange. Raises its error, or ServerSilent."""
-        while not future.done():
-            if self.is_paused:
-                exchange.heard_at = exchange.loop.time()
-            left = min(exchange.heard_at + self.allowed_silence, self.deadline) - exchange.loop.time()
-            if left <= 0:
-                raise ServerSilent(exchange.target.origin, silence(self.allowed_silence))
-            self._sooner = exchange.loop.create_future()
-            await asyncio.wait({future, self._sooner}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        future.result()
+    @contextlib.contextmanager
+    def listening(self, exchange: _Exchange) -> Iterator[None]:
+        """Let the exchange fail with ServerSilent, during the block, when the server has been silent for too long."""
+        self._exchange = exchange
+        self._set_timer(exchange)
+        try:
+            yield
+        finally:
+            self._timer.cancel()
+
+    def _set_timer(self, exchange: _Exchange) -> None:
+        self._timer = exchange.loop.call_at(self._ends_at(exchange), self._look, exchange)
+
+    def _ends_at(self, exchange: _Exchange) -> float:
+        return min(exchange.heard_at + self.allowed_silence, self.deadline)
+
+    def _look(self, exchange: _Exchange) -> None:
+        """Let the exchange fail, unless something has come meanwhile."""
+        now = exchange.loop.time()
+        if self.is_paused:
+            exchange.heard_at = now
+        if self._ends_at(exchange) <= now:
+            exchange.fail(ServerSilent(exchange.target.origin, silence(self.allowed_silence)))
+        else:
+            self._set_timer(exchange)
 
     def allow(self, seconds: float, longest: float = float("inf")) -> None:
         """Allow so many `seconds` of silence from now on, and nothing at all after the `longest`."""
         self.allowed_silence = seconds
         self.deadline = asyncio.get_running_loop().time() + longest
-        if self._sooner is not None and not self._sooner.done():
-            self._sooner.set_result(None)
-
-    def attach(self, exchange: _Exchange) -> None:
-        self._exchange = exchange
+        if self._exchange is not None:
+            self._timer.cancel()
+            self._set_timer(self._exchange)
 
     def pause(self) -> None:
         """Read no more from the server, whose writes then wait. Silence does not count meanwhile."""
@@ -296,18 +312,18 @@ class _Exchange(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
-            self._fail(error.__context__ or error)  # a defect of ours
+            self.fail(error.__context__ or error)  # a defect of ours
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fail(self._not_understood(_NOT_HTTP))
+            self.fail(self._not_understood(_NOT_HTTP))
         if self._size_without_body > LONGEST_HEAD:
-            self._fail(self._not_understood(_TOO_LONG))
+            self.fail(self._not_understood(_TOO_LONG))
 
     def connection_lost(self, error: Exception | None) -> None:
         has_length = "content-length" in self.headers or "transfer-encoding" in self.headers
         if error is None and self.head.done() and not has_length:
             self.finish()  # the end of the connection is the end of the body
         else:
-            self._fail(ServerLost(self.target.origin, _CLOSED if error is None else reason(error)))
+            self.fail(ServerLost(self.target.origin, _CLOSED if error is None else reason(error)))
 
     def finish(self) -> None:
         """End the exchange as complete."""
@@ -319,12 +335,11 @@ class _Exchange(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
         for future in (self.head, self.end):
-            if future.done():
+            if not future.cancel() and not future.cancelled():
                 future.exception()  # as nobody else may have asked, asyncio would log it
-            else:
-                future.cancel()
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End the exchange with an error, as far as it has not ended."""
         for future in (self.head, self.end):
             if not future.done():
                 future.set_exception(error)
@@ -343,9 +358,9 @@ class _Exchange(asyncio.Protocol):
         self.status = self._parser.get_status_code()
         if self.status in _REDIRECTS:
             location = self.headers.get("location", "")[:200]
-            self._fail(ServerRedirects(self.target.origin, location))
+            self.fail(ServerRedirects(self.target.origin, location))
         elif self.headers.get("content-encoding", "identity") not in ("identity", ""):
-            self._fail(self._not_understood(_COMPRESSED))
+            self.fail(self._not_understood(_COMPRESSED))
         elif self.status >= min(_OK) and not self.head.done():
             self.head.set_result(None)
 
@@ -359,7 +374,7 @@ class _Exchange(asyncio.Protocol):
         try:
             self._take(chunk)
         except WebUIError as error:
-            self._fail(error)
+            self.fail(error)
 
     def on_message_complete(self) -> None:
         if self.status >= min(_OK):  # below, another response follows

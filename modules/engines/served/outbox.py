@@ -71,6 +71,11 @@ class Outbox:
             self._begun.discard(call)
 
     @property
+    def is_open(self) -> bool:
+        """Whether any call is open."""
+        return bool(self._open)
+
+    @property
     def pause(self) -> float:
         """Seconds between two hand-ons."""
         return max(PAUSE_SECONDS, len(self._open) * PAUSE_PER_CALL)
