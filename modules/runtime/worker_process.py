@@ -103,7 +103,8 @@ class WorkerProcess:
         self._numbers = itertools.count(1)
         self._calls: dict[int, tuple[str, Deliver]] = {}
         self._grammars: dict[int, str] = {}  # of calls under way, the beginnings
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the calls
+        self._writing = threading.Lock()  # a busy child may take a while to read a request: events arrive meanwhile
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended = ended
         self._nodes, self._conceal = nodes, conceal
@@ -164,10 +165,7 @@ class WorkerProcess:
                 action()
 
     def count_calls(self, operation: str) -> int:
-        """Return how many calls of an operation are under way.
-
-        Without the lock, which is held while a request is written: a busy child may take a while to read it.
-        """
+        """Return how many calls of an operation are under way."""
         return self._operations().count(operation)
 
     def start(self, operation: str, deliver: Deliver, **args: Json) -> int:
@@ -263,7 +261,7 @@ class WorkerProcess:
     def _write(self, request: list[Json]) -> None:
         line = quick_json.encode(request) + b"\n"
         # A dying child breaks the pipe; `_dispatch` reports its death to all callers.
-        with contextlib.suppress(OSError, ValueError), self._lock:
+        with contextlib.suppress(OSError, ValueError), self._writing:
             assert self._child.stdin is not None
             self._child.stdin.write(line)
             self._child.stdin.flush()

@@ -116,6 +116,19 @@ def test_a_death_in_the_middle_of_a_line_is_reported(echo: WorkerProcess) -> Non
     assert isinstance(events[0].error, WorkerDied)
 
 
+def test_answers_arrive_while_a_long_request_waits_for_room_in_the_pipe(echo: WorkerProcess) -> None:
+    """The second answer is longer than a pipe: the child takes no more of the request before all of it is read."""
+    answers: list[Event] = []
+    os.kill(echo.pid, signal.SIGSTOP)
+    echo.start("count", answers.append, text="a")
+    echo.start("pieces", answers.append, text="1 " * 15_000)
+    args = {"text": "b " * 500_000}
+    threading.Thread(target=echo.start, args=("count", answers.append), kwargs=args, daemon=True).start()
+    time.sleep(0.3)
+    os.kill(echo.pid, signal.SIGCONT)
+    assert wait_until(lambda: len(answers) == 3, 10)
+
+
 # -- end ---------------------------------------------------------------------------------------------------------------
 
 
