@@ -241,12 +241,16 @@ class WorkerProcess:
         Running and later calls end with Unloaded.
         """
         self._closing = True
-        with contextlib.suppress(OSError):
-            if self._child.stdin is not None:
-                self._child.stdin.close()
+        threading.Thread(target=self._close_pipe, daemon=True).start()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(GRACE_SECONDS)
         self.kill()
+
+    def _close_pipe(self) -> None:
+        """Close the pipe, once a request is written that the child may never read."""
+        with contextlib.suppress(OSError):
+            if self._child.stdin is not None:
+                self._child.stdin.close()
 
     def kill(self) -> None:
         """Kill the child and wait until a server that it has started has ended, too.

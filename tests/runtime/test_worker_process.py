@@ -198,6 +198,20 @@ def test_closing_kills_a_worker_that_does_not_end(echo: WorkerProcess, monkeypat
     assert not is_running(echo.pid)
 
 
+def test_closing_kills_a_worker_that_does_not_read_its_requests(
+    echo: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "GRACE_SECONDS", 0.2)
+    os.kill(echo.pid, signal.SIGSTOP)
+    args = {"text": "b " * 500_000}
+    threading.Thread(target=echo.start, args=("count", lambda _: None), kwargs=args, daemon=True).start()
+    time.sleep(0.3)
+    closing = threading.Thread(target=echo.close, daemon=True)
+    closing.start()
+    closing.join(5)
+    assert not closing.is_alive()
+
+
 def test_what_is_to_be_done_at_the_end_is_done_at_once_after_it(echo: WorkerProcess) -> None:
     done = threading.Event()
     echo.call_at_end(done.set)
