@@ -56,8 +56,8 @@ class Eviction:
                 self.expect(models)
                 if decision.wait_for:
                     self._state.wait(_RECHECK_SECONDS)
-                if task.by_hand and self._clock() >= deadline:
-                    raise ModelsBusy(task.name)
+                    if task.by_hand and self._clock() >= deadline:
+                        raise ModelsBusy(task.name)
             self.close(models)
             if not decision.wait_for and len(models) == len(decision.evict):  # else one has just been put to use
                 return

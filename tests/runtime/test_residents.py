@@ -434,6 +434,13 @@ def test_a_load_by_hand_does_not_wait_for_ever_for_the_answers_of_others(make_ow
         assert texts(answering, "hello") == "hello "
 
 
+def test_a_model_that_made_room_in_the_last_moment_is_closed_and_the_load_goes_on(make_owner: MakeOwner) -> None:
+    owner = make_owner(limits=ResidencyLimits(wait_seconds=0))
+    first = load(owner, "a")
+    assert load(owner, "b").record.name == "b"
+    assert isinstance(first.death, Unloaded)
+
+
 def test_a_load_anew_that_a_later_one_cancels_leaves_the_model_as_it_was(make_owner: MakeOwner) -> None:
     owner = make_owner(space=2)
     with lease(owner, "a") as answering:
