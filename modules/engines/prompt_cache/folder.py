@@ -18,6 +18,7 @@ from pathlib import Path
 
 from modules.core.errors import BinNotEmptied
 from modules.engines.prompt_cache.prompt_file import DamagedFile, Header, read_header
+from modules.system.directory_walk import walk_folders
 
 SUFFIX = ".kv"
 TEMPORARY = ".new-"
@@ -76,20 +77,22 @@ def content_key(path: Path) -> str:
     Reading all of a model would take longer than loading it. Raises OSError.
     """
     facts: list[object] = []
+    folder = path if path.is_dir() else path.parent
     for file in _model_files(path):
         status = file.stat()
         with file.open("rb") as stream:
             edges = [stream.read(_EDGE_BYTES)]
             stream.seek(max(status.st_size - _EDGE_BYTES, 0))
             edges.append(stream.read(_EDGE_BYTES))
-        facts.append((file.name, status.st_size, status.st_mtime_ns, hashlib.sha256(b"".join(edges)).hexdigest()))
+        digest = hashlib.sha256(b"".join(edges)).hexdigest()
+        facts.append((file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns, digest))
     return short_hash(*facts)
 
 
 def _model_files(path: Path) -> list[Path]:
-    """Return the files of a model: all of its folder, or its file and the further parts of that."""
+    """Return the files of a model: all in and below its folder, or its file and the further parts of that."""
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        return sorted(file for _, files in walk_folders(path) for file in files)
     part = _PART.fullmatch(path.name)
     if part is None:
         return [path]

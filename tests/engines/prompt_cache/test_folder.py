@@ -93,3 +93,7 @@ def test_the_key_of_a_model_changes_with_any_of_its_files(tmp_path: Path) -> Non
     before = content_key(tmp_path)
     (tmp_path / "config.json").write_bytes(b"{}")
     assert content_key(tmp_path) != before
+    before = content_key(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model-00001-of-00002.safetensors").write_bytes(b"x")
+    assert content_key(tmp_path) != before, "an index may name files in folders"
