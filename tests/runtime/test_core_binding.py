@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from modules.catalog.record import ModelRecord
 from modules.core.errors import Unsupported
-from modules.core.events import Json, Result
+from modules.core.events import Event, Json, Result
 from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus, thread_counts
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
@@ -124,6 +125,27 @@ def test_a_worker_that_stops_while_cores_are_shared_leaves_its_cores(
     beginning.join(4)
     assert not beginning.is_alive(), "it waits for itself"
     assert bound_cores(first) == TWO_CORES
+
+
+def test_cores_are_shared_while_a_long_request_waits_for_room_in_the_pipe(
+    binding: CoreBinding, start: Callable[..., WorkerProcess]
+) -> None:
+    """The child takes no more of the request before its answer, which is longer than a pipe, has been read."""
+    first, second = start(), start()
+    for worker in (first, second):
+        binding.bind(worker)
+    answers = list[Event]()
+    os.kill(second.pid, signal.SIGSTOP)
+    second.start("generate", answers.append, prompt="hello", params={})
+    for _ in range(3):
+        second.start("pieces", answers.append, text="1 " * 8_000)
+    text = {"text": "b " * 500_000}
+    threading.Thread(target=second.start, args=("count", answers.append), kwargs=text, daemon=True).start()
+    time.sleep(0.2)
+    threading.Thread(target=compute, args=(first,), daemon=True).start()
+    time.sleep(0.2)
+    os.kill(second.pid, signal.SIGCONT)
+    wait_until(lambda: len(answers) >= 5)
 
 
 def test_a_worker_without_others_begins_to_compute_without_a_search_for_cores(
