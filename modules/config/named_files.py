@@ -99,9 +99,10 @@ class NamedFiles:
             raise self._missing(name)
         try:
             if overwritten:
-                replaced = path.read_bytes()
+                kept = self.folder / BIN / f".{path.name}.new"  # first of all: the disk may be full
+                replace_file(kept, path.read_bytes())
                 os.replace(self._binned(path), path)
-                replace_file(self._binned(path), replaced)
+                os.replace(kept, self._binned(path))
             else:
                 os.rename(self._binned(path), path)
         except OSError as error:

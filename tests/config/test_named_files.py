@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.config import named_files
 from modules.config.named_files import NamedFiles
 from modules.core.errors import GrammarNotFound, NameTaken, OptionError, SettingsError
 
@@ -97,3 +98,20 @@ def test_a_disk_that_refuses_is_an_error_and_loses_nothing(
     files.restore("a", overwritten=True)
     files.restore("gone")
     assert (text_of(files, "a"), text_of(files, "gone")) == ("one", "three")
+
+
+def test_both_versions_stay_if_there_is_no_room_to_exchange_them(
+    files: NamedFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for content in (b"one", b"two"):
+        files.write("a", content)
+    monkeypatch.setattr(named_files, "replace_file", refuse)
+    with pytest.raises(SettingsError, match="No space left"):
+        files.restore("a", overwritten=True)
+    monkeypatch.undo()
+    assert text_of(files, "a") == "two"
+    files.restore("a", overwritten=True)
+    assert text_of(files, "a") == "one"
