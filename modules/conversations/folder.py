@@ -209,10 +209,10 @@ class MemoryFolder:
 
     def write(self, path: PurePosixPath, content: bytes) -> Stamp:
         others = sum(len(body) for name, (_, body) in self._files.items() if name != str(path))
-        while self._bin and others + len(content) + sum(len(body) for _, body in self._bin.values()) > MAX_MEMORY_BYTES:
-            del self._bin[next(iter(self._bin))]
         if others + len(content) > MAX_MEMORY_BYTES:
             raise VisitorMemoryFull(MAX_MEMORY_BYTES // 1_000_000)
+        while self._bin and others + len(content) + sum(len(body) for _, body in self._bin.values()) > MAX_MEMORY_BYTES:
+            del self._bin[next(iter(self._bin))]
         self._writes += 1
         stamp = Stamp(time.time_ns(), len(content), self._writes)
         self._files[str(path)] = (stamp, content)

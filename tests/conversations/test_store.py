@@ -83,6 +83,9 @@ def test_a_store_in_memory_is_bounded_and_its_bin_makes_room(monkeypatch: pytest
         store.create(system="y" * 1500)
     assert [one.id for one in store.list()] == [first.id]
     store.delete(first.id)
+    with pytest.raises(VisitorMemoryFull):
+        store.create(system="y" * 3000)
+    assert store.count_deleted() == 1, "it would make too little room"
     store.create(system="y" * 1500)
     assert store.count_deleted() == 0
     monkeypatch.setattr("modules.conversations.blobs.MAX_MEMORY_BYTES", 3000)
