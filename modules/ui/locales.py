@@ -430,7 +430,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "此地址的错误尝试过多，请在 {seconds} 秒后重试。",
         "Too many wrong attempts from this address. Try again in {seconds} s.",
     ),
-    # -- Model tab
+    # -- Model page
     "load": ("加载", "Load"),
     "unload": ("卸载", "Unload"),
     "cancel_load": ("取消加载", "Cancel"),
@@ -888,7 +888,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "从其他来源得知的校验值，用于单个大文件；与站点公布的不符则不下载。",
         "Checksum from another source, for one large file. If the site lists a different one, nothing is downloaded.",
     ),
-    # -- Parameters tab
+    # -- Parameters page
     "parameters": ("参数", "Parameters"),
     "preset": ("预设", "Preset"),
     "preset_info": (
@@ -976,7 +976,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "preset_restored": ("已恢复预设 {name}。", "Restored the preset {name}."),
     "preset_unsupported": ("{loader} 不支持 {names}，不起作用。", "No effect with {loader}: {names}."),
     "preset_unknown": ("已忽略未知的键：{names}。", "Ignored unknown keys: {names}."),
-    # -- Chat tab
+    # -- Chat page
     "hello": ("有什么可以帮您？", "What can I do for you?"),
     "hello_later": ("llama.cpp 就绪后将自动加载模型。", "A model will be loaded when llama.cpp is ready."),
     "hello_empty": ("加载模型后即可开始", "Load a model to begin"),

@@ -38,7 +38,7 @@ class ModelMenu:
         self._loads: Component = gr.Checkbox(False, visible=False)
 
     def listen(self, model: ModelTab, version: Component) -> None:
-        """Attach the handlers, which are those of the Model tab's buttons. `version` is that of the status shown."""
+        """Attach the handlers, which are those of the Model page's buttons. `version` is that of the status shown."""
         self._model, on = model, self._page.on
         card, loading = model.card, model.loading
         writes = [*loading.writes, *model.options.install.parts]
@@ -60,7 +60,7 @@ class ModelMenu:
         on(stopped.then, loading.refresh_view, [version], loading.writes, queue=False)
 
     def pick(self, values: Values, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
-        """Show the model in the Model tab's form, to be loaded; a resident becomes the page's model at once.
+        """Show the model in the Model page's form, to be loaded; a resident becomes the page's model at once.
 
         A form that is that model's already keeps what was changed in it.
         """

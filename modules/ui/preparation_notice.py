@@ -1,4 +1,4 @@
-"""The notice of the Chat and the Model tab while llama.cpp and the demo model are prepared, or if that failed."""
+"""The notice of the Chat and the Model page while llama.cpp and the demo model are prepared, or if that failed."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ class Window:
         expect(self.page.locator("#tx-marks [data-marks]")).to_have_attribute("data-model", name)
 
     def load(self, name: str, **options: str) -> None:
-        """Pick a model in the Model tab, set number options, press Load."""
+        """Pick a model on the Model page, set number options, press Load."""
         self.tab("模型" if self.language == "zh" else "Model")
         self.page.locator("#tx-unload").click()
         expect(self.page.locator("#tx-pill .tx-empty")).to_be_visible()
@@ -344,7 +344,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def opened(
     chromium: Browser, folder: Path, option: str, language: str = "zh", width: int = 1440, *flags: str
 ) -> Iterator[Window]:
-    """Start a server with the models in `folder` and open its Model tab; yield the window once it shows `option`."""
+    """Start a server with the models in `folder` and open its Model page; yield the window once it shows `option`."""
     server = Server(folder, "--settings", str(folder / "settings.yaml"), *flags)
     try:
         with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:

@@ -56,7 +56,7 @@ def _unload_after_each_test(server: Server) -> Iterator[None]:
 def opened(
     chromium: Browser, server: Server, language: str = "en", width: int = 1440, scheme: str = "light"
 ) -> Iterator[Window]:
-    """Yield a new window on the Model tab, once it describes the load, for which a worker has been started."""
+    """Yield a new window on the Model page, once it describes the load, for which a worker has been started."""
     with contextlib.closing(Window(chromium, server.url, language, (width, 900), scheme)) as window:
         window.tab(WORDS[language]["tab"])
         expect(window.page.locator("#tx-notes details pre")).to_have_count(1)
@@ -65,7 +65,7 @@ def opened(
 
 @pytest.fixture
 def window(chromium: Browser, server: Server) -> Iterator[Window]:
-    """An English window on the Model tab that tests pass on to each other; no model is loaded, FIRST is selected, and
+    """An English window on the Model page that tests pass on to each other; no model is loaded, FIRST is selected, and
     the form shows its settings.
 
     Selecting a model describes its load, for which a worker is started, as in a new window.

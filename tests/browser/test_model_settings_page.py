@@ -1,4 +1,4 @@
-"""Settings on the Model tab: change, save, return, restart; autoload; invalid values."""
+"""Settings on the Model page: change, save, return, restart; autoload; invalid values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
 
 @pytest.fixture
 def window(chromium: Browser, server: Server) -> Iterator[Window]:
-    """An English window on the Model tab that tests pass on to each other, with the settings of FIRST."""
+    """An English window on the Model page that tests pass on to each other, with the settings of FIRST."""
     with kept_open(chromium, server, "en") as (window, new):
         window.tab("Model")
         if not new:

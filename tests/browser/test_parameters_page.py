@@ -1,4 +1,4 @@
-"""The Parameters tab: presets, marks at the fields, what survives a reload, and the effect of the samplers.
+"""The Parameters page: presets, marks at the fields, what survives a reload, and the effect of the samplers.
 
 The handlers are tested in tests/ui/parameters.
 """
@@ -36,7 +36,7 @@ def server(tmp_path: Path, smollm2: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def opened(chromium: Browser, server: Server, language: str, width: int = 1440) -> Iterator[Window]:
-    """Yield a new window on the Parameters tab."""
+    """Yield a new window on the Parameters page."""
     with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
         window.tab("参数" if language == "zh" else "Parameters")
         expect(window.page.locator("#tx-gen-temperature")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Predict whether the files of a repository fit in memory, as the Model tab shows it after the download."""
+"""Predict whether the files of a repository fit in memory, as the Model page shows it after the download."""
 
 from __future__ import annotations
 

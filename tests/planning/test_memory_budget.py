@@ -1,4 +1,4 @@
-"""The context length of plans is reduced to the free memory; the memory bars of the Model tab."""
+"""The context length of plans is reduced to the free memory; the memory bars of the Model page."""
 
 from __future__ import annotations
 

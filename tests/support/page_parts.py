@@ -28,7 +28,7 @@ def page_parts() -> Iterator[Any]:
 
 
 def followers() -> ModelFollowers:
-    """Return the components outside the Model tab that depend on the model."""
+    """Return the components outside the Model page that depend on the model."""
     return ModelFollowers(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number())
 
 
@@ -52,7 +52,7 @@ class AsCalled:
 
 
 def model_tab(app: App) -> Any:
-    """Return the handlers and components of a Model tab in English, and the application as `app`."""
+    """Return the handlers and components of a Model page in English, and the application as `app`."""
     with page_parts() as blocks:
         tab = ModelTab(Page(app, "en"), followers())
         tab.on_page_load(blocks.load)

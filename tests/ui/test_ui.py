@@ -1,4 +1,4 @@
-"""Event handlers of the Model tab that load a model. Each is a public endpoint, even if Gradio hides it."""
+"""Event handlers of the Model page that load a model. Each is a public endpoint, even if Gradio hides it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Chat tab: the place where the page's script draws the conversation, and the event by which it asks for answers.
+"""The Chat page: the place where the page's script draws the conversation, and the event by which it asks for answers.
 
 Conversations are kept by the server, which writes the answers whether or not a page is open: see `chat.runs`.
 """

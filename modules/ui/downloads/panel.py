@@ -1,4 +1,4 @@
-"""The download panel below the Model tab: files of a repository, the download jobs, and the download settings."""
+"""The download panel below the Model page: files of a repository, the download jobs, and the download settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ gr = gradio()
 
 
 class DownloadsPanel:
-    """Created below the Model tab, whose menus it updates when a download has finished."""
+    """Created below the Model page, whose menus it updates when a download has finished."""
 
     def __init__(self, page: Page, model_tab: ModelTab) -> None:
         with gr.Column(elem_id="tx-downloads", elem_classes="tx-card"):

@@ -1,1 +1,1 @@
-"""The Model tab."""
+"""The Model page."""

@@ -1,4 +1,4 @@
-"""Ask on the Model tab whether Python files of a model may run although they changed since the user agreed to them."""
+"""Ask on the Model page whether Python files of a model may run although they changed since the user agreed to them."""
 
 from __future__ import annotations
 

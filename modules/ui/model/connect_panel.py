@@ -1,4 +1,4 @@
-"""A fold of the Model tab: make a model of a server that runs elsewhere, after asking the server what it is."""
+"""A fold of the Model page: make a model of a server that runs elsewhere, after asking the server what it is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UNSAFE = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]+')
 
 
 class ConnectPanel:
-    """Created below the Model tab, whose menu of models it updates."""
+    """Created below the Model page, whose menu of models it updates."""
 
     def __init__(self, page: Page, model_tab: ModelTab) -> None:
         self._page, self._app, self._tab = page, page.app, model_tab

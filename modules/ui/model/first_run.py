@@ -42,7 +42,7 @@ _RANKS = {1: ("best",), 2: ("best", "fast"), 3: ("best", "balanced", "fast")}
 class FirstRun:
     """Created inside the current Gradio container; `ModelTab.attach_first_run` attaches the handlers.
 
-    With `offers_load`, the card offers to load the model picked; in the Model tab, the list does that.
+    With `offers_load`, the card offers to load the model picked; on the Model page, the list does that.
     """
 
     def __init__(self, page: Page, elem_id: str, offers_load: bool = False) -> None:

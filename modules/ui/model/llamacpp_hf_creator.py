@@ -1,4 +1,4 @@
-"""A fold of the Model tab: move a GGUF file and its tokenizer's files into one folder, for the loader llamacpp_HF."""
+"""A fold of the Model page: move a GGUF file and its tokenizer's files into one folder, for the loader llamacpp_HF."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.3
 
 
 class CreatorPanel:
-    """CreatedModel below the Model tab, whose menu of models it updates."""
+    """Created below the Model page, whose menu of models it updates."""
 
     def __init__(self, page: Page, model_tab: ModelTab) -> None:
         self._page, self._creator, self._picker = page, page.app.creator, model_tab.picker
@@ -61,7 +61,7 @@ class CreatorPanel:
         return self._menu(name)
 
     def follow_rename(self, name: object, renamed: object) -> Updates:
-        """Update the Model tab's menu; a model that was picked and has been moved stays picked."""
+        """Update the Model page's menu; a model that was picked and has been moved stays picked."""
         return self._picker.list_models(name, renamed.get(str(name)) if isinstance(renamed, dict) else None)
 
     def _menu(self, name: object) -> Updates:

@@ -1,4 +1,4 @@
-"""Read the Model tab's form as a request to load a model. Nothing that the browser sends is trusted."""
+"""Read the Model page's form as a request to load a model. Nothing that the browser sends is trusted."""
 
 from __future__ import annotations
 

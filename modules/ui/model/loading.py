@@ -1,4 +1,4 @@
-"""Load and unload the model from the Model tab, show the progress, and keep the page in step with the model in use."""
+"""Load and unload the model from the Model page, show the progress, and keep the page in step with the model in use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLL_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class ModelFollowers:
-    """The components outside the Model tab that change with the model in use."""
+    """The components outside the Model page that change with the model in use."""
 
     pill: Component
     version: Component  # the version of the model's status that this page shows

@@ -1,4 +1,4 @@
-"""The LoRA card of the Model tab: which LoRAs are applied to the model in use, their weights and their effects."""
+"""The LoRA card of the Model page: which LoRAs are applied to the model in use, their weights and their effects."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def used(status: Status) -> str:
 
 
 def load_status(status: Status, tr: Tr, language: str) -> str:
-    """Render the status line of the Model tab, with a progress bar while a model is loaded."""
+    """Render the status line of the Model page, with a progress bar while a model is loaded."""
     if status.error is not None:
         return alert(status.error, language, tr)
     if status.state == "loading":

@@ -1,4 +1,4 @@
-// Runs when the Model tab is drawn. Marks each option with the source of its value, offers to reset it, and filters the
+// Runs when the Model page is drawn. Marks each option with the source of its value, offers to reset it, and filters the
 // form. Options in folded groups are drawn only when their group is opened, hence the observer.
 const card = document.querySelector("#tx-opts");
 let query = "";

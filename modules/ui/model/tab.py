@@ -1,4 +1,4 @@
-"""The Model tab: its layout, and which handler runs on which event."""
+"""The Model page: its layout, and which handler runs on which event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fold of the Model tab: see, change, save and choose the instruction template of the picked model.
+"""A fold of the Model page: see, change, save and choose the instruction template of the picked model.
 
 It works for models that are not loaded, whose tokens cannot be counted. Templates are rendered in processes with
 limits, so that a hostile one costs some seconds of a processor and nothing else.
@@ -40,7 +40,7 @@ _ONE_AT_A_TIME: Options = {"trigger_mode": "always_last", "concurrency_id": "tem
 
 
 class TemplateEditor:
-    """Created below the Model tab. Guests of a server with --multi-user do not see it, and cannot call its handlers."""
+    """Created below the Model page. Guests of a server with --multi-user neither see it nor can call its handlers."""
 
     def __init__(self, page: Page, model_tab: ModelTab, negative_prompt: Component) -> None:
         self._page, self._app, self._model = page, page.app, model_tab.card.model
@@ -240,7 +240,7 @@ class TemplateEditor:
         return self._show(self._record(values), values, name, self._page.info("template_restored", name=name))
 
     def send_to_negative_prompt(self, values: Values) -> Updates:
-        """Write a prompt of this template into the negative prompt of the Parameters tab."""
+        """Write a prompt of this template into the negative prompt of the Parameters page."""
         system = self._app.settings.current.system_message
         text = template_preview.render_input(self._app.templates, self._edited_template(values), system)
         return {self._negative_prompt: text, self.line: self._page.info("template_sent")}

@@ -1,4 +1,4 @@
-"""The Notebook tab: the place where the page's script draws, and the event by which it has a model write.
+"""The Notebook page: the place where the page's script draws, and the event by which it has a model write.
 
 What depends on the generation parameters goes through this event, because Gradio has their values; everything else are
 the routes of `routes.py`. Texts are written by the server, whether or not a page is open: see `notebook.runs`.

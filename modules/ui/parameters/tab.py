@@ -1,4 +1,4 @@
-"""The Parameters tab: the generation parameters that the loaded model's loader supports, presets and grammars."""
+"""The Parameters page: the generation parameters that the loaded model's loader supports, presets and grammars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Training tab: the place where the page's script draws its views; see static/training.js."""
+"""The Training page: the place where the page's script draws its views; see static/training.js."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Model tab for quantized folders: the loaders offered with their reasons, and the settings saved for each."""
+"""The Model page for quantized folders: the loaders offered with their reasons, and the settings saved for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event handlers of the Model tab, called as any client can call them: each is a public endpoint, even if hidden."""
+"""Event handlers of the Model page, called as any client can call them: each is a public endpoint, even if hidden."""
 
 from __future__ import annotations
 

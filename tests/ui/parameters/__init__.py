@@ -1,1 +1,1 @@
-"""The Parameters tab."""
+"""The Parameters page."""

@@ -1,4 +1,4 @@
-"""The Parameters tab of a program that has just been started."""
+"""The Parameters page of a program that has just been started."""
 
 from __future__ import annotations
 
