@@ -107,9 +107,13 @@ def start_log(verbose: bool) -> None:
 
 
 class BriefFormatter(logging.Formatter):
-    """Leaves the traceback out of records that are marked as `brief`."""
+    """Writes errors in the terminal's language, and leaves the traceback out of records that are marked as `brief`."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple) and any(isinstance(fact, WebUIError) for fact in record.args):
+            language = terminal_language()
+            facts = [fact.say_elsewhere(language) if isinstance(fact, WebUIError) else fact for fact in record.args]
+            record = logging.makeLogRecord({**vars(record), "args": tuple(facts)})
         if getattr(record, "brief", False):
             record = logging.makeLogRecord({**vars(record), "exc_info": None, "exc_text": None})
         return super().format(record)

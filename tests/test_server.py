@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,10 +23,11 @@ import pytest
 
 from modules.app import App
 from modules.catalog.catalog import Catalog
+from modules.core.errors import PresetNotFound
 from modules.core.paths import ROOT
 from modules.planning.load_request import LoadRequest
 from modules.system.listener import listening_socket
-from server import announce
+from server import BriefFormatter, announce
 from tests.support.gguf_files import gguf
 
 pytestmark = pytest.mark.usefixtures("whole_program")
@@ -64,6 +66,13 @@ def test_errors_are_in_the_terminals_language() -> None:
     assert "没有名为" in run("--loader", "lama.cpp", language="zh_CN.UTF-8").stderr
     assert run("--n_ctx", language="zh_CN.UTF-8").stderr == "命令行：--n_ctx 缺少取值。\n"
     assert run("--model", language="zh_CN.UTF-8").stderr == "命令行：--model 缺少取值。\n"
+
+
+def test_errors_in_the_log_are_shown_in_the_terminals_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = logging.makeLogRecord({"msg": "%s: %s", "args": ("a.gguf", PresetNotFound("calm", ""))})
+    for language, words in (("zh_CN.UTF-8", "没有名为 'calm' 的预设。"), ("en_US.UTF-8", "There is no preset 'calm'.")):
+        monkeypatch.setenv("LC_ALL", language)
+        assert BriefFormatter("%(message)s").format(record) == f"a.gguf: {words}"
 
 
 def test_an_unknown_model_names_the_nearest(models_folder: Path) -> None:

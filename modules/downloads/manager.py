@@ -284,7 +284,7 @@ class DownloadManager:
         except DiskFull as error:
             return "paused", {"error": error.with_traceback(None)}
         except WebUIError as error:
-            log.warning("download %s of %s: %s", run.record.id, run.record.spec.repo, error)
+            log.warning("%s: %s", run.record.spec.repo, error)
             return "failed", {"error": error.with_traceback(None)}
         return "done", {}
 

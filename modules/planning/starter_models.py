@@ -191,4 +191,4 @@ class StarterDownloads:
                 plan = self._planner.plan(LoadRequest(self._catalog.find(model.file)))
                 self._loading.begin(plan)
             except WebUIError as error:  # the page offers to load the model, and then shows why it fails
-                log.warning("%s was downloaded, but not loaded: %s", model.file, error)
+                log.warning("%s: %s", model.file, error)

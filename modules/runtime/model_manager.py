@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from modules.core.errors import NoModelLoaded, WebUIError
+from modules.core.errors import NoModelLoaded, WebUIError, Words
 from modules.core.events import Json, Progress
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied, WorkerStuck
 from modules.engines.prompt_cache.folder import PromptFolder
@@ -31,8 +31,14 @@ from modules.runtime.resident_table import ResidentTable
 from modules.runtime.status import Status
 from modules.runtime.totals import GenerationTotals
 from modules.runtime.waiting import MakePlan, RecentFailures, Waiter, WaitingRequests
+from modules.system.terminal import terminal_language
 
 log = logging.getLogger(__name__)
+
+_LOADED: Words = {
+    "en": "Loaded {model} with {loader} in {seconds:.1f} s.",
+    "zh": "已用 {loader} 加载 {model}，用时 {seconds:.1f} 秒。",
+}
 
 
 class ModelManager:
@@ -310,7 +316,8 @@ class ModelManager:
         if task.is_cancelled:
             model.close()
             raise LoadCancelled(task.name)
-        log.info("loaded %s with %s in %.1f s", model.record.name, model.loader.name, time.monotonic() - began)
+        facts = {"model": model.record.name, "loader": model.loader.name, "seconds": time.monotonic() - began}
+        log.info("%s", _LOADED[terminal_language()].format(**facts))
         if isinstance(model.death, WorkerDied):  # it died before it was ready, so `_on_death` ignored it
             self._on_death(model.death)
         return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -54,6 +55,15 @@ def test_no_model_is_loaded_at_first(owner: ModelManager) -> None:
     assert owner.status.state == "empty"
     with pytest.raises(NoModelLoaded):
         _ = owner.current
+
+
+def test_the_terminal_says_in_its_language_how_long_a_load_took(
+    owner: ModelManager, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    with caplog.at_level(logging.INFO, logger="modules.runtime.model_manager"):
+        model = load(owner)
+    assert caplog.messages[0].startswith(f"已用 {model.loader.name} 加载 {model.record.name}，用时 ")
 
 
 def test_a_loaded_model_is_current_and_generates(owner: ModelManager) -> None:
