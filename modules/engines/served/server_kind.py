@@ -53,7 +53,7 @@ class Ask(Protocol):
     def __call__(self, path: str, body: Json = None, *, seconds: float = ASK_SECONDS) -> Answer:
         """Return the answer to a GET request, or with a `body` to a POST request. `path` begins with "/".
 
-        Raises an error of `served_errors` if there is no answer; a status of 400 or more is an answer.
+        Raises an error of `core.server_errors` if there is no answer; a status of 400 or more is an answer.
         """
 
 

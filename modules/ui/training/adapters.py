@@ -31,7 +31,7 @@ def adapter_of(app: App, view: RunView) -> str:
 def apply_adapter(app: App, name: str) -> None:
     """Apply the LoRA of a run, and no other, to its base model; load that in the background if it is not loaded.
 
-    Raises RunNotFound, LoraNotFound, ModelNotFound, and what `LoraManager.apply`, `Planner.plan` and
+    Raises TrainingRunNotFound, LoraNotFound, ModelNotFound, and what `LoraManager.apply`, `Planner.plan` and
     `LoadService.begin` raise.
     """
     view = app.training.runs.view(name)
@@ -47,7 +47,7 @@ def apply_adapter(app: App, name: str) -> None:
 def compare(app: App, name: str, question: str) -> dict[str, Json]:
     """Return the most likely answers of the base model and of the LoRA. The LoRAs applied before are applied again.
 
-    Raises RunNotFound, LoraNotFound, BaseNotLoaded, and what the two generations raise.
+    Raises TrainingRunNotFound, LoraNotFound, BaseNotLoaded, and what the two generations raise.
     """
     view = app.training.runs.view(name)
     adapter = adapter_of(app, view)
