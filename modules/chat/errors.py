@@ -140,7 +140,7 @@ class ConversationBegun(WebUIError):
     template = {
         "en": "The character cannot be changed any more, because you have written in this conversation. "
         "Begin a new chat with the other character.",
-        "zh": "您已在此对话中发言，无法再更换角色。请与其他角色新建聊天。",
+        "zh": "您已在此对话中发言，无法再更换角色。请与其他角色开始新对话。",
     }
 
 

@@ -114,7 +114,7 @@ _FLAGS = (
     _option(
         "hf_endpoint",
         "",
-        {"en": "Endpoint", "zh": "下载站点"},
+        {"en": "Download site", "zh": "下载站点"},
         {
             "en": "Where to download from; overrides HF_ENDPOINT and settings.yaml (default: https://hf-mirror.com).",
             "zh": "下载站点，优先于 HF_ENDPOINT 和 settings.yaml；均未指定时使用 https://hf-mirror.com。",

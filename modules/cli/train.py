@@ -27,7 +27,7 @@ _PHASES: Mapping[str, Mapping[str, str]] = {
     },
     "zh": {
         "starting": "正在启动",
-        "weights": "正在加载 {model}：{percent:.0f} %",
+        "weights": "正在加载 {model}：{percent:.0f}%",
         "data": "正在分词",
         "training": "第 {update}/{updates} 次更新，损失 {smoothed:.4f}，剩余 {left}",
         "saving": "正在保存",

@@ -239,7 +239,7 @@ _SERVER = (
         {"en": "Multi-user", "zh": "多用户"},
         {
             "en": "Other users can chat, but only the owner can load models.",
-            "zh": "其他人可以聊天，只有机主可以加载模型。",
+            "zh": "其他人可以聊天，只有管理者可以加载模型。",
         },
     ),
     Option(
@@ -331,9 +331,9 @@ _SERVER = (
         "hf_endpoint",
         "hf-endpoint",
         "",
-        {"en": "Download endpoint", "zh": "下载站点"},
+        {"en": "Download site", "zh": "下载站点"},
         {
-            "en": "Endpoint for downloads; takes precedence over HF_ENDPOINT and settings.yaml. If several are given, "
+            "en": "Site for downloads; takes precedence over HF_ENDPOINT and settings.yaml. If several are given, "
             "separated by commas, the next one is used when one fails. Default: hf-mirror.com.",
             "zh": "从此站点下载模型，优先于 HF_ENDPOINT 与 settings.yaml；多个用逗号分隔，一个失败时换下一个。"
             "默认为 hf-mirror.com。",

@@ -99,7 +99,7 @@ _INTERFACE = (
             "en": "Mode of new conversations. instruct: the model answers as trained. chat-instruct: it is told to "
             "play a character. chat: it continues a script, which suits base models.",
             "zh": "新对话的模式。instruct：模型训练时的问答格式；chat-instruct：指示模型扮演角色；"
-            "chat：续写剧本，适合基础模型。",
+            "chat：续写剧本，适合基座模型。",
         },
         choices=("instruct", "chat-instruct", "chat"),
     ),
@@ -196,7 +196,7 @@ _INTERFACE = (
         "hf_endpoint",
         "hf_endpoint",
         "",
-        {"en": "Download endpoint", "zh": "下载站点"},
+        {"en": "Download site", "zh": "下载站点"},
         {
             "en": "Site that models are downloaded from; separate several by commas.",
             "zh": "下载模型的站点；多个用逗号分隔。",

@@ -175,7 +175,8 @@ class ServerLost(ServerError):
     template = {
         "en": "The connection to {server} was lost before the answer was complete: {why}. Continue the answer, or send "
         "it again; if that fails as well, check that the server still runs.",
-        "zh": "回答尚未完成，与 {server} 的连接已中断：{why}。请点击“继续”或重新发送；若仍失败，请确认服务器仍在运行。",
+        "zh": "回答尚未完成，与 {server} 的连接已中断：{why}。请点击“继续生成”或重新发送；若仍失败，请确认服务器"
+        "仍在运行。",
     }
     template_elsewhere: ClassVar[Words | None] = {
         "en": "The connection to {server} was lost before the answer was complete: {why}. Send the request again; if "

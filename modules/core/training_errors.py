@@ -44,7 +44,7 @@ class NotResumable(TrainingError):
 
 @dataclass(eq=False)
 class CannotTrain(TrainingError):
-    """A model for which no LoRA can be trained; `advice` says for which it can."""
+    """A model for which no LoRA can be trained; `why` also says for which one can, if that is known."""
 
     template = {
         "en": "No LoRA can be trained for {model}: {why}",

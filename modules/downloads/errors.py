@@ -74,7 +74,7 @@ class ChecksumMismatch(DownloadError):
     """`expected` and `found` are the beginnings of hashes."""
 
     template = {
-        "en": "{file} failed verification twice: the received bytes do not match the mirror's own file list "
+        "en": "{file} failed verification twice: the received bytes do not match the site's own file list "
         "(expected {expected}…, got {found}…). The file was deleted. Use another download site.",
         "zh": "{file} 两次校验均未通过：收到的内容与站点文件列表不符（应为 {expected}…，实际 {found}…）。"
         "文件已删除，请更换下载站点。",
@@ -96,11 +96,11 @@ class BadDigest(DownloadError):
 
 @dataclass(eq=False)
 class DigestUnlisted(DownloadError):
-    """The hub lists no SHA-256 that the user's could be compared with."""
+    """The site lists no SHA-256 that the user's could be compared with."""
 
     status = 409
     template = {
-        "en": "The hub lists no SHA-256 of {file}: only large files have one. Clear the SHA-256 field.",
+        "en": "The site lists no SHA-256 of {file}: only large files have one. Clear the SHA-256 field.",
         "zh": "站点没有给出 {file} 的 SHA-256（仅大文件有）。请清空 SHA-256 一栏。",
     }
     file: str
@@ -123,7 +123,7 @@ class DigestDiffers(DownloadError):
 
     status = 409
     template = {
-        "en": "Not downloaded: the SHA-256 of {file} should be {expected}, but the hub lists {listed}.",
+        "en": "Not downloaded: the SHA-256 of {file} should be {expected}, but the site lists {listed}.",
         "zh": "未下载：{file} 的 SHA-256 应为 {expected}，而站点列出的是 {listed}。",
     }
     file: str

@@ -140,7 +140,7 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         {
             "en": "it does not fit on the GPUs, or within gpu-split. Lower max_seq_len, or use an 8-bit or 4-bit "
             "cache.",
-            "zh": "GPU 显存（或“GPU 分割”允许的部分）放不下。请调小最大序列长度，或使用 8 位、4 位缓存。",
+            "zh": "GPU 显存（或“GPU 分割”允许的部分）放不下。请调小“上下文长度”，或使用 8 位、4 位缓存。",
         },
     ),
     (

@@ -22,11 +22,11 @@ UNSEEN: Words = {"en": "no difference seen", "zh": "未见差异"}
 
 _LINES: Mapping[str, str] = {
     "en": "{model} · {loader} · {key}: {a} → {b} ({pairs} pairs of loads; intervals of 95 %)",
-    "zh": "{model} · {loader} · {key}：{a} → {b}（{pairs} 对加载，95 % 区间）",
+    "zh": "{model} · {loader} · {key}：{a} → {b}（{pairs} 对加载，95% 区间）",
 }
 _KL: Words = {
     "en": "KL divergence {kl} nats; both find the same token most likely at {same} % of {tokens} tokens",
-    "zh": "KL 散度 {kl} nat；在 {tokens} 个词符中，两者最可能的词符有 {same} % 相同",
+    "zh": "KL 散度 {kl} 奈特；在 {tokens} 个词符中，两者最可能的词符有 {same}% 相同",
 }
 _DISTURBED: Words = {
     "en": "Other programs used {share:.0%} of the processors meanwhile: the speeds are doubtful. Close them and "

@@ -54,7 +54,7 @@ class BadEndpoint(DownloadError):
 
     status = 400
     template = {
-        "en": "{text!r} is not a valid endpoint: expected a URL such as https://hf-mirror.com. {why}",
+        "en": "{text!r} is not a valid download site: expected a URL such as https://hf-mirror.com. {why}",
         "zh": "“{text}”不是有效的下载站点，应形如 https://hf-mirror.com。{why}",
     }
     text: str
@@ -203,7 +203,7 @@ class MirrorUnreachable(DownloadError):
 
     transient = True
     template = {
-        "en": "Can't reach {host} ({why}). Check your connection, or use another download site.",
+        "en": "Cannot reach {host} ({why}). Check your connection, or use another download site.",
         "zh": "无法连接 {host}（{why}）。请检查网络，或更换下载站点。",
     }
     host: str
@@ -227,8 +227,8 @@ class NotAHub(DownloadError):
     """`detail` is a phrase without a full stop."""
 
     template = {
-        "en": "{host} does not answer like a Hugging Face hub ({detail}). Check the endpoint, or whether the network "
-        "requires a login.",
+        "en": "{host} does not answer like a Hugging Face hub ({detail}). Check the download site, or whether the "
+        "network requires a login.",
         "zh": "{host} 返回的内容不符合 Hugging Face 接口（{detail}）。请检查站点地址，或确认网络是否需要登录认证。",
     }
     host: str

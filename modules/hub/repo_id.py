@@ -87,9 +87,7 @@ def _path_on_hub(text: str, endpoints: Sequence[str]) -> str:
         raise _Rejected(_BAD_LINK)
     if netloc not in hosts:
         host = netloc.rpartition("@")[2]
-        raise _Rejected(
-            {"en": f"{host} is not a configured download endpoint.", "zh": f"{host} 不是已设置的下载站点。"}
-        )
+        raise _Rejected({"en": f"{host} is not a configured download site.", "zh": f"{host} 不是已设置的下载站点。"})
     prefixes = [urlsplit(endpoint).path.strip("/") for endpoint in endpoints if urlsplit(endpoint).netloc == netloc]
     path = url.path.strip("/")
     for prefix in sorted(filter(None, prefixes), key=len, reverse=True):

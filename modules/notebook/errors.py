@@ -111,7 +111,7 @@ class NotebookMemoryFull(NotebookError):
         "en": "Not saved: without a login, your texts may have {megabytes} MB in all. "
         "Delete texts that you no longer need, or ask the owner of this server for a login.",
         "zh": "未能保存：未登录时，所有文稿合计不得超过 {megabytes} MB。请删除不再需要的文稿，"
-        "或向服务器所有者申请登录账号。",
+        "或向服务器的管理者申请登录账号。",
     }
     megabytes: int
 

@@ -341,7 +341,7 @@ LLAMACPP = (
         AUTO,
         {"en": "Shared KV cache", "zh": "共用 KV 缓存"},
         {
-            "en": "off = a context for each request: faster with many, more memory. "
+            "en": "off = a KV cache for each request: faster with many, more memory. "
             "auto = off for more than 4 if memory allows.",
             "zh": "off：每个请求各有一份缓存，多人时更快、更占内存。auto：并行数大于 4 且内存充裕时为 off。",
         },

@@ -85,7 +85,7 @@ REMOTE = (
         {"en": "How prompts are sent", "zh": "提示词方式"},
         {
             "en": "text: by our chat template; chat: as messages, for the server's template; auto: text if it can.",
-            "zh": "text：套用本程序的对话模板；chat：以消息发送，由服务器套用模板；auto：尽可能用 text。",
+            "zh": "text：套用本程序的聊天模板；chat：以消息发送，由服务器套用模板；auto：尽可能用 text。",
         },
         choices=("auto", "text", "chat"),
     ),

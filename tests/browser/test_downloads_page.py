@@ -311,7 +311,7 @@ def test_the_token_is_never_shown_and_the_endpoint_is_saved(window: Window, serv
     expect(endpoint).to_have_value(hub.url)
     endpoint.fill("ftp://x")
     endpoint.press("Enter")
-    expect(page.locator("#tx-dl-settings-line [role=alert]")).to_contain_text("not a valid endpoint")
+    expect(page.locator("#tx-dl-settings-line [role=alert]")).to_contain_text("not a valid download site")
     endpoint.fill(f"{hub.url}, other.example")
     endpoint.press("Enter")
     expect(page.locator("#tx-dl-hosts")).to_contain_text("other.example")

@@ -278,7 +278,7 @@ def _image(where: str, block: Block) -> Json:
     if kind in ("url", "file"):
         raise Unsupported(
             {
-                "en": f"{where}.source: pictures are not fetched. Send it as a source of type 'base64'.",
+                "en": f"{where}.source: pictures are not fetched. Send them in sources of type 'base64'.",
                 "zh": f"{where}.source：不会从别处获取图片。请以 base64 类型的来源直接发送图片。",
             }
         )

@@ -126,7 +126,7 @@ def _positions(path: Path, config: ModelConfig, options: Mapping[str, Value]) ->
             {
                 "en": f"Allows for {longest} tokens, but max_seq_len is {options['max_seq_len']}. "
                 "Raise it, or set it to 0.",
-                "zh": f"可支持 {longest} 个词符，但最大序列长度仍为 {options['max_seq_len']}。请将其调大，或设为 0。",
+                "zh": f"可支持 {longest} 个词符，但“上下文长度”仍为 {options['max_seq_len']}。请将其调大，或设为 0。",
             },
         )
 

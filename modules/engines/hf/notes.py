@@ -32,7 +32,7 @@ NO_GPU: Words = {
 }
 CPU_ONLY: Words = {
     "en": "No effect: cpu is on.",
-    "zh": "无效：已勾选“CPU”。",
+    "zh": "无效：已勾选“仅用 CPU”。",
 }
 CPU_ANYWAY: Words = {
     "en": "No change: without a GPU the model runs on the CPU anyway.",
@@ -104,7 +104,7 @@ def _dtype(config: ModelConfig, options: Options, environment: Environment) -> I
             "bf16",
             {
                 "en": "Not used: cpu loads in float32. Without a GPU, bf16 alone computes on the CPU in bfloat16.",
-                "zh": "未使用：“CPU”以 float32 加载。没有 GPU 时，只勾选 bf16 即可在 CPU 上以 bfloat16 计算。",
+                "zh": "未使用：“仅用 CPU”以 float32 加载。没有 GPU 时，只勾选“bfloat16”即可在 CPU 上以 bfloat16 计算。",
             },
         )
     if options["cpu"] and not environment.gpus and (method if not selectable else not options["bf16"]):
@@ -195,7 +195,7 @@ def _attention(options: Options, environment: Environment) -> Iterator[Note]:
     if options["use_eager_attention"]:
         text: Words = {
             "en": "Not used: use_eager_attention takes precedence.",
-            "zh": "未使用：以 use_eager_attention 为准。",
+            "zh": "未使用：以“使用 eager 注意力”为准。",
         }
     elif not environment.gpus:
         text = NO_GPU

@@ -103,7 +103,7 @@ def _sinks(options: Options) -> Iterator[Note]:
             "attention_sink_size",
             {
                 "en": "No effect without streaming_llm.",
-                "zh": "无效：仅在 streaming_llm 启用时生效。",
+                "zh": "无效：仅在“StreamingLLM”启用时生效。",
             },
         )
 
@@ -111,7 +111,7 @@ def _sinks(options: Options) -> Iterator[Note]:
 def _draft(options: Options) -> Iterator[Note]:
     for key in DRAFT_DEFAULTS if options.get("model_draft") == "" else ():  # llamacpp_HF has no drafts
         if options[key] != DRAFT_DEFAULTS[key]:
-            yield Note(key, {"en": "No effect without model_draft.", "zh": "无效：仅在设置 model_draft 时生效。"})
+            yield Note(key, {"en": "No effect without model_draft.", "zh": "无效：仅在设置“草稿模型”时生效。"})
 
 
 def _rpc(options: Options) -> Iterator[Note]:
@@ -123,7 +123,7 @@ def _rpc(options: Options) -> Iterator[Note]:
             {
                 "en": "No effect: nothing goes to other machines while n_gpu_layers is 0 or cpu is on. -1 sends all "
                 "layers.",
-                "zh": "无效：n_gpu_layers 为 0 或启用 cpu 时，没有任何层交给远程节点。设为 -1 则全部交给节点。",
+                "zh": "无效：“GPU 层数”为 0 或勾选“仅用 CPU”时，没有任何层交给远程节点。设为 -1 则全部交给节点。",
             },
         )
         return
@@ -132,7 +132,7 @@ def _rpc(options: Options) -> Iterator[Note]:
         {
             "en": "For models that do not fit into this machine: any other one gets slower. Prompts reach the nodes "
             "unencrypted. In tensor_split, nodes come before this machine's GPUs.",
-            "zh": "适用于本机装不下的模型，否则只会更慢。提示词以明文发给节点；tensor_split 中节点排在本机 GPU 之前。",
+            "zh": "适用于本机装不下的模型，否则只会更慢。提示词以明文发给节点；“张量分割”中节点排在本机 GPU 之前。",
         },
     )
     if options["row_split"]:

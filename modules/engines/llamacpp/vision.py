@@ -150,7 +150,7 @@ class Vision:
                     "en": f"An image of {cells} tokens must be computed in one batch. Load the model again with an "
                     f"n_batch of {cells} or more.",
                     "zh": f"图片有 {cells} 个词符，须在一个批次内计算。"
-                    f"请将 n_batch 设为 {cells} 或更大，然后重新加载模型。",
+                    f"请将“批处理大小”设为 {cells} 或更大，然后重新加载模型。",
                 }
             )
         number = self._numbers.get((image_id, index)) or self._numbers.setdefault(

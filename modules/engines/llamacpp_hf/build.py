@@ -78,6 +78,6 @@ def _refuse_logits(tokens: list[int]) -> Json:
     raise Unsupported(
         {
             "en": "The logits of every token are available once the model is loaded with logits_all.",
-            "zh": "加载模型时勾选“计算所有词符的 logits”（logits_all）后，才能读取每个词符的 logits。",
+            "zh": "加载模型时勾选“计算所有词符的 logits”后，才能读取每个词符的 logits。",
         }
     )

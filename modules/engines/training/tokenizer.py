@@ -24,6 +24,6 @@ def load_tokenizer(arguments: Mapping[str, Json], model: str) -> Any:
             {
                 "en": f"the tokenizer cannot be used ({words}). Download tokenizer.json and tokenizer_config.json "
                 "again.",
-                "zh": f"分词器无法使用（{words}）。请重新下载 tokenizer.json 和 tokenizer_config.json。",
+                "zh": f"词符化器无法使用（{words}）。请重新下载 tokenizer.json 和 tokenizer_config.json。",
             },
         ) from error

@@ -97,7 +97,7 @@ class PreviewFailed(DatasetError):
 
     status = 500
     template = {
-        "en": "The data could not be shown: the process that tokenizes it ended ({how}). Try less data.\n{words}",
+        "en": "The data could not be previewed: the process that tokenizes it ended ({how}). Try less data.\n{words}",
         "zh": "无法预览数据：分词进程意外结束（{how}）。请减少数据后重试。\n{words}",
     }
     how: str

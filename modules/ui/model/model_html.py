@@ -115,7 +115,7 @@ def memory(fit: Fit | None, tr: Tr, language: str) -> str:
     if fit is None:
         return ""
     bars = "".join(_device(part, tr) for part in fit.parts if part.need.total)
-    buttons = "".join(_remedy(change, language) for change in fit.remedies)
+    buttons = "".join(_remedy(change, tr, language) for change in fit.remedies)
     remedies = f'<p class="tx-remedies">{escape(tr("remedies"))}{buttons}</p>' if buttons else ""
     return bars + remedies
 
@@ -138,9 +138,10 @@ def _device(part: Part, tr: Tr) -> str:
     )
 
 
-def _remedy(change: Mapping[str, Value], language: str) -> str:
+def _remedy(change: Mapping[str, Value], tr: Tr, language: str) -> str:
     labels = {key: OPTIONS[key].label[language] for key in change}
-    text = ", ".join(labels[key] if value is True else f"{labels[key]} {value}" for key, value in change.items())
+    parts = [labels[key] if value is True else f"{labels[key]} {value}" for key, value in change.items()]
+    text = tr("list_comma").join(parts)
     content = escape(json.dumps(dict(change)), quote=True)
     return f'<button type="button" data-change="{content}">{escape(text)}</button>'
 

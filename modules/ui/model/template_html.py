@@ -47,6 +47,6 @@ def deleted(name: str, models: Sequence[str], tr: Tr) -> str:
     """Render that a template was deleted, for which models it is still chosen, and a button that undoes it."""
     text = tr("template_deleted").format(name=name)
     if models:
-        text += tr("template_still_used").format(models=", ".join(models))
+        text += tr("template_still_used").format(models=tr("list_comma").join(models))
     button = f'<button type="button" class="tx-undo" data-undo="{escape(name)}">{escape(tr("undo"))}</button>'
     return f"{messages.info(text)}{button}"

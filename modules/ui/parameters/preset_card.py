@@ -192,12 +192,12 @@ class PresetCard:
 
     def _unused(self, values: Mapping[str, object], unknown: Sequence[str]) -> str:
         """Return a sentence about the values of a preset that have no effect; "" if there are none."""
-        status, tr = self._app.models.status, self._page.tr
+        status, tr, comma = self._app.models.status, self._page.tr, self._page.tr("list_comma")
         ready = status.state == "ready"
         missing = unsupported(generation_settings.changed(values), status.samplers) if ready else []
         parts = [
-            tr("preset_unsupported").format(loader=status.loader, names=", ".join(missing)) if missing else "",
-            tr("preset_unknown").format(names=", ".join(unknown)) if unknown else "",
+            tr("preset_unsupported").format(loader=status.loader, names=comma.join(missing)) if missing else "",
+            tr("preset_unknown").format(names=comma.join(unknown)) if unknown else "",
         ]
         return " ".join(filter(None, parts))
 

@@ -51,5 +51,5 @@ def test_damaged_files_of_a_tokenizer_are_named_in_a_sentence(
         with subtests.test(case=case):
             sentences = json.loads(said)
             assert sentences["en"].startswith("m: the tokenizer cannot be used (")
-            assert "Download tokenizer.json" in sentences["en"] and "分词器" in sentences["zh"]
+            assert "Download tokenizer.json" in sentences["en"] and "词符化器" in sentences["zh"]
             assert ": )" not in sentences["en"]

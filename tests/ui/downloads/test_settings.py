@@ -50,7 +50,7 @@ def test_an_endpoint_is_saved_and_an_invalid_one_refused(make_settings: Callable
     assert "https://two.example" in updates[settings.line]
     assert settings.show()[settings.endpoint] == "https://one.example, https://two.example"
     assert "one.example" in (tmp_path / "settings.yaml").read_text()
-    assert "not a valid endpoint" in settings.set_endpoint("ftp://x")[settings.line]
+    assert "not a valid download site" in settings.set_endpoint("ftp://x")[settings.line]
     assert settings.app.mirrors.endpoints == ("https://one.example", "https://two.example")
     settings.set_endpoint("")
     assert settings.app.mirrors.endpoints[0] == "https://hf-mirror.com"
@@ -91,7 +91,7 @@ def test_an_invalid_endpoint_of_the_environment_is_reported_and_can_be_replaced(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
     settings = make_settings()
-    assert "not a valid endpoint" in settings.show()[settings.line]
+    assert "not a valid download site" in settings.show()[settings.line]
     assert "https://one.example" in settings.set_endpoint("one.example")[settings.line]
     assert settings.show()[settings.endpoint] == "https://one.example"
 

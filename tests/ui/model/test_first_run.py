@@ -122,4 +122,4 @@ def test_only_a_changed_card_is_sent(app: App) -> None:
 
 def test_guests_are_told_to_ask_the_owner(make_app: MakeApp) -> None:
     html = card(make_app("--multi-user"), language="zh").html(None)
-    assert "请联系管理员" in html and "<button" not in html
+    assert "请联系服务器的管理者" in html and "<button" not in html

@@ -12,12 +12,21 @@ from modules.catalog.record_reader import server_record
 from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, both
 from modules.core.worker_errors import LoadFailed, WorkerDied
 from modules.formats.server_file import ServerFile
+from modules.planning.fit import Fit
 from modules.runtime.status import Status
 from modules.ui import locales
 from modules.ui.model import model_html
 from modules.ui.widgets import messages
 
 HOSTILE = '<img src=x onerror="alert(1)">.gguf'
+
+
+@pytest.mark.parametrize(
+    ("language", "shown"), [("zh", "上下文长度 512、CFG 缓存"), ("en", "Context length 512, CFG cache")]
+)
+def test_a_remedy_of_several_options_lists_them_as_the_language_does(language: str, shown: str) -> None:
+    fit = Fit((), ({"n_ctx": 512, "cfg_cache": True},))
+    assert f">{shown}</button>" in model_html.memory(fit, locales.translator(language), language)
 
 
 def test_untrusted_names_are_escaped_everywhere() -> None:

@@ -42,7 +42,7 @@ def test_each_thing_that_is_missing_is_told_in_one_sentence(make_tab: MakeTab) -
     imported = tab.app.conversations.add(conversation)
     for sent in (None, {}, {"conversation": 5}, {"conversation": question.id}):
         assert answer(tab, sent)["note"] == "The open conversation has no reply yet."
-    assert answer(tab, {"conversation": imported.id})["note"].startswith("The last reply has no receipt")
+    assert answer(tab, {"conversation": imported.id})["note"].startswith("How the last reply was made was not recorded")
     assert "note" in answer(tab, {"conversation": "unknown"})
     sha256 = tab.app.conversations.blobs.put(b"Hi")
     conversation.add("assistant", "Hello", receipt={"prompt_sha256": sha256})

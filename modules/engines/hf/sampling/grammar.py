@@ -80,5 +80,5 @@ def grammars_of(tokenizer: Any, size: int, ends: Sequence[int]) -> Grammars:
 
 _SLOW_TOKENIZER = {
     "en": "A grammar needs a fast tokenizer; load the model without no_use_fast.",
-    "zh": "使用语法需要快速分词器，请取消勾选 no_use_fast 后重新加载模型。",
+    "zh": "使用语法需要快速词符化器，请取消勾选“不使用快速词符化器”后重新加载模型。",
 }
