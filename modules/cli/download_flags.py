@@ -116,8 +116,10 @@ _FLAGS = (
         "",
         {"en": "Download site", "zh": "下载站点"},
         {
-            "en": "Where to download from; overrides HF_ENDPOINT and settings.yaml (default: https://hf-mirror.com).",
-            "zh": "下载站点，优先于 HF_ENDPOINT 和 settings.yaml；均未指定时使用 https://hf-mirror.com。",
+            "en": "Where to download from; overrides HF_ENDPOINT and settings.yaml. "
+            "Default: https://hf-mirror.com, then https://huggingface.co.",
+            "zh": "下载站点，优先于 HF_ENDPOINT 和 settings.yaml；均未指定时依次使用 https://hf-mirror.com "
+            "和 https://huggingface.co。",
         },
     ),
 )

@@ -334,9 +334,9 @@ _SERVER = (
         {"en": "Download site", "zh": "下载站点"},
         {
             "en": "Site for downloads; takes precedence over HF_ENDPOINT and settings.yaml. If several are given, "
-            "separated by commas, the next one is used when one fails. Default: hf-mirror.com.",
+            "separated by commas, the next one is used when one fails. Default: hf-mirror.com, then huggingface.co.",
             "zh": "从此站点下载模型，优先于 HF_ENDPOINT 与 settings.yaml；多个用逗号分隔，一个失败时换下一个。"
-            "默认为 hf-mirror.com。",
+            "默认依次为 hf-mirror.com 和 huggingface.co。",
         },
         example="https://hf-mirror.com",
     ),
