@@ -353,7 +353,8 @@ class Worker:
         engine = self._loaded()
         operations = {**engine.operations, **engine.questions}
         if operation not in operations:
-            raise Unsupported({"en": f"This loader cannot {operation}.", "zh": f"此加载器不支持 {operation}。"})
+            words = {"en": f"This loader does not support {operation}.", "zh": f"此加载器不支持 {operation}。"}
+            raise Unsupported(words)
         return operations[operation](**args)
 
     def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:

@@ -251,7 +251,7 @@ def test_an_unreadable_event_ends_the_worker_and_fails_all_calls(echo: WorkerPro
 
 
 def test_an_operation_that_the_engine_lacks_is_unsupported(echo: WorkerProcess) -> None:
-    with pytest.raises(Unsupported, match="cannot train"):
+    with pytest.raises(Unsupported, match="does not support train"):
         result_of(echo, "train")
 
 
