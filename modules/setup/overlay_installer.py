@@ -252,9 +252,16 @@ def _reporter(job: _Job) -> Report:
 
 
 def _replace_overlay(overlay: Overlay, work_folder: Path) -> None:
+    """Move the new packages to their place; if that fails, the old ones stay."""
+    old = work_folder / "old"
     if overlay.folder.exists():
-        os.replace(overlay.folder, work_folder / "old")
-    os.replace(work_folder / "packages", overlay.folder)
+        os.replace(overlay.folder, old)
+    try:
+        os.replace(work_folder / "packages", overlay.folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, overlay.folder)
+        raise
 
 
 @contextlib.contextmanager

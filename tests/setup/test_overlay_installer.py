@@ -313,6 +313,23 @@ def test_the_old_overlay_stays_until_the_new_one_is_complete(
     assert unavailable(loader_with(overlay)) is None
 
 
+def test_the_old_overlay_comes_back_if_the_new_one_cannot_take_its_place(
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.open_gate()
+    install(overlays, overlay)
+    replace = os.replace
+
+    def refuse_packages(source: Path, target: Path) -> None:
+        if source.name == "packages":
+            raise PermissionError("in use")
+        replace(source, target)
+
+    monkeypatch.setattr(overlay_installer.os, "replace", refuse_packages)
+    assert install(overlays, overlay, force=True).state == "failed"
+    assert names(overlay) == ["of-test"] and unavailable(loader_with(overlay)) is None
+
+
 def test_an_overlay_requested_twice_is_installed_once(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
