@@ -33,8 +33,9 @@ class _Item(ABC):
 
     def close(self, status: str) -> list[Event]:
         self.item["status"] = status
+        events = self.last()  # which stores the text in the item
         done = {"type": "response.output_item.done", "output_index": self.index, "item": _copied(self.item)}
-        return [*self.last(), done]
+        return [*events, done]
 
     @abstractmethod
     def last(self) -> list[Event]:

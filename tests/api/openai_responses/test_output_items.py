@@ -70,6 +70,13 @@ def test_the_thought_is_the_summary_of_an_item_before_the_message() -> None:
     assert items[0]["summary"] == [{"type": "summary_text", "text": "Hm."}]
 
 
+def test_the_event_that_ends_an_item_has_all_of_it() -> None:
+    thought_and_text = [(REASONING, "Hm"), (TEXT, "Yes")]
+    calls = [(CALL, "search"), (ARGUMENTS, "{}"), (CALL, "apply_patch"), (ARGUMENTS, '{"input": "a"}')]
+    events, items = run(thought_and_text, calls)
+    assert [event["item"] for event in events if event["type"] == "response.output_item.done"] == items
+
+
 def test_calls_are_items_with_ids_of_their_own() -> None:
     call = [(CALL, "search"), (ARGUMENTS, '{"query"')]
     events, items = run(call, [(ARGUMENTS, ':"x"}')], [(CALL, "search"), (ARGUMENTS, "{}")])
