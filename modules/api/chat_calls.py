@@ -76,7 +76,7 @@ def _prepare(
     if form.grammar is not None:
         parameters.require_grammar(body, model, params, form.field)
         params["answer_grammar"] = form.grammar
-        params["grammar_field"] = form.field
+        params["grammar_field"] = body.spelled.get(form.field, form.field)
     return ChatCall(model, prompt, params, (*ignored, *form.ignored), use, body.parallel_tool_calls)
 
 

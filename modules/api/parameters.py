@@ -56,6 +56,9 @@ def resolve(
     if request.schema is not None:
         require_grammar(request, model, requested, "response_format")
         params["answer_grammar"] = ["json", request.schema]
+    grammar_field = "grammar_string" if request.schema is None else "response_format"
+    if grammar_field in request.spelled:
+        params["grammar_field"] = request.spelled[grammar_field]
     return params, [*ignored, *unused, *request.ignored, *_unused_by_template(request, model)]
 
 

@@ -51,7 +51,9 @@ class GrammarRequest:
         if tree := params.get("answer_grammar"):
             text = json.dumps(tree, ensure_ascii=False)
             return GrammarRequest(text, is_tree=True, field=params.get("grammar_field", "response_format"))
-        return GrammarRequest(params["grammar_string"]) if params["grammar_string"] else None
+        if text := params["grammar_string"]:
+            return GrammarRequest(text, field=params.get("grammar_field", "grammar_string"))
+        return None
 
 
 class Matcher(Protocol):

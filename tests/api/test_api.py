@@ -137,6 +137,25 @@ def test_a_schema_that_cannot_be_enforced_is_refused_by_its_word(server: Server)
         server.openai.completions.create(prompt="A list:", extra_body={"json_schema": schema}, **GREEDY)
 
 
+def test_a_grammar_that_is_refused_has_the_name_by_which_it_was_sent(server: Server, subtests: pytest.Subtests) -> None:
+    wrong = {"type": "nothing"}
+    refused: list[tuple[str, dict[str, Any], str]] = [
+        ("/completions", {"prompt": "A", "guided_json": wrong}, "guided_json"),
+        ("/completions", {"prompt": "A", "grammar": "root ::= ("}, "grammar"),
+        ("/chat/completions", {"messages": QUESTION, "json_schema": wrong}, "json_schema"),
+        (
+            "/messages",
+            {"messages": QUESTION, "output_config": {"format": {"type": "json_schema", "schema": wrong}}},
+            "",
+        ),
+    ]
+    for path, body, name in refused:
+        with subtests.test(path=path, name=name):
+            error = server.post(path, {**body, "max_tokens": 5}).json()["error"]
+            assert error["message"].startswith(f"{name or 'output_config.format'}: ")
+            assert error.get("param", "") == name
+
+
 CAPITALS = {
     "type": "function",
     "function": {

@@ -43,7 +43,7 @@ def changes(fields: dict[str, Any], **how: Any) -> dict[str, Any]:
     """Return the parameters that `fields` change."""
     params, _ = settle(fields, **how)
     neutral, _ = settle({}, chat=how.get("chat", False))
-    return {name: value for name, value in params.items() if value != neutral[name]}
+    return {name: value for name, value in params.items() if value != neutral.get(name)}
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
@@ -63,6 +63,7 @@ def test_a_schema_is_taken_as_any_server_takes_it(subtests: pytest.Subtests) -> 
         with subtests.test(fields=fields):
             params, _ = settle(fields, chat=True)
             assert params.pop("answer_grammar") == ["json", SCHEMA]
+            assert params.pop("grammar_field", "response_format") in fields
             assert params == settle({}, chat=True)[0]
 
 
@@ -134,7 +135,7 @@ def test_of_several_limits_the_newest_name_of_openai_counts() -> None:
             "temperature": 1.0, "dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 1.5
         }),
         ({"dynatemp_range": 0}, {}),
-        ({"grammar": 'root ::= "a"'}, {"grammar_string": 'root ::= "a"'}),
+        ({"grammar": 'root ::= "a"'}, {"grammar_string": 'root ::= "a"', "grammar_field": "grammar"}),
         ({"n_probs": 3}, {"top_logprobs": 3}),
         ({"n_probs": 0}, {}),
         ({"logprobs": False}, {}),

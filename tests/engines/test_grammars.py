@@ -92,6 +92,8 @@ def test_the_parameters_of_a_generation_say_what_its_grammar_is() -> None:
     tree = ["json", {"type": "string"}]
     assert GrammarRequest.of({"grammar_string": ""}) is None
     assert GrammarRequest.of({"grammar_string": "root ::= x"}) == GrammarRequest("root ::= x")
+    by_alias = GrammarRequest.of({"grammar_string": "root ::= x", "grammar_field": "guided_grammar"})
+    assert by_alias == GrammarRequest("root ::= x", field="guided_grammar")
     assert GrammarRequest.of({"grammar_string": "", "answer_grammar": tree}) == request_of(tree)
     request = GrammarRequest.of({"grammar_string": "", "answer_grammar": tree, "grammar_field": "tools"})
     assert request is not None and request.field == "tools"
