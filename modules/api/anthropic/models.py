@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
@@ -35,7 +36,7 @@ def models_page(models: Sequence[Mapping[str, Json]], query: Mapping[str, str]) 
     """
     ids = [model["id"] for model in models]
     limit = query.get("limit", str(MAX_LIMIT))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_LIMIT):
+    if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_LIMIT):
         raise OptionError("limit", limit[:80], _LIMIT)
     start, end = 0, len(ids)
     for name in ("after_id", "before_id"):

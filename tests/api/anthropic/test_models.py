@@ -43,7 +43,10 @@ def test_the_list_comes_in_pages(query: dict[str, str], ids: str, more: bool) ->
     assert ("".join(model["id"] for model in page["data"]), page["has_more"]) == (ids, more)
 
 
-@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "1001"}, {"limit": "²"}, {"after_id": "x"}, {"limit": ""}])
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": "0"}, {"limit": "1001"}, {"limit": "²"}, {"limit": "1" * 5000}, {"after_id": "x"}, {"limit": ""}],
+)
 def test_a_page_that_does_not_exist_is_refused(query: dict[str, str]) -> None:
     with pytest.raises(OptionError):
         models_page(MODELS, query)
