@@ -67,7 +67,9 @@ def mount_api(server: FastAPI, app: App) -> Mount:
     errors.register_handlers(api)
     mounted = Mount("/v1", _guarded(api, app))
     server.router.routes.append(mounted)
-    server.include_router(server_info.health_routes(app))
+    health = FastAPI(openapi_url=None, routes=server_info.health_routes(app).routes)
+    errors.register_handlers(health)
+    server.router.routes.append(Route("/health", _open_to_origins(health, app)))
     root = FastAPI(openapi_url=None, routes=infill.routes(state))
     root.include_router(server_info.root_routes(state))
     root.include_router(embeddings.root_routes(state))
@@ -83,9 +85,13 @@ def mount_api(server: FastAPI, app: App) -> Mount:
 
 def _guarded(api: ASGIApp, app: App) -> ASGIApp:
     """Return `api` behind its keys, closed to requests that it has sent itself, and open to `--cors-origins`."""
-    guarded = RouteGuard(AuthMiddleware(api, app.credentials, app.guesses))
+    return _open_to_origins(RouteGuard(AuthMiddleware(api, app.credentials, app.guesses)), app)
+
+
+def _open_to_origins(api: ASGIApp, app: App) -> ASGIApp:
+    """Return `api`, open to `--cors-origins`."""
     origins = allowed_origins(app.flags, bool(app.credentials.keys))
-    return _with_cors(guarded, origins) if origins else guarded
+    return _with_cors(api, origins) if origins else api
 
 
 def _with_cors(api: ASGIApp, origins: frozenset[str]) -> ASGIApp:

@@ -54,7 +54,7 @@ def health_routes(app: App) -> APIRouter:
     """Return the endpoint that needs no key."""
     router = APIRouter()
 
-    @router.get("/health", include_in_schema=False)
+    @router.api_route("/health", methods=["GET", "HEAD"], include_in_schema=False)  # monitors ask for the head alone
     async def health() -> Response:
         """Answer 503 while a model loads and no other is ready, so that a load balancer waits for it."""
         if not app.models.loaded() and any(one.state == "loading" for one in app.models.residents()):

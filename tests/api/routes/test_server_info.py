@@ -142,6 +142,16 @@ def test_all_but_the_health_needs_the_key(make_app: Callable[..., App]) -> None:
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
+def test_the_health_can_be_asked_for_by_its_head_and_by_pages_of_allowed_origins(make_app: Callable[..., App]) -> None:
+    app = make_app("--nowebui", "--cors-origins", "https://app.example")
+    with api_of(app) as address, client_of(address) as client:
+        assert client.head("/health").status_code == 200
+        wrong = client.post("/health")
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+        answer = client.get("/health", headers={"Origin": "https://app.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+
+
 def test_what_does_not_exist_is_answered_in_the_format_of_the_api(make_app: Callable[..., App]) -> None:
     for flag, paths in (("--api", ("/completion", "/api/tags")), ("--nowebui", ("/", "/nothing/at/all"))):
         with api_of(make_app(flag)) as address, client_of(address) as client:
