@@ -10,7 +10,7 @@ from typing import Any
 from modules.api.anthropic.schemas import AnthropicMessage, Block, CountTokensRequest, MessagesRequest
 from modules.api.request_body import MAX_QUOTED, respelled
 from modules.api.schemas import ChatRequest
-from modules.core.errors import OptionError, Unsupported, Words
+from modules.core.errors import OptionError, UnknownOption, Unsupported, Words
 from modules.core.events import Json
 
 _PRIVATE_LINE = "x-anthropic-"
@@ -42,10 +42,16 @@ _SOURCE: Words = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """A chat completion, and the paths of what was left out of it."""
+    """A chat completion, and the paths of what was left out of it; `foreign` are those of its parameters."""
 
     chat: ChatRequest
     ignored: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
+
+    def refuse_foreign(self) -> None:
+        """Raise UnknownOption if there are parameters of OpenAI's API alone."""
+        if self.foreign:
+            raise UnknownOption(self.foreign[0])
 
     def report(self, ignored: Sequence[str]) -> list[str]:
         """Return all that the answer does without; `ignored` are fields of the chat completion."""
@@ -65,15 +71,16 @@ def convert(body: CountTokensRequest) -> Conversion:
         "continue_": last.role == "assistant" and "tool_calls" not in messages[-1],
         **reader.tools(body),
         **_output(body),
-        **_parameters(body, reader.ignored),
+        **_parameters(body),
     }
+    foreign = [name for name in body.model_extra or {} if _is_foreign(name)]
     spelled = {ours: theirs for ours, theirs in SPELLED.items() if ours not in (body.model_extra or {})}
     try:
         chat = ChatRequest.model_validate(fields)
     except OptionError as error:
         raise respelled(error, spelled) from None
     chat.spell(spelled)
-    return Conversion(chat, tuple(reader.ignored))
+    return Conversion(chat, (*reader.ignored, *foreign), tuple(foreign))
 
 
 def _output(body: CountTokensRequest) -> dict[str, Json]:
@@ -90,15 +97,18 @@ def _output(body: CountTokensRequest) -> dict[str, Json]:
     return fields
 
 
-def _parameters(body: CountTokensRequest, ignored: list[str]) -> dict[str, Json]:
-    """Return the generation parameters. Fields of OpenAI's API alone are added to `ignored`."""
+def _is_foreign(name: str) -> bool:
+    """Return whether a field is one of OpenAI's API alone."""
+    return name in ChatRequest.model_fields and name not in _PASSED_ON
+
+
+def _parameters(body: CountTokensRequest) -> dict[str, Json]:
+    """Return the generation parameters."""
     fields: dict[str, Json] = {}
     if isinstance(body, MessagesRequest):
         fields |= {"max_tokens": body.max_tokens, "stop": body.stop_sequences}
     for name, value in (body.model_extra or {}).items():
-        if name in ChatRequest.model_fields and name not in _PASSED_ON:
-            ignored.append(name)
-        elif name not in _NO_EFFECT:
+        if name not in _NO_EFFECT and not _is_foreign(name):
             fields[name] = value
     return fields
 

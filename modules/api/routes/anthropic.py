@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from modules.api import parameters
 from modules.api.answering import answer
 from modules.api.answers import Answers, begin
-from modules.api.anthropic.conversion import convert
+from modules.api.anthropic.conversion import Conversion, convert
 from modules.api.anthropic.message_format import ANTHROPIC, MessageFormat
 from modules.api.anthropic.schemas import CountTokensRequest, MessagesRequest
 from modules.api.auth import KEY
@@ -29,7 +29,7 @@ def routes(state: ApiState) -> list[BaseRoute]:
         return await answer(request, body.stream, lambda: _begin(state, request, body), ANTHROPIC)
 
     async def count_tokens(body: CountTokensRequest, request: Request) -> Response:
-        converted = convert(body)
+        converted = _converted(state, body)
         use = await await_model(state.app, request, body.model, converted.chat.kept_seconds, GENERATE)
         with use as model:
             call = await prepare_chat(state, model, converted.chat)
@@ -43,8 +43,16 @@ def routes(state: ApiState) -> list[BaseRoute]:
     ]
 
 
-async def _begin(state: ApiState, request: Request, body: MessagesRequest) -> Answers:
+def _converted(state: ApiState, body: CountTokensRequest) -> Conversion:
+    """Return the chat completion of a request. Raises what `convert` and, with `--strict-api`, `refuse_foreign` do."""
     converted = convert(body)
+    if state.app.flags.on("strict_api"):
+        converted.refuse_foreign()
+    return converted
+
+
+async def _begin(state: ApiState, request: Request, body: MessagesRequest) -> Answers:
+    converted = _converted(state, body)
     use = await use_model(state.app, request, body.model, converted.chat.kept_seconds, GENERATE)
     with use.released_on_error():
         call = await prepare_chat(state, use.model, converted.chat)

@@ -166,6 +166,14 @@ def test_fields_done_without_are_reported_by_anthropics_names(server: Server) ->
     assert events(server.post("/messages", {**body, "stream": True}))[-2]["ignored"] == response.json()["ignored"]
 
 
+def test_a_parameter_of_openais_alone_is_refused_by_a_strict_api(make_app: Callable[..., App]) -> None:
+    with server_of(make_app("--api", "--strict-api")) as server:
+        for path in ("/messages", "/messages/count_tokens"):
+            response = server.post(path, asked("Yes", stop="END"))
+            assert refusal(response) == (400, "invalid_request_error")
+            assert "'stop'" in response.json()["error"]["message"]
+
+
 def test_a_picture_for_a_model_that_reads_none_is_refused(server: Server) -> None:
     source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
     for sent in (source, {"type": "url", "url": "https://example.com/cat.png"}):
