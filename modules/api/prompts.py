@@ -8,6 +8,7 @@ from typing import Any
 
 from modules.api.images import read_image
 from modules.api.messages import Message, Part
+from modules.api.request_body import respelled
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.chat.gap_prompt import gap_prompt
 from modules.chat.images import image_part, mark_images
@@ -162,4 +163,7 @@ def _prompts(model: LoadedModel, request: CompletionRequest) -> list[str]:
 
 
 def _decoded(model: LoadedModel, tokens: object) -> str:
-    return str(model.ask("decode", tokens=tokens))
+    try:
+        return str(model.ask("decode", tokens=tokens))
+    except OptionError as error:  # of the engine, for which they are "tokens"
+        raise respelled(error, {"tokens": "prompt"}) from None

@@ -273,6 +273,8 @@ def test_several_prompts_and_token_ids_are_accepted(server: Server) -> None:
     assert texts[0] != texts[1]
     tokens = [server.post("/internal/encode", {"text": prompt}).json()["tokens"] for prompt in prompts]
     assert [choice.text for choice in server.openai.completions.create(prompt=tokens, **fields).choices] == texts
+    refused = server.post("/completions", {"prompt": [10**6], "max_tokens": 1}).json()["error"]
+    assert (refused["param"], refused["message"].partition(":")[0]) == ("prompt", "prompt")
     assert server.openai.completions.create(prompt=tokens[0], **fields).choices[0].text == texts[0]
 
 
