@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from modules.api.anthropic.schemas import AnthropicMessage, Block, CountTokensRequest, MessagesRequest
 from modules.api.request_body import MAX_QUOTED, respelled
 from modules.api.schemas import ChatRequest
+from modules.chat.errors import ImageRefused
 from modules.core.errors import OptionError, UnknownOption, Unsupported, Words
 from modules.core.events import Json
 
@@ -31,6 +34,9 @@ SPELLED: Mapping[str, str] = {
 }
 """Anthropic's names of a chat completion's fields."""
 
+_ELEMENT = re.compile(r"(messages|tools)\[(\d+)\](?:\.content(?:\[(\d+)\](?:\.image_url)?)?|\.function\b)?")
+"""A message or tool of a chat completion, with what its fields are called there."""
+
 _TEXT: Words = {"en": "a text", "zh": "文本"}
 _NAME_OF_TOOL: Words = {"en": "the name of one of the tools", "zh": "其中一个工具的名称"}
 _OBJECT: Words = {"en": "a JSON object", "zh": " JSON 对象"}
@@ -40,6 +46,38 @@ _SOURCE: Words = {
 }
 
 
+@dataclass
+class Origins:
+    """The paths in a request of what the messages, their parts and the tools of the chat completion were made of."""
+
+    messages: list[str] = field(default_factory=list)
+    parts: dict[int, list[str]] = field(default_factory=dict)  # by the index of their message
+    tools: list[str] = field(default_factory=list)
+
+    def path(self, path: str) -> str:
+        """Return the path in the request for one in the chat completion."""
+        return _ELEMENT.sub(lambda found: self._element(found[0], found[1], int(found[2]), found[3]), path)
+
+    def _element(self, path: str, kind: str, index: int, part: str | None) -> str:
+        paths = self.messages if kind == "messages" else self.tools
+        if index >= len(paths):
+            return path
+        parts = self.parts.get(index, [])
+        return parts[int(part)] if part is not None and int(part) < len(parts) else paths[index]
+
+    @contextmanager
+    def respelling(self) -> Iterator[None]:
+        """Let the errors of the block name the fields of the request."""
+        try:
+            yield
+        except OptionError as error:
+            error.option = self.path(error.option)
+            raise
+        except ImageRefused as error:
+            error.where = self.path(error.where)
+            raise
+
+
 @dataclass(frozen=True)
 class Conversion:
     """A chat completion, and the paths of what was left out of it; `foreign` are those of its parameters."""
@@ -47,6 +85,7 @@ class Conversion:
     chat: ChatRequest
     ignored: tuple[str, ...]
     foreign: tuple[str, ...] = ()
+    origins: Origins = field(default_factory=Origins)
 
     def refuse_foreign(self) -> None:
         """Raise UnknownOption if there are parameters of OpenAI's API alone."""
@@ -55,15 +94,19 @@ class Conversion:
 
     def report(self, ignored: Sequence[str]) -> list[str]:
         """Return all that the answer does without; `ignored` are fields of the chat completion."""
-        return [*self.ignored, *(self.chat.spelled.get(name, name) for name in ignored)]
+        names = (self.chat.spelled.get(name, name) for name in ignored)
+        return [*self.ignored, *map(self.origins.path, names)]
 
 
 def convert(body: CountTokensRequest) -> Conversion:
     """Return the chat completion that `body` asks for. Raises OptionError or Unsupported."""
     reader = _Reader()
     messages = reader.system("system", body.system)
+    reader.origins.messages += ["system"] * len(messages)
     for index, message in enumerate(body.messages):
-        messages += reader.message(f"messages[{index}]", message)
+        read = reader.message(f"messages[{index}]", message)
+        reader.origins.messages += [f"messages[{index}]"] * len(read)
+        messages += read
     last = body.messages[-1]
     fields: dict[str, Json] = {
         "model": body.model,
@@ -76,11 +119,12 @@ def convert(body: CountTokensRequest) -> Conversion:
     foreign = [name for name in body.model_extra or {} if _is_foreign(name)]
     spelled = {ours: theirs for ours, theirs in SPELLED.items() if ours not in (body.model_extra or {})}
     try:
-        chat = ChatRequest.model_validate(fields)
+        with reader.origins.respelling():
+            chat = ChatRequest.model_validate(fields)
     except OptionError as error:
         raise respelled(error, spelled) from None
     chat.spell(spelled)
-    return Conversion(chat, (*reader.ignored, *foreign), tuple(foreign))
+    return Conversion(chat, (*reader.ignored, *foreign), tuple(foreign), reader.origins)
 
 
 def _output(body: CountTokensRequest) -> dict[str, Json]:
@@ -118,6 +162,7 @@ class _Reader:
     """Converts messages, and collects in `ignored` what it leaves out."""
 
     ignored: list[str] = field(default_factory=list)
+    origins: Origins = field(default_factory=Origins)
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
@@ -142,6 +187,7 @@ class _Reader:
         """Return a user's message, and before it the results of tools, whose pictures become the user's."""
         results: list[Json] = []
         parts: list[Json] = []
+        paths: list[str] = []
         for index, block in enumerate(blocks):
             path = f"{where}[{index}]"
             if block.get("type") == "tool_result":
@@ -150,6 +196,8 @@ class _Reader:
                 parts += pictures
             else:
                 parts += self._parts(path, block)
+            paths += [path] * (len(parts) - len(paths))
+        self.origins.parts[len(self.origins.messages) + len(results)] = paths
         return [*results, {"role": "user", "content": parts}] if parts or not results else results
 
     def _answer(self, where: str, blocks: Sequence[Block]) -> Json:
@@ -243,6 +291,7 @@ class _Reader:
                 self.ignored.append(where)
                 continue
             functions.append({"type": "function", "function": _function(where, tool)})
+            self.origins.tools.append(where)
             self.ignored += [
                 f"{where}.{name}" for name in tool if name not in _FIELDS_OF_TOOLS | _NO_EFFECT_IN_TOOLS and tool[name]
             ]

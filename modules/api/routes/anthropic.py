@@ -32,7 +32,8 @@ def routes(state: ApiState) -> list[BaseRoute]:
         converted = _converted(state, body)
         use = await await_model(state.app, request, body.model, converted.chat.kept_seconds, GENERATE)
         with use as model:
-            call = await prepare_chat(state, model, converted.chat)
+            with converted.origins.respelling():
+                call = await prepare_chat(state, model, converted.chat)
             count = await call.count_tokens()
         headers = {**use.headers, **ignored_header(converted.report(call.ignored))}
         return json_response({"input_tokens": count}, headers=headers)
@@ -55,7 +56,8 @@ async def _begin(state: ApiState, request: Request, body: MessagesRequest) -> An
     converted = _converted(state, body)
     use = await use_model(state.app, request, body.model, converted.chat.kept_seconds, GENERATE)
     with use.released_on_error():
-        call = await prepare_chat(state, use.model, converted.chat)
+        with converted.origins.respelling():
+            call = await prepare_chat(state, use.model, converted.chat)
         builder = MessageFormat(
             use.model.record.name,
             call.parsers(1)[0],

@@ -210,6 +210,30 @@ def test_invalid_requests_are_refused_by_the_path_of_the_fault(subtests: pytest.
             assert all(refused.value.say(language) for language in ("en", "zh"))
 
 
+def test_errors_and_reports_of_the_chat_completion_have_the_paths_of_the_request() -> None:
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x"}, picture]}
+    turn = {"role": "user", "content": [result, {"type": "text", "text": "y"}, picture]}
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    found = converted(system="Be brief.", messages=[*HELLO, turn], tools=[search, ADD])
+    assert [one.role for one in found.chat.messages] == ["system", "user", "tool", "user"]
+    paths = {
+        "messages[0].content": "system",
+        "messages[1].content[0]": "messages[0]",
+        "messages[2].content": "messages[1]",
+        "messages[3].content[0].image_url": "messages[1].content[0]",
+        "messages[3].content[1]": "messages[1].content[1]",
+        "messages[3].content[2]": "messages[1].content[2]",
+        "tools[0].function.strict": "tools[1].strict",
+        "temperature": "temperature",
+    }
+    assert {path: found.origins.path(path) for path in paths} == paths
+    assert found.report(["tools[0].function.strict"]) == ["tools[0]", "tools[1].strict"]
+    with pytest.raises(OptionError) as refused:
+        converted(tools=[search, {**ADD, "name": "a b"}])
+    assert refused.value.option == "tools[1]"
+
+
 def test_what_would_have_to_be_fetched_or_read_elsewhere_is_refused(subtests: pytest.Subtests) -> None:
     for kind in ("url", "file"):
         with subtests.test(kind=kind), pytest.raises(Unsupported, match=r"messages\[0\].content\[0\].source"):

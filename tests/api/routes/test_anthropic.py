@@ -184,6 +184,15 @@ def test_a_picture_for_a_model_that_reads_none_is_refused(server: Server) -> Non
         assert reason in response.json()["error"]["message"]
 
 
+def test_a_picture_that_cannot_be_read_is_named_by_its_path_in_the_request(server: Server) -> None:
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    content = [{"type": "text", "text": "What is it?"}, picture]
+    body = {**FIELDS, "system": "Be brief.", "messages": [{"role": "user", "content": content}]}
+    for path in ("/messages", "/messages/count_tokens"):
+        message = server.post(path, body).json()["error"]["message"]
+        assert message.startswith("messages[0].content[1]: The image cannot be used")
+
+
 # -- Claude Code -------------------------------------------------------------------------------------------------------
 
 
