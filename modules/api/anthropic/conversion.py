@@ -214,7 +214,10 @@ class _Reader:
                 case "tool_use":
                     calls.append(_call(path, block))
                 case _:
-                    texts += [part["text"] for part in self._parts(path, block) if part["type"] == "text"]
+                    parts = self._parts(path, block)
+                    texts += [part["text"] for part in parts if part["type"] == "text"]
+                    if any(part["type"] != "text" for part in parts):  # no template has pictures in an answer
+                        self.ignored.append(path)
         return {
             "role": "assistant",
             "content": "".join(texts),

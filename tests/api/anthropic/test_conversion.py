@@ -248,3 +248,8 @@ def test_blocks_of_other_kinds_are_left_out_and_reported() -> None:
     assert found.ignored == ("messages[0].content[0]",)
     found = converted(**answer_block(type="server_tool_use", id="s", name="web_search", input={}))
     assert found.ignored == ("messages[1].content[0]",)
+
+
+def test_pictures_in_an_answer_are_left_out_and_reported() -> None:
+    found = converted(**answer_block(type="image", source={"type": "base64", "media_type": "image/png", "data": PIXEL}))
+    assert found.ignored == ("messages[1].content[0]",)
