@@ -365,3 +365,45 @@ def test_the_input_is_in_view_on_a_phone_held_sideways_and_at_200_percent(chromi
             assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.set_viewport_size({"width": 844, "height": 390})
+
+
+def delay_requests(window: Window, part: str, milliseconds: int) -> None:
+    """Let requests to addresses with `part` wait, as over a slow connection."""
+    window.page.evaluate(
+        """([part, milliseconds]) => {
+            const send = window.fetch;
+            window.fetch = async (url, options) => {
+                if (String(url?.url ?? url).includes(part)) await new Promise((go) => setTimeout(go, milliseconds));
+                return send(url, options);
+            };
+        }""",
+        [part, milliseconds],
+    )
+
+
+def test_another_conversation_that_is_opened_while_a_question_is_sent_stays_open(window: Window) -> None:
+    _, second = window.import_conversations(["灯塔", "海"])
+    window.page.evaluate("id => sessionStorage.setItem(`tx-draft-${id}`, '写了一半')", second)
+    delay_requests(window, "gradio_api", 1000)
+    window.ask(QUESTION)
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", second)
+    expect(window.page.locator(".tx-msg")).to_have_count(2)
+    running = window.page.locator("#tx-conversations .tx-entry-running")
+    expect(running).to_have_count(1)
+    assert window.page.url.endswith(second)
+    expect(window.page.locator("#tx-input")).to_have_value("写了一半")
+    expect(running).to_have_count(0)
+    window.page.locator("#tx-input").fill("")
+    window.page.reload()
+
+
+def test_what_is_typed_while_a_question_is_sent_stays(window: Window) -> None:
+    delay_requests(window, "gradio_api", 1000)
+    window.ask(QUESTION)
+    window.page.keyboard.type("然后呢")
+    expect(window.page.locator(".tx-msg.tx-user")).to_have_text([QUESTION])
+    expect(window.page.locator("#tx-input")).to_have_value("然后呢")
+    window.wait_for_answer()
+    window.page.reload()
+    expect(window.page.locator("#tx-input")).to_have_value("然后呢")
+    window.page.locator("#tx-input").fill("")

@@ -39,7 +39,7 @@ export function addControls(besideText, ...belowText) {
 }
 
 let attachments = [];
-let pending = null; // the number of the request that Gradio has not answered
+let pending = null; // the request that Gradio has not answered
 let requests = 0;
 let started = false; // an answer has been begun that the transcript does not show yet
 let creating = false; // the server creates the conversation
@@ -143,14 +143,13 @@ export async function request(action, body = {}) {
     alertText(tr("page_starts"));
     return false;
   }
-  pending = ++requests;
+  const sent = { n: ++requests, action, conversation: id, rev: conversation().rev, ...choices(), start_with: start.value, template_kwargs: templateVariables.values(), ...body };
+  pending = sent;
   alertText("");
   show();
-  const sent = { n: pending, action, conversation: currentId(), rev: conversation().rev, ...choices(), start_with: start.value, template_kwargs: templateVariables.values(), ...body };
   window.txAsk(sent);
   // An answer of Gradio's that got lost must not block the page for ever.
-  const mine = pending;
-  setTimeout(() => pending === mine && finish({ n: mine }), 20000);
+  setTimeout(() => pending === sent && finish({ n: sent.n }), 20000);
   return true;
 }
 
@@ -183,10 +182,12 @@ function sendMessage() {
 document.addEventListener("tx-answer", (event) => finish(event.detail));
 
 function finish(answer) {
-  if (answer.n !== pending) return;
+  if (answer.n !== pending?.n) return;
+  const asked = pending;
+  const isOpen = asked.conversation === currentId(); // else another conversation was opened meanwhile
   pending = null;
   if (answer.error) {
-    const load = draft ? "" : answer.load;
+    const load = draft || !isOpen ? "" : answer.load;
     endDraft();
     alertHtml(answer.error);
     if (load) {
@@ -195,18 +196,28 @@ function finish(answer) {
     }
   }
   else if (answer.id && !draft) {
-    started = true;
-    setTimeout(settle, 5000);
-    if (answer.sent) {
-      sessionStorage.removeItem(draftKey());
-      setText("");
-      attachments = [];
-      drawFiles();
-      start.value = usualStart();
+    if (answer.sent) forgetSent(asked, answer.id);
+    if (isOpen) {
+      started = true;
+      setTimeout(settle, 5000);
+      if (answer.id !== currentId()) open(answer.id);
     }
-    if (answer.id !== currentId()) open(answer.id);
   }
   show();
+}
+
+/** Keep of what is written in a conversation, or was when another one was opened, only what came after `asked`. */
+function forgetSent(asked, id) {
+  const key = `tx-draft-${asked.conversation}`;
+  const written = sessionStorage.getItem(key) ?? "";
+  const rest = written.startsWith(asked.text) ? written.slice(asked.text.length) : written;
+  sessionStorage.removeItem(key);
+  if (rest) sessionStorage.setItem(`tx-draft-${id}`, rest);
+  if (asked.conversation !== currentId()) return;
+  setText(rest);
+  attachments = [];
+  drawFiles();
+  start.value = usualStart();
 }
 
 /** Load a model and send what is written once it is ready. A small one may be ready before it is seen loading. */
