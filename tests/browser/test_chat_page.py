@@ -407,3 +407,45 @@ def test_what_is_typed_while_a_question_is_sent_stays(window: Window) -> None:
     window.page.reload()
     expect(window.page.locator("#tx-input")).to_have_value("然后呢")
     window.page.locator("#tx-input").fill("")
+
+
+def unload(window: Window) -> None:
+    window.tab("模型")
+    window.page.locator("#tx-unload").click()
+    expect(window.page.locator("#tx-pill .tx-empty")).to_be_visible()
+    window.tab("聊天")
+
+
+def test_an_edited_question_stays_in_its_box_until_a_loaded_model_answers_it(window: Window) -> None:
+    answered(window)
+    unload(window)
+    window.page.locator("#tx-input").fill("写了一半")
+    question = window.page.locator(".tx-msg.tx-user").last
+    act(window, question, "edit")
+    question.locator("textarea").fill("仔细改写过的问题")
+    question.locator("[data-edit=again]").click()
+    window.page.locator("#tx-load-and-send").click(trial=True)
+    expect(question.locator("textarea")).to_have_value("仔细改写过的问题")
+    window.page.locator("#tx-load-and-send").click()
+    expect(window.page.locator(".tx-msg.tx-user .tx-body")).to_have_text(["仔细改写过的问题"], timeout=30_000)
+    window.wait_for_answer()
+    expect(window.page.locator(".tx-edit")).to_have_count(0)
+    expect(window.page.locator("#tx-input")).to_have_value("写了一半")
+    window.page.locator("#tx-input").fill("")
+
+
+def test_a_model_that_was_loaded_for_one_conversation_sends_nothing_in_another(window: Window) -> None:
+    (other,) = window.import_conversations(["灯塔"])
+    unload(window)
+    window.ask(QUESTION)
+    window.page.locator("#tx-load-and-send").click(trial=True)
+    window.page.evaluate("id => sessionStorage.setItem(`tx-draft-${id}`, '写了一半')", other)
+    window.page.locator("#tx-load-and-send").click()
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", other)
+    window.loaded()
+    window.page.wait_for_timeout(500)
+    expect(window.page.locator("#tx-input")).to_have_value("写了一半")
+    expect(window.page.locator(".tx-msg")).to_have_count(2)
+    window.page.locator("#tx-input").fill("")
+    window.new_chat()
+    window.page.locator("#tx-input").fill("")

@@ -130,8 +130,9 @@ events.addEventListener("open", () => {
 
 // -- sending ----------------------------------------------------------------------------------------------------------
 
-/** Ask for an answer: `action` as in modules/chat/runs.py. */
-export async function request(action, body = {}) {
+/** Ask for an answer: `action` as in modules/chat/runs.py. `begun` is called once it is being written; `retry` asks
+ * again, with a model that has been loaded meanwhile. */
+export async function request(action, body = {}, begun = () => null, retry = () => request(action, body)) {
   const id = currentId();
   await changesMade();
   if (pending !== null || started || id !== currentId()) return false;
@@ -144,12 +145,13 @@ export async function request(action, body = {}) {
     return false;
   }
   const sent = { n: ++requests, action, conversation: id, rev: conversation().rev, ...choices(), start_with: start.value, template_kwargs: templateVariables.values(), ...body };
-  pending = sent;
+  pending = { ...sent, begun, retry };
+  const mine = pending;
   alertText("");
   show();
   window.txAsk(sent);
   // An answer of Gradio's that got lost must not block the page for ever.
-  setTimeout(() => pending === sent && finish({ n: sent.n }), 20000);
+  setTimeout(() => pending === mine && finish({ n: mine.n }), 20000);
   return true;
 }
 
@@ -176,7 +178,7 @@ export async function begin(values = {}) {
 }
 
 function sendMessage() {
-  if (area.value.trim() || attachments.length) request("send", { text: area.value, attachments });
+  if (area.value.trim() || attachments.length) request("send", { text: area.value, attachments }, undefined, sendMessage);
 }
 
 document.addEventListener("tx-answer", (event) => finish(event.detail));
@@ -192,11 +194,12 @@ function finish(answer) {
     alertHtml(answer.error);
     if (load) {
       forgetEndOfModel();
-      line.append(make("button", { type: "button", id: "tx-load-and-send", click: () => loadAndSend(load) }, tr("load_and_send", { model: load })));
+      line.append(make("button", { type: "button", id: "tx-load-and-send", click: () => loadAndSend(load, asked.retry) }, tr("load_and_send", { model: load })));
     }
   }
   else if (answer.id && !draft) {
     if (answer.sent) forgetSent(asked, answer.id);
+    asked.begun();
     if (isOpen) {
       started = true;
       setTimeout(settle, 5000);
@@ -220,8 +223,10 @@ function forgetSent(asked, id) {
   start.value = usualStart();
 }
 
-/** Load a model and send what is written once it is ready. A small one may be ready before it is seen loading. */
-function loadAndSend(name) {
+/** Load a model and ask again once it is ready, unless another conversation is open then. A small model may be ready
+ * before it is seen loading. */
+function loadAndSend(name, retry) {
+  const id = currentId();
   const pill = document.querySelector("#tx-pill");
   const readyText = () => pill.querySelector(".tx-ready")?.textContent;
   const before = readyText();
@@ -234,7 +239,7 @@ function loadAndSend(name) {
     }
     if (!loading && readyText() === before) return;
     watcher.disconnect();
-    if (readyText() !== undefined) sendMessage();
+    if (readyText() !== undefined && id === currentId()) retry();
   });
   watcher.observe(pill, { subtree: true, childList: true, attributes: true });
   loadModel(name);
@@ -274,8 +279,8 @@ events.addEventListener("shown", () => {
   countSoon();
 });
 events.addEventListener("ask", (event) => {
-  const { action, ...body } = event.detail;
-  request(action, body);
+  const { action, begun, retry, ...body } = event.detail;
+  request(action, body, begun, retry);
 });
 events.addEventListener("refused", (event) => alertText(event.detail));
 send.addEventListener("click", sendMessage);

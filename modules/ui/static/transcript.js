@@ -323,7 +323,7 @@ export function edit(body) {
     node.querySelector("[data-act=edit]")?.focus();
   };
   const save = async () => { if (await change("edit", { message: body.id, content: area.value })) finish(); };
-  const again = () => { finish(); ask("edit", { message: body.id, text: area.value }); };
+  const again = () => box.isConnected && ask("edit", { message: body.id, text: area.value, begun: finish, retry: again });
   const box = make("div", { class: "tx-edit-box" }, area, make("div", { class: "tx-edit-buttons" },
     body.role === "user" && make("button", { type: "button", class: "tx-primary", "data-edit": "again", click: again }, tr("save_and_answer")),
     make("button", { type: "button", "data-edit": "save", click: save }, tr("save_edit")),
