@@ -133,16 +133,17 @@ class ChatTab:
             params,
             text=text_in(sent.get("text")),
             message=message,
-            attachments=self._visitors.uploads.find(_hashes(sent.get("attachments"))),
+            attachments=self._visitors.uploads.of_message(_files(sent.get("attachments"))),
             start_with=text_in(sent.get("start_with")),
             seen=seen if isinstance(seen, int) else None,
             template_kwargs=template_kwargs,
         )
 
 
-def _hashes(sent: Json) -> list[str]:
-    """Return the hashes of the files that the script says were uploaded before."""
-    return [text_in(item.get("sha256")) for item in sent if isinstance(item, dict)] if isinstance(sent, list) else []
+def _files(sent: Json) -> list[tuple[str, str]]:
+    """Return the hashes and names of the files that the script says were uploaded before."""
+    files = [item for item in sent if isinstance(item, dict)] if isinstance(sent, list) else []
+    return [(text_in(item.get("sha256")), text_in(item.get("name"))) for item in files]
 
 
 def _text_or_none(sent: Mapping[str, Json], key: str) -> str | None:

@@ -7,12 +7,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from modules.chat.attachment_text import read_attachment
+from modules.conversations.attachments import safe_name
 from modules.conversations.conversation import Attachment
+from modules.conversations.errors import AttachmentRefused
 from modules.conversations.store import ConversationStore
+from modules.core.errors import Words
 
 MAX_KEPT = 30
 MAX_ATTACHMENTS = 10
 """Files of one message."""
+_NOT_KEPT: Words = {
+    "en": "the server no longer has it, as after a restart. Remove it and attach it again",
+    "zh": "服务器上已没有该文件（例如服务器重启过），请移除后重新添加",
+}
 
 
 class Uploads:
@@ -37,3 +44,13 @@ class Uploads:
         """Return the files with these hashes, without those that are no longer kept."""
         with self._lock:
             return tuple(self._kept[hash] for hash in hashes[:MAX_ATTACHMENTS] if hash in self._kept)
+
+    def of_message(self, files: Sequence[tuple[str, str]]) -> tuple[Attachment, ...]:
+        """Return the files of a message, given as hashes and names. Raises AttachmentRefused for one that is no longer
+        kept."""
+        found = self.find([hash for hash, _ in files])
+        kept = {one.sha256 for one in found}
+        for hash, name in files[:MAX_ATTACHMENTS]:
+            if hash not in kept:
+                raise AttachmentRefused(safe_name(name), _NOT_KEPT)
+        return found

@@ -175,6 +175,15 @@ def test_a_new_picture_is_refused_by_the_name_of_a_model_that_reads_text(
     assert "good cannot read images" in answer["error"] and app.conversations.list() == []
 
 
+def test_a_message_is_not_sent_without_a_file_that_the_server_has_lost(
+    app: App, ask: Ask, upload: Callable[[str, bytes], str]
+) -> None:
+    kept, lost = ({"sha256": upload("a.txt", b"a"), "name": "a.txt"}, {"sha256": "0" * 64, "name": "笔记.txt"})
+    answer = ask(action="send", text="apple", attachments=[kept, lost])
+    assert "笔记.txt was not attached: the server no longer has it" in answer["error"]
+    assert app.conversations.list() == []
+
+
 def test_a_message_wakes_the_model_that_is_asleep(app: App, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOADERS, ECHO.name, ECHO)
     with app.models.request(keep_alive=0).result(timeout=10):
