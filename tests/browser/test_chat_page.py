@@ -449,3 +449,34 @@ def test_a_model_that_was_loaded_for_one_conversation_sends_nothing_in_another(w
     window.page.locator("#tx-input").fill("")
     window.new_chat()
     window.page.locator("#tx-input").fill("")
+
+
+def test_a_question_waits_for_its_files_and_both_are_kept_meanwhile(window: Window) -> None:
+    (other,) = window.import_conversations(["灯塔"])
+    attached = window.page.locator("#tx-attached li")
+    picker = window.page.locator("#tx-composer input[type=file]")
+    delay_requests(window, "/chat/attachments", 700)
+    picker.set_input_files([{"name": "说明.txt", "mimeType": "text/plain", "buffer": b"lighthouse"}])
+    expect(attached).to_have_text(["说明.txt · 正在上传……"])
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", other)
+    expect(attached).to_have_count(0)
+    window.page.wait_for_timeout(800)
+    window.new_chat()
+    expect(attached).to_have_text(["说明.txt"])
+    picker.set_input_files([{"name": "海.txt", "mimeType": "text/plain", "buffer": b"sea"}])
+    answered(window, "What is in the files?")
+    files = window.page.locator(".tx-msg.tx-user .tx-files li")
+    expect(files).to_have_text([re.compile("说明.txt"), re.compile("海.txt")])
+    expect(attached).to_have_count(0)
+    window.page.reload()
+
+
+def test_files_that_are_too_many_are_not_left_out_silently(window: Window) -> None:
+    files = [{"name": f"{number}.txt", "mimeType": "text/plain", "buffer": b"%d" % number} for number in range(11)]
+    files[3]["buffer"] = b""
+    window.page.locator("#tx-composer input[type=file]").set_input_files(files)
+    alert = window.page.locator("#tx-chat-line [role=alert]")
+    expect(alert).to_have_text("每条消息最多添加 10 个文件，多余的文件未添加。 未添加 3.txt：文件中没有文字。")
+    expect(window.page.locator("#tx-attached li")).to_have_count(9)
+    for _ in range(9):
+        window.page.locator("#tx-attached li button").first.click()

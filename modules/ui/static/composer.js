@@ -38,7 +38,8 @@ export function addControls(besideText, ...belowText) {
   below.prepend(...belowText);
 }
 
-let attachments = [];
+let home = { id: "" }; // of what is written now: the server gives a new conversation its id later
+const uploads = new Set(); // files that are being uploaded: {home, name, done}
 let pending = null; // the request that Gradio has not answered
 let requests = 0;
 let started = false; // an answer has been begun that the transcript does not show yet
@@ -122,7 +123,7 @@ events.addEventListener("open", () => {
   }
   if (keptDraft()?.id === currentId()) setDraft(keptDraft()); // the page was loaded again meanwhile
   setText(sessionStorage.getItem(draftKey()) ?? "");
-  attachments = [];
+  home = { id: currentId() };
   drawFiles();
   alertText("");
   area.focus({ preventScroll: true });
@@ -162,12 +163,13 @@ export async function begin(values = {}) {
   creating = true;
   try {
     const id = await create(values);
-    const [written, attached] = [area.value, attachments];
+    const written = area.value;
     sessionStorage.removeItem(draftKey());
     sessionStorage.setItem(`tx-draft-${id}`, written);
+    keepFiles(id, keptFiles(""));
+    keepFiles("", []);
+    home.id = id;
     open(id);
-    attachments = attached;
-    drawFiles();
     return true;
   } catch (error) {
     alertText(error.message);
@@ -177,7 +179,10 @@ export async function begin(values = {}) {
   }
 }
 
-function sendMessage() {
+async function sendMessage() {
+  const id = home.id;
+  if (!(await uploadsDone()) || id !== home.id) return;
+  const attachments = keptFiles(home.id);
   if (area.value.trim() || attachments.length) request("send", { text: area.value, attachments }, undefined, sendMessage);
 }
 
@@ -198,6 +203,7 @@ function finish(answer) {
     }
   }
   else if (answer.id && !draft) {
+    if (isOpen) home.id = answer.id;
     if (answer.sent) forgetSent(asked, answer.id);
     asked.begun();
     if (isOpen) {
@@ -216,9 +222,11 @@ function forgetSent(asked, id) {
   const rest = written.startsWith(asked.text) ? written.slice(asked.text.length) : written;
   sessionStorage.removeItem(key);
   if (rest) sessionStorage.setItem(`tx-draft-${id}`, rest);
+  const more = keptFiles(asked.conversation).filter(({ sha256 }) => !asked.attachments.some((one) => one.sha256 === sha256));
+  keepFiles(asked.conversation, []);
+  keepFiles(id, more);
   if (asked.conversation !== currentId()) return;
   setText(rest);
-  attachments = [];
   drawFiles();
   start.value = usualStart();
 }
@@ -353,33 +361,65 @@ events.addEventListener("connected", () => {
 // -- files ------------------------------------------------------------------------------------------------------------
 
 const previews = new Map(); // addresses of the pictures that were attached, by hash
+const filesKey = (id) => `tx-files-${id}`;
+
+/** Return the files that are attached to what is written in a conversation, as the server has answered their uploads. */
+const keptFiles = (id) => JSON.parse(sessionStorage.getItem(filesKey(id)) ?? "[]");
+const keepFiles = (id, kept) => (kept.length ? sessionStorage.setItem(filesKey(id), JSON.stringify(kept)) : sessionStorage.removeItem(filesKey(id)));
+const uploadsHere = () => [...uploads].filter((one) => one.home.id === home.id);
+
+/** Wait for the files that are being uploaded. Returns whether all of them were attached. */
+const uploadsDone = async () => (await Promise.all(uploadsHere().map(({ done }) => done))).every(Boolean);
 
 function drawFiles() {
+  const attached = keptFiles(home.id);
   for (const [hash, address] of previews) {
-    if (attachments.some(({ sha256 }) => sha256 === hash)) continue;
+    if (attached.some(({ sha256 }) => sha256 === hash)) continue;
     URL.revokeObjectURL(address);
     previews.delete(hash);
   }
-  files.replaceChildren(...attachments.map((one, index) => {
-    const remove = iconButton("close", tr("remove_file"), "close", { click: () => { attachments.splice(index, 1); drawFiles(); countSoon(); } });
-    const address = previews.get(one.sha256);
-    return make("li", {}, address && make("img", { src: address, alt: "" }), one.name, remove);
-  }));
-}
-
-async function add(chosen) {
-  const id = currentId();
-  for (const file of [...chosen].slice(0, MAX_FILES - attachments.length)) {
-    try {
-      const added = await upload(`/chat/attachments?id=${encodeURIComponent(id || currentId())}`, file);
-      if (id && id !== currentId()) return; // another conversation was opened meanwhile
-      if (added.kind === "image" && !previews.has(added.sha256)) previews.set(added.sha256, URL.createObjectURL(file));
-      attachments.push(added);
+  const shown = attached.map((one, index) => {
+    const removeFile = () => {
+      keepFiles(home.id, keptFiles(home.id).filter((_, at) => at !== index));
       drawFiles();
       countSoon();
-    } catch (error) {
-      alertText(error.message);
-    }
+    };
+    const address = previews.get(one.sha256);
+    return make("li", {}, address && make("img", { src: address, alt: "" }), one.name, iconButton("close", tr("remove_file"), "close", { click: removeFile }));
+  });
+  files.replaceChildren(...shown, ...uploadsHere().map(({ name }) => make("li", { "aria-busy": "true" }, `${name} · ${tr("uploading")}`)));
+}
+
+/** Attach files, one after the other, to what is written now. */
+function add(chosen) {
+  const room = Math.max(MAX_FILES - keptFiles(home.id).length - uploadsHere().length, 0);
+  const picked = [...chosen];
+  const problems = picked.length > room ? [tr("too_many_files", { count: MAX_FILES })] : [];
+  if (problems.length) alertText(problems[0]);
+  let before = Promise.all(uploadsHere().map(({ done }) => done));
+  for (const file of picked.slice(0, room)) {
+    const one = { home, name: file.name };
+    one.done = before.then(() => uploadFile(file, one, problems));
+    before = one.done;
+    uploads.add(one);
+  }
+  drawFiles();
+}
+
+async function uploadFile(file, one, problems) {
+  try {
+    const added = await upload(`/chat/attachments?id=${encodeURIComponent(one.home.id)}`, file);
+    if (one.home.id === home.id && added.kind === "image" && !previews.has(added.sha256)) previews.set(added.sha256, URL.createObjectURL(file));
+    keepFiles(one.home.id, [...keptFiles(one.home.id), added]);
+    return true;
+  } catch (error) {
+    problems.push(error.message);
+    alertText(problems.join(" "));
+    return false;
+  } finally {
+    uploads.delete(one);
+    drawFiles();
+    countSoon();
   }
 }
 const attachFiles = () => picker.click();
@@ -410,7 +450,7 @@ async function count() {
   const path = currentId() ? `/chat/${encodeURIComponent(currentId())}/count` : "/chat/count";
   const { mode, persona } = choices();
   const counts = currentId() ? {} : { mode, persona, system: chosenSystem() };
-  const counted = await post(path, { ...counts, text: area.value, attachments, template_kwargs: templateVariables.values() }).catch(() => null);
+  const counted = await post(path, { ...counts, text: area.value, attachments: keptFiles(home.id), template_kwargs: templateVariables.values() }).catch(() => null);
   if (number !== countNumber) return;
   meter.hidden = !counted?.context;
   if (meter.hidden) return;
