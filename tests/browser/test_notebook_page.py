@@ -177,3 +177,31 @@ def test_two_tabs_keep_both_texts_and_the_model_goes_on_without_a_page(window: W
         assert time.monotonic() < deadline
         time.sleep(0.2)
     window.open("/zh/")
+
+
+def test_what_is_typed_while_a_change_of_another_tab_is_read_is_kept(window: Window) -> None:
+    page = window.page
+    write(page, STORY)
+    name = page.locator("#nb-name").inner_text()
+    page.evaluate(
+        """() => {
+            const send = window.fetch;
+            window.fetch = async (url, options) => {
+                const answer = await send(url, options);
+                if (String(url).includes("/text?")) await new Promise((go) => setTimeout(go, 700));
+                return answer;
+            };
+        }"""
+    )
+    with page.expect_response(re.compile("/text[?]")):
+        changed = {"text": f"{STORY} old"}
+        page.request.post(f"{window.url}/notebook/{name}/save", data=changed, headers={"Origin": window.url})
+    page.locator("#nb-text").press("End")
+    page.keyboard.type(" large")
+    expect(page.locator("#nb-keep")).to_be_visible()
+    page.wait_for_timeout(1000)
+    expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
+    page.locator("#nb-keep").click()
+    expect(page.locator("#nb-keep")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")

@@ -136,7 +136,12 @@ const reload = async () => {
   const name = doc.name;
   const number = ++opening;
   const answer = await get(route("text", name)).catch(() => null);
-  if (answer && number === opening && doc.name === name) take(answer);
+  if (!answer || number !== opening || doc.name !== name) return;
+  if (!unsaved) take(answer);
+  else if (answer.rev !== doc.rev || answer.running !== doc.running) {
+    conflict = true; // something was typed meanwhile
+    emit("state");
+  }
 };
 
 // -- saving ---------------------------------------------------------------------------------------------------------------
