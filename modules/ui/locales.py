@@ -1564,6 +1564,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "无法连接服务器，内容尚未保存，将自动重试。",
         "The server cannot be reached. What you have written is not saved yet; saving is retried automatically.",
     ),
+    "nb_no_answer": ("服务器没有回应，请重试。", "The server did not answer. Try again."),
     "nb_forgotten": (
         "文件已被其他程序修改，因此之前的生成记录（撤销、概率）已丢弃。",
         "The file was changed by another program, so the earlier generations (undo, probabilities) were dropped.",

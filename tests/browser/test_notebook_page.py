@@ -205,3 +205,23 @@ def test_what_is_typed_while_a_change_of_another_tab_is_read_is_kept(window: Win
     expect(page.locator("#nb-keep")).to_have_count(0)
     page.reload()
     expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
+
+
+def test_a_writer_goes_on_after_an_answer_of_the_server_got_lost(window: Window) -> None:
+    page = window.page
+    write(page, STORY)
+    page.evaluate(
+        """() => {
+            const send = window.fetch;
+            window.fetch = async (url, options) => {
+                const answer = await send(url, options);
+                if (!String(url?.url ?? url).includes("gradio_api")) return answer;
+                await new Promise((go) => setTimeout(go, 200));
+                throw new TypeError("the connection was lost");
+            };
+        }"""
+    )
+    page.locator("#nb-generate").click()
+    text = wait_until_written(page)
+    page.reload()
+    expect(page.locator("#nb-text")).to_have_value(text)

@@ -24,12 +24,12 @@ let error = "";
 let endError = ""; // why the last run ended, shown once its text is read
 let load = ""; // a model that can be loaded, as none is
 let conflict = false;
-let starting = false; // a model is to write, which the text does not show yet
+let starting = 0; // the number of the request for a model to write, which the text does not show yet
 
 const route = (action, name = doc.name) => `/notebook/${encodeURIComponent(name)}/${action}`;
 
 /** Return what is to be shown beside the text. */
-export const view = () => ({ ...doc, status, line: live?.line ?? line, error, load, conflict, starting });
+export const view = () => ({ ...doc, status, line: live?.line ?? line, error, load, conflict, starting: starting > 0 });
 export const currentName = () => doc.name;
 
 /** Return the text with what a model has written so far, and where that begins and ends. */
@@ -122,6 +122,7 @@ function take(answer) {
   // The stream may be ahead of this answer.
   if (!doc.running || other) live = null;
   if (doc.running) live ??= { start: doc.text.length, text: "", tokens: [], line: tr("nb_writing"), unknown: true };
+  if (doc.running) starting = 0;
   conflict = false;
   error = endError;
   endError = load = "";
@@ -281,6 +282,7 @@ function fail(problem) {
 // -- what needs the parameters goes through Gradio --------------------------------------------------------------------------
 
 let number = 0;
+let writes = 0;
 const waiting = new Map();
 
 /** Ask the server for one of the actions of modules/ui/notebook/tab.py. Throws an Error with its message. */
@@ -290,8 +292,16 @@ export function ask(action, body = {}) {
   window.txNotebookAsk({ n, action, name: doc.name, rev: doc.rev, ...body });
   return new Promise((resolve, reject) => {
     waiting.set(n, { resolve, reject });
-    setTimeout(() => waiting.delete(n), 120000);
+    setTimeout(() => giveUp([n]), 120000);
   });
+}
+
+/** Do not wait for answers that got lost. */
+function giveUp(numbers) {
+  for (const n of numbers) {
+    waiting.get(n)?.reject(new Error(tr("nb_no_answer")));
+    waiting.delete(n);
+  }
 }
 
 document.addEventListener("tx-notebook-answer", ({ detail }) => {
@@ -304,7 +314,8 @@ document.addEventListener("tx-notebook-answer", ({ detail }) => {
 /** Have the model write: `action` is "generate", "regenerate" or "pick". What cannot be done changes nothing. */
 export async function write(action, body) {
   if (doc.running || starting) return false;
-  starting = true;
+  const mine = ++writes;
+  starting = mine;
   error = load = "";
   emit("state");
   try {
@@ -313,12 +324,13 @@ export async function write(action, body) {
     await ask(action, body);
     return true;
   } catch (problem) {
+    if (starting !== mine) return true; // only its answer got lost
     error = problem.message;
     load = problem.load ?? "";
     if (problem.status === 409) reload();
     return false;
   } finally {
-    starting = false;
+    if (starting === mine) starting = 0;
     emit("state");
   }
 }
@@ -349,6 +361,7 @@ function connect() {
   }
   // EventSource reconnects by itself, but not after an error status, such as that of a server which is starting.
   stream.addEventListener("error", () => {
+    if (stream === source) giveUp([...waiting.keys()]); // a server that was restarted answers none
     if (stream.readyState === EventSource.CLOSED) setTimeout(() => stream === source && connect(), 2000);
   });
 }
