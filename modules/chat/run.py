@@ -157,9 +157,16 @@ class Run:
         state = self.state
         if not state.content and not state.reasoning:
             conversation.remove(state.message)
+        elif (error is not None or self._stopped.is_set()) and not self._has_added():
+            conversation.replace(state.message, incomplete=self._before.incomplete)
         else:
             self._write_text(conversation)
             conversation.replace(state.message, incomplete=error is not None, receipt=how_made)
+
+    def _has_added(self) -> bool:
+        """Return whether the answer is longer than it was before."""
+        state, before = self.state, self._before
+        return (state.content, state.reasoning) != (before.content, before.reasoning)
 
     def _write_text(self, conversation: Conversation) -> None:
         state = self.state
@@ -336,7 +343,7 @@ def _remember_dropped(conversation: Conversation, dropped: str, space: int) -> N
 
 
 def place_answer(conversation: Conversation, request: ReplyRequest) -> ChatMessage:
-    """Add the messages that `request` asks for and return the answer: a new one, or the one to continue."""
+    """Add the messages that `request` asks for and return the answer: a new one, or the one to continue as it was."""
     if request.action == "send":
         if not request.text.strip() and not request.attachments:
             raise NothingToAnswer()
@@ -347,7 +354,8 @@ def place_answer(conversation: Conversation, request: ReplyRequest) -> ChatMessa
         if message.role != "assistant":
             raise NothingToAnswer()
         conversation.show(message.id)
-        return conversation.replace(message.id, incomplete=True)
+        conversation.replace(message.id, incomplete=True)
+        return message
     question = message if message.role == "user" else conversation.messages.get(message.parent)
     if question is None or question.role != "user":
         raise NothingToAnswer()

@@ -114,6 +114,20 @@ def test_continuing_keeps_what_was_written_byte_for_byte(
     assert continued.startswith("  pear,\n\n plum \n") and len(continued) > len(answer.content)
 
 
+def test_an_answer_that_cannot_be_continued_stays_as_it_was(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    conversation = Conversation("")
+    conversation.add("user", "word " * 3000)
+    answer = conversation.add("assistant", "pear", receipt={"seed": 1})
+    id = store.add(conversation).id
+    state = runs.start(store, id, ReplyRequest("continue", PARAMS, message=answer.id), model)
+    after = finish(runs, store, state).message(answer.id)
+    failure = runs.failure(store, id)
+    assert failure is not None and isinstance(failure.error, WebUIError)
+    assert after == answer
+
+
 def test_an_answer_starts_with_the_text_that_was_asked_for(
     runs: Runs, store: ConversationStore, model: LoadedModel
 ) -> None:
