@@ -480,3 +480,26 @@ def test_files_that_are_too_many_are_not_left_out_silently(window: Window) -> No
     expect(window.page.locator("#tx-attached li")).to_have_count(9)
     for _ in range(9):
         window.page.locator("#tx-attached li button").first.click()
+
+
+def test_a_system_message_goes_to_the_conversation_it_was_typed_in(window: Window) -> None:
+    first, second = window.import_conversations(["灯塔", "海"])
+    field = window.page.locator("#tx-system")
+    if not field.is_visible():
+        window.page.keyboard.press("Control+s")
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    expect(window.page.locator(".tx-msg")).to_have_count(2)
+    field.fill("只用中文回答。")
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", second)
+    window.page.wait_for_timeout(1000)
+    expect(field).to_have_value("")
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    expect(field).to_have_value("只用中文回答。")
+    field.fill("Answer in English.")
+    window.ask(QUESTION)  # at once: the answer is not refused, and has been written with it
+    window.wait_for_answer()
+    expect(window.page.locator(".tx-msg")).to_have_count(4)
+    act(window, last_answer(window), "receipt")
+    window.page.locator("dialog.tx-sheet summary").click()
+    expect(window.page.locator("dialog.tx-sheet pre")).to_contain_text("Answer in English.")
+    window.page.keyboard.press("Escape")

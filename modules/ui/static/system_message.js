@@ -2,26 +2,33 @@
 import { currentId, events, post } from "./chat_client.js";
 import { countSoon, report } from "./composer.js";
 import { choose, chosenSystem } from "./new_chat.js";
-import { conversation } from "./transcript.js";
+import { change, conversation } from "./transcript.js";
 
 const SAVE_DELAY = 600;
 
 const field = () => document.querySelector("#tx-system");
 let timer = 0;
+let unsaved = null; // what was typed, and in which conversation: {id, system}
 
-const save = (text) => {
-  if (currentId()) post(`/chat/${encodeURIComponent(currentId())}/system`, { system: text }).then(countSoon, (error) => report(error.message));
-  else {
-    choose({ system: text }); // sent with the first message
-    countSoon();
-  }
-};
+async function save() {
+  clearTimeout(timer);
+  if (!unsaved) return;
+  const { id, system } = unsaved;
+  unsaved = null;
+  if (!id) choose({ system }); // sent with the first message
+  else if (id === currentId()) await change("system", { system, rev: undefined });
+  else await post(`/chat/${encodeURIComponent(id)}/system`, { system }).catch((error) => report(error.message));
+  countSoon();
+}
 
 document.addEventListener("input", (event) => {
   if (event.target.id !== "tx-system") return;
+  unsaved = { id: currentId(), system: event.target.value };
   clearTimeout(timer);
-  timer = setTimeout(save, SAVE_DELAY, event.target.value);
+  timer = setTimeout(save, SAVE_DELAY);
 });
+// Before what is clicked next sends a message, or opens another conversation.
+document.addEventListener("change", (event) => event.target.id === "tx-system" && save());
 
 const show = () => {
   if (field() && field() !== document.activeElement) field().value = currentId() ? conversation().system : chosenSystem();

@@ -227,7 +227,8 @@ let lastChange = Promise.resolve();
 /** Wait for the answer to the last change, without which the next request would have an older `rev`. */
 export const changesMade = () => lastChange.catch(() => null);
 
-/** Change the conversation on the server, which then sends it anew. A change of what it no longer is, is refused. */
+/** Change the conversation on the server, which then sends it anew. A change of what it no longer is, is refused, unless
+ * `body` has a `rev` that is null, or undefined where the server asks for none. */
 export async function change(action, body) {
   const id = currentId();
   await changesMade();
@@ -237,7 +238,7 @@ export async function change(action, body) {
   try {
     const answer = await lastChange;
     // Each change adds one. The next request need not wait until the conversation arrives anew.
-    if (shown === before && before.rev !== null && action !== "branch" && !("rev" in body)) shown.rev += 1;
+    if (shown === before && before.rev !== null && action !== "branch" && body.rev !== null) shown.rev += 1;
     return answer;
   } catch (error) {
     events.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
