@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -167,3 +168,17 @@ def test_two_thousand_conversations_are_drawn_in_parts_and_searched_quickly(chro
         page.wait_for_timeout(1000)
         assert min(page.evaluate(SEARCH, text) for text in ("on 77", "on 78", "on 79")) < 300
         expect(page.locator(".tx-entry").first).to_contain_text("79")
+
+
+def test_files_that_cannot_be_imported_are_told_after_the_others(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server) as window:
+        good = json.dumps({"messages": [{"role": "user", "content": "海"}]}).encode()
+        names = ["bad.json", *(f"{number}.json" for number in range(4))]
+        files = [{"name": one, "mimeType": "application/json", "buffer": good} for one in names]
+        files[0]["buffer"] = b"{"
+        with window.page.expect_file_chooser() as chooser:
+            window.page.locator("#tx-import").click()
+        chooser.value.set_files(files)
+        toasts = window.page.locator(".tx-toast")
+        expect(toasts.filter(has_text="3.json")).to_have_count(1)
+        expect(toasts.last).to_contain_text("bad.json")

@@ -272,12 +272,17 @@ const showMenu = (row) => {
 export function importFiles() {
   const picker = make("input", { type: "file", multiple: true, accept: ".json,.jsonl,.zip" });
   picker.addEventListener("change", async () => {
+    const failures = []; // told at last: of many toasts only the newest are shown
     for (const file of picker.files) {
-      const answer = await attempt(upload("/chat/import", file));
-      if (answer === null) continue;
-      const problems = answer.problems.map(String).slice(0, 3).join(" ");
-      toast([tr("imported", { count: answer.ids.length, file: file.name }), problems].join(" ").trim());
+      try {
+        const answer = await upload("/chat/import", file);
+        const problems = answer.problems.map(String).slice(0, 3).join(" ");
+        toast([tr("imported", { count: answer.ids.length, file: file.name }), problems].join(" ").trim());
+      } catch (error) {
+        failures.push(error.message);
+      }
     }
+    if (failures.length) toast(failures.join(" "));
     refresh();
   });
   picker.click();
