@@ -1098,7 +1098,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "load_and_send": ("加载 {model} 并发送", "Load {model} and send"),
     "attach_file": ("添加文件", "Attach a file"),
     "remove_file": ("移除文件", "Remove the file"),
-    "uploading": ("正在上传……", "Uploading…"),
+    "uploading": ("正在上传…", "Uploading…"),
     "too_many_files": (
         "每条消息最多添加 {count} 个文件，多余的文件未添加。",
         "A message can have at most {count} files. The others were not attached.",
