@@ -94,6 +94,20 @@ class NoGradient(TrainingError):
 
 
 @dataclass(eq=False)
+class NoEvaStart(TrainingError):
+    """An adapter whose `rank` is above `most`, the tokens of the data or the inputs of a layer: EVA has no start."""
+
+    template = {
+        "en": "The initial weights “eva” cannot have a rank of {rank}: the data, or a layer of the model, has "
+        "{most} directions at most. Choose a lower rank, more data, or “default”.",
+        "zh": "秩为 {rank} 时无法使用初始权重 eva：数据或模型的某一层最多只有 {most} 个方向。"
+        "请调低秩、增加数据，或选择 default。",
+    }
+    rank: int
+    most: int
+
+
+@dataclass(eq=False)
 class NoRowLeft(TrainingError):
     """Data of which no row is left: `dropped` were longer than `cutoff` tokens, of `untrained` no token is trained."""
 

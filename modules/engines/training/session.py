@@ -14,6 +14,7 @@ from modules.core.events import Json
 from modules.core.training_errors import AdapterUnchanged, NoRowLeft
 from modules.engines.lora_set import PROBE
 from modules.engines.progress import whole_percents
+from modules.engines.training import eva
 from modules.engines.training.arguments import Schedule, schedule, trainer_arguments
 from modules.engines.training.base_model import BaseModel, check_file, effect
 from modules.engines.training.batches import count_trained, pack, packed_batch, padded_batch
@@ -43,11 +44,11 @@ def train(job: TrainingJob, emit: Emit, stop: Stop) -> None:
     emit(_facts(base, data, validation, units, plan))
     transformers.set_seed(int(job.parameters["seed"]))
     model = base.add_adapter(job)
-    if job.parameters["init_lora_weights"] == "eva" and job.adapter is None:
-        _initialize_by_data(model, rows, plan.micro)
+    resumed = _prepare_resume(job.folder / CHECKPOINTS)
+    if job.parameters["init_lora_weights"] == "eva" and job.adapter is None and resumed is None:
+        eva.initialize(model, rows, plan.micro)
     emit({"event": "phase", "phase": "training"})
     trainer, watcher = _trainer(job, base, model, units, validation, plan, emit, stop)
-    resumed = _prepare_resume(job.folder / CHECKPOINTS)
     trainer.train(resume_from_checkpoint=resumed)
     emit({"event": "phase", "phase": "saving"})
     _finish(job, base, model, watcher.reason)
@@ -113,17 +114,6 @@ def _prepare_resume(checkpoints: Path) -> str | None:
             shutil.rmtree(folder, ignore_errors=True)
     newest = newest_checkpoint(checkpoints)
     return str(newest) if newest else None
-
-
-def _initialize_by_data(model: Any, rows: Sequence[TokenRow], size: int) -> None:
-    """Initialize the adapter by the directions in which the activations of the first rows differ most (EVA)."""
-    from peft import initialize_lora_eva_weights
-
-    batches = []
-    for start in range(0, len(rows), size):
-        batch = padded_batch(rows[start : start + size])
-        batches.append({key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")})
-    initialize_lora_eva_weights(model, batches, show_progress_bar=False)
 
 
 def _finish(job: TrainingJob, base: BaseModel, model: Any, reason: str) -> None:
