@@ -617,6 +617,10 @@ def _check_together(values: Mapping[str, Value]) -> None:
     if not values["all_linear"] and not any(values[f"{module}_en"] for module in TARGETS):
         expected = {"en": "true, or at least one target module", "zh": " true，或至少启用一个目标模块"}
         raise OptionError("all_linear", False, expected)
+    rank = int(values["lora_rank"])
+    if values["init_lora_weights"] == "orthogonal" and rank % 2:
+        expected = {"en": "an even number, because “orthogonal” is chosen", "zh": "偶数，因为选择了 orthogonal"}
+        raise OptionError("lora_rank", rank, expected)
     if values["train_on"] == "after" and not values["train_only_after"]:
         expected = {"en": "a text, because “after” is chosen", "zh": "一段文本，因为选择了 after"}
         raise OptionError("train_only_after", "", expected)

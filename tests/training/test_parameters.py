@@ -39,6 +39,7 @@ INVALID = {
     "windows that do not advance": ("overlap_len", {"raw_text_file": "b.txt", "cutoff_len": 64}),
     "nothing to train": ("all_linear", {"all_linear": False}),
     "no text to train after": ("train_only_after", {"train_on": "after"}),
+    "an odd rank of two halves": ("lora_rank", {"lora_rank": 5, "init_lora_weights": "orthogonal"}),
     "a rank of zero": ("lora_rank", {"lora_rank": 0}),
     "a rate that is no number": ("learning_rate", {"learning_rate": "nan"}),
     "a batch of zero": ("micro_batch_size", {"micro_batch_size": 0}),

@@ -178,6 +178,14 @@ def load_options(parameters: Parameters, options: Options, method: str) -> dict[
                 "zh": f"use_dora：量化权重（{method}）不支持 DoRA，请取消勾选。",
             }
         )
+    if parameters["init_lora_weights"] == "orthogonal" and (method or weights in _QUANTIZED):
+        raise Unsupported(
+            {
+                "en": f"init_lora_weights: orthogonal is not possible on quantized weights ({method or weights}). "
+                "Choose default.",
+                "zh": f"init_lora_weights：量化权重（{method or weights}）不支持 orthogonal，请选择 default。",
+            }
+        )
     changed = {**options, "cpu": bool(parameters["cpu"] or options["cpu"])}
     changed |= {"load_in_8bit": weights == "8-bit", "load_in_4bit": weights == "4-bit", "bf16": weights == "bfloat16"}
     return changed | {"disk": False}  # PEFT cannot train beside weights on disk

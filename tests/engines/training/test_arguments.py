@@ -127,6 +127,14 @@ def test_an_option_for_chatting_does_not_change_the_precision_that_was_chosen(tm
             load_options(parameters(base_weights=weights), OPTIONS, "gptq")
 
 
+def test_quantized_weights_have_no_orthogonal_start() -> None:
+    orthogonal = parameters(init_lora_weights="orthogonal")
+    load_options(orthogonal, OPTIONS, "")
+    for chosen, method in ((orthogonal, "gptq"), ({**orthogonal, "base_weights": "4-bit"}, "")):
+        with pytest.raises(Unsupported, match="orthogonal is not possible"):
+            load_options(chosen, OPTIONS, method)
+
+
 def test_models_that_do_not_continue_a_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))
     with pytest.raises(Unsupported, match="encoder-decoder"):
