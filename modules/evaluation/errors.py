@@ -8,6 +8,7 @@ EvaluationError
 ├── EvaluationNotFound    an evaluation that does not exist (any more)
 ├── TooManyEvaluations    the queue is full
 ├── ModelsInTheWay        other models would have to be unloaded
+├── LorasChanged          LoRAs that were applied or removed while the model was evaluated
 ├── KlImpossible          distributions of which there is no comparison, and why
 ├── ResultsUnreadable     the file of results is damaged
 ├── ResultNotFound        a result that is no longer in that file
@@ -106,6 +107,16 @@ class ModelsInTheWay(EvaluationError):
 
     def shown(self, language: str) -> dict[str, object]:
         return super().shown(language) | {"others": ("、" if language == "zh" else ", ").join(self.others)}
+
+
+@dataclass(eq=False)
+class LorasChanged(EvaluationError):
+    status = 409
+    template = {
+        "en": "The LoRAs of {model} were changed during its evaluation, which would mix them. Start it again.",
+        "zh": "评估期间更改了 {model} 的 LoRA，结果会混杂。请重新评估。",
+    }
+    model: str
 
 
 @dataclass(eq=False)

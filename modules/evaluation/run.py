@@ -19,7 +19,7 @@ from modules.core.errors import InternalError, WebUIError
 from modules.core.product import LOG_FILE
 from modules.core.worker_errors import LoadCancelled
 from modules.evaluation import fingerprint
-from modules.evaluation.errors import EvaluationError, KlImpossible, ResultsNotSaved, ResultsUnreadable
+from modules.evaluation.errors import EvaluationError, KlImpossible, LorasChanged, ResultsNotSaved, ResultsUnreadable
 from modules.evaluation.prepared import PreparedText, check_ability, explain_difference, prepare_text
 from modules.evaluation.request import EvaluationRequest, Subject
 from modules.evaluation.result_row import identifying_cells, result_cells
@@ -127,7 +127,7 @@ class EvaluationRun:
         """Return the result, or the row of an earlier one that is not to be repeated."""
         self._show(index, phase="tokenizing")
         check_ability(model)
-        began = time.monotonic()
+        began, changes = time.monotonic(), model.lora_changes
         prepared = prepare_text(model, self._text, self._request)
         if self._stopped.is_set():
             raise asyncio.CancelledError
@@ -137,7 +137,7 @@ class EvaluationRun:
         self._show(index, phase="evaluating", total=len(prepared.windows))
         with ExitStack() as on_failure:
             keep, against = self._kl_files(prepared, model, on_failure)
-            scores = asyncio.run(self._score(index, model, prepared, keep, against))
+            scores = asyncio.run(self._score(index, model, changes, prepared, keep, against))
             on_failure.pop_all()
         result = self._result(model, prepared, scores, facts, time.monotonic() - began)
         self._tokens.keep(result.id, prepared.windows_hash, scores.logprobs)
@@ -180,11 +180,16 @@ class EvaluationRun:
         self,
         index: int,
         model: LoadedModel,
+        lora_changes: int,
         prepared: PreparedText,
         keep: Distributions | None,
         against: Distributions | None,
     ) -> Scores:
+        """Return the scores of all windows. Raises LorasChanged if there are not as many changes as before."""
+
         def report(scores: Scores) -> None:
+            if model.lora_changes != lora_changes:
+                raise LorasChanged(model.record.name)
             curve = self.state.subjects[index].curve
             value = scores.running_perplexity
             self._show(index, done=len(scores.logprobs), perplexity=value, curve=(*curve, value))

@@ -61,7 +61,7 @@ class Lease:
 
 
 class LoadedModel:
-    """A model in its worker, and the LoRAs applied to it. Any thread may call.
+    """A model in its worker, and the LoRAs applied to it, which have changed `lora_changes` times. Any thread may call.
 
     Its worker may die at any time; every method then raises WorkerDied, or Unloaded if it was closed. `idle` is called
     when the last lease has been released; `totals` count its generations.
@@ -83,6 +83,7 @@ class LoadedModel:
         self.loras: tuple[AppliedLora, ...] = ()
         self.lora_problem = plan.lora_problem
         self._adapters: tuple[LoraAdapter, ...] = ()
+        self.lora_changes = 0
         self._worker = worker
         self._idle = idle
         self._totals = totals or GenerationTotals()
@@ -265,6 +266,7 @@ class LoadedModel:
             AppliedLora(adapter.name, adapter.weight, effect) for adapter, effect in zip(adapters, effects, strict=True)
         )
         self.lora_problem = None
+        self.lora_changes += tuple(adapters) != self._adapters
         self._adapters = tuple(adapters)
 
     def close(self) -> None:

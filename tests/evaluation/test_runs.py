@@ -21,6 +21,7 @@ from modules.core.worker_errors import WorkerDied
 from modules.evaluation.errors import (
     EvaluationNotFound,
     KlImpossible,
+    LorasChanged,
     ModelsInTheWay,
     ResultsUnreadable,
     TextNotFound,
@@ -34,6 +35,7 @@ from modules.evaluation.runs import EvaluationRuns
 from modules.evaluation.state import RunState, SubjectState
 from modules.loaders import registry
 from modules.planning.load_request import LoadRequest
+from modules.runtime.load_plan import LoraAdapter
 from tests.support.echo_models import limit_models
 from tests.support.echo_plans import texts, wait_until
 from tests.support.gguf_files import MODEL, Tensor, gguf
@@ -197,6 +199,17 @@ def test_a_lora_that_the_model_refuses_fails_its_evaluation(app: App) -> None:
     evaluated = only(run(app, wanted))
     assert evaluated.phase == "failed" and app.evaluations.results.rows() == []
     assert evaluated.error is not None and "will not" in evaluated.error.say("en")
+
+
+def test_an_evaluation_during_which_loras_come_and_go_has_no_result(app: App, tmp_path: Path) -> None:
+    load(app)
+    id = app.evaluations.start(request(max_length=64, stride=1))
+    wait_until(lambda: app.evaluations.find(id).subjects[0].done > 0)
+    for adapters in [LoraAdapter("x", tmp_path, 1.0)], []:
+        app.models.current.apply_loras(adapters)
+    assert app.evaluations.wait(id, SECONDS)
+    assert isinstance(only(app.evaluations.find(id)).error, LorasChanged) and app.evaluations.results.rows() == []
+    assert only(run(app, request(max_length=64))).phase == "done"
 
 
 def test_a_model_that_was_deleted_meanwhile_has_no_fingerprint(app: App) -> None:
