@@ -16,6 +16,7 @@ from modules.loaders.availability import unavailable
 from modules.lora.catalog import LoraRecord
 from modules.lora.compatibility import check_fit
 from modules.lora.manager import LoraManager
+from modules.lora.support import check_support
 from modules.options.option import Value
 from modules.planning.load_request import LoadRequest
 from modules.planning.memory_budget import MemoryBudget
@@ -103,13 +104,14 @@ class Training:
     def start(self, raw: Mapping[str, object], continues: str = "") -> str:
         """Make a run, queue it and return its name. `continues` is a LoRA whose weights it starts from.
 
-        Raises what `plan` and `prepare` raise, NoRoomToTrain, LoraNotFound, LoraMismatch, AdapterExists and
-        TrainingDiskFull.
+        Raises what `plan` and `prepare` raise, NoRoomToTrain, LoraNotFound, LoraMismatch, LoraInexpressible,
+        AdapterExists and TrainingDiskFull.
         """
         lora = self._loras.catalog.find(continues) if continues else None
         planned = self.plan({**raw, **(_shape_of(lora) if lora else {})})
         if lora is not None:
             check_fit(lora, planned.record)
+            check_support(lora, training_loader())
         prepared = self.prepare(planned)
         self.check_room(planned, prepared)
         parameters = planned.parameters
@@ -183,7 +185,13 @@ def _shape_of(lora: LoraRecord) -> dict[str, object]:
                 "zh": f"{lora.name} 是 GGUF 文件，无法训练。",
             }
         )
-    return {"lora_rank": lora.config.rank, "lora_alpha": int(lora.config.alpha), "init_lora_weights": "default"}
+    return {
+        "lora_rank": lora.config.rank,
+        "lora_alpha": max(round(lora.config.alpha), 1),
+        "use_rslora": lora.config.rank_stabilized,
+        "use_dora": "use_dora" in lora.config.features,
+        "init_lora_weights": "default",
+    }
 
 
 def _unsuitable(record: ModelRecord) -> Words:

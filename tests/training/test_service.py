@@ -20,7 +20,7 @@ from modules.core.errors import (
     Unsupported,
     WebUIError,
 )
-from modules.core.lora_errors import LoraMismatch, LoraNotFound
+from modules.core.lora_errors import LoraInexpressible, LoraMismatch, LoraNotFound
 from modules.core.training_errors import AdapterExists, CannotTrain, NoRoomToTrain, TrainingDiskFull
 from modules.engines.training.job import TrainingJob
 from modules.engines.training.samples import read_samples
@@ -28,12 +28,14 @@ from modules.loaders.registry import LOADERS, Loader
 from modules.training.dataset.errors import DatasetNotFound
 from modules.training.memory import TrainingMemory
 from modules.training.service import PlannedRun
-from tests.support.checkpoint_files import CONFIG, checkpoint
+from tests.support.checkpoint_files import CONFIG, checkpoint, put, tensors
 from tests.support.gguf_files import gguf
 from tests.support.lora_files import LAYER, adapter, peft
 from tests.support.training_app import PARAMETERS, ROWS, training_app
 
 SECONDS = 20
+SHAPES = {"model.layers.0.self_attn.q_proj.weight": (64, 64), "model.layers.0.self_attn.v_proj.weight": (32, 64)}
+"""Weights of a model that the LoRAs of `peft` fit."""
 
 
 @pytest.fixture
@@ -147,6 +149,32 @@ def test_what_cannot_be_trained_on_quantized_weights_is_refused(app: App, tmp_pa
         load_options({**planned.parameters, "base_weights": "4-bit"}, planned.options, "gptq")
     with pytest.raises(Unsupported, match="DoRA cannot be trained"):
         load_options({**planned.parameters, "use_dora": True}, planned.options, "awq")
+
+
+def test_a_lora_of_more_than_linear_layers_is_not_continued(
+    app: App, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    """The run would end with an error, or with a LoRA that is not applied."""
+    put(tmp_path / "models" / "model" / "model.safetensors", tensors(SHAPES))
+    more: dict[str, dict[str, object]] = {
+        "modules_to_save": {"modules_to_save": ["norm"]},
+        "bias": {"bias": "all"},
+        "init_lora_weights": {"init_lora_weights": "pissa"},
+    }
+    for feature, config in more.items():
+        peft(tmp_path / "loras" / feature, **config)
+        with subtests.test(feature), pytest.raises(LoraInexpressible, match=feature):
+            app.training.start(PARAMETERS, continues=feature)
+    assert app.training.runs.snapshot() == []
+
+
+def test_a_run_that_continues_a_lora_says_of_what_kind_that_is(app: App, tmp_path: Path) -> None:
+    put(tmp_path / "models" / "model" / "model.safetensors", tensors(SHAPES))
+    peft(tmp_path / "loras" / "kind", use_rslora=True, use_dora=True, r=4, lora_alpha=0.4)
+    name = app.training.start({**PARAMETERS, "lora_rank": 16}, continues="kind")
+    parameters = app.training.runs.wait(name, SECONDS).run.parameters
+    kept = [parameters[key] for key in ("lora_rank", "lora_alpha", "use_rslora", "use_dora")]
+    assert kept == [4, 1, True, True]
 
 
 def test_models_that_leave_no_room_are_named(app: App) -> None:
