@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modules.config.flag_lines import read_lines, split_line
 from modules.config.flags import SERVER, Flags, parse
-from modules.core.errors import CommandLineError, WebUIError, Words, both
+from modules.core.errors import CommandLineError, OptionError, WebUIError, Words, both
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value
 from modules.system.atomic_write import replace_file
@@ -147,9 +147,26 @@ class FlagsFile:
         try:
             flags = parse([*_joined(words), *self._typed])
         except WebUIError as error:
-            raise _at(_line_of_error(words), {"en": error.say("en"), "zh": error.say("zh")}) from error
+            raise _at(self._line_of_error(words, error), _problem(error)) from error
         self._refuse_added(flags, words)
         return flags
+
+    def _line_of_error(self, words: Sequence[Sequence[str]], error: WebUIError) -> int:
+        """Return the line at which `error`, of the whole file, begins: it is that of every longer beginning.
+
+        Beginnings that end before a value tell nothing of other errors. Returns 0 if no line is at fault.
+        """
+        line = 0
+        for end in range(len(words), 0, -1):
+            try:
+                parse([*_joined(words[:end]), *self._typed])
+                break
+            except WebUIError as other:
+                if _subject(other) == _subject(error):
+                    line = end if words[end - 1] else line
+                elif not isinstance(other, CommandLineError):
+                    break
+        return line
 
     def _refuse_added(self, flags: Flags, words: Sequence[Sequence[str]]) -> None:
         present = parse(self._typed)
@@ -223,15 +240,13 @@ def _joined(words: Iterable[Sequence[str]]) -> list[str]:
     return [word for line in words for word in line]
 
 
-def _line_of_error(words: Sequence[Sequence[str]]) -> int:
-    """Return the line of the first error: the first one behind the longest beginning of the file that is valid."""
-    for valid in range(len(words) - 1, -1, -1):
-        try:
-            parse(_joined(words[:valid]))
-        except WebUIError:
-            continue
-        return next((number for number in range(valid + 1, len(words) + 1) if words[number - 1]), 0)
-    return 0
+def _subject(error: WebUIError) -> str:
+    """Return the flag or the word that an error of the parser is about."""
+    return error.option if isinstance(error, OptionError) else error.say("en")
+
+
+def _problem(error: WebUIError) -> Words:
+    return error.problem if isinstance(error, CommandLineError) else {"en": error.say("en"), "zh": error.say("zh")}
 
 
 def _at(line: int, problem: Words) -> CommandLineError:

@@ -27,6 +27,11 @@ def test_an_error_is_reported_with_its_line(file: FlagsFile, subtests: pytest.Su
         ('--model "x', 1, "quotation mark"),
         ("--n_ctx 4096\n--n_ctx few", 2, "whole number"),
         ("x.gguf", 1, "x.gguf"),
+        ("--n_ctx few\n--api\n--lissten\n--listen", 3, "--lissten"),
+        ("--n_ctx few\n--listen-port\n7001\n--api", 1, "n_ctx"),
+        ("--listen-port\n\nmany\n--api", 3, "many"),
+        ("--n_ctx few\n--n_ctx 4096\n--n_ctx many\n# the end", 3, "many"),
+        ("--api\n--model\nx.gguf\n--model", 4, "line 4: --model needs a value"),
     ):
         with subtests.test(text=text):
             with pytest.raises(CommandLineError) as refused:
@@ -36,6 +41,12 @@ def test_an_error_is_reported_with_its_line(file: FlagsFile, subtests: pytest.Su
             with pytest.raises(CommandLineError):
                 file.save(text)
     assert file.path.read_text() == SECRET
+
+
+def test_the_line_of_an_error_is_found_beside_what_is_typed(tmp_path: Path) -> None:
+    file = FlagsFile(tmp_path / "CMD_FLAGS.txt", ["--n_ctx", "4096"])
+    with pytest.raises(CommandLineError, match="line 2: listen_port: 'many'"):
+        file.check("--n_ctx few\n--listen-port many\n--api")
 
 
 def test_a_file_without_errors_is_saved_with_its_comments(file: FlagsFile) -> None:
