@@ -152,6 +152,8 @@ class PromptFolder:
     def clear(self) -> None:
         """Delete all files of saved prompts, also those that are being written. Raises BinNotEmptied."""
         try:
+            with contextlib.suppress(FileNotFoundError):
+                os.listdir(self.path)  # `_entries` takes a folder that cannot be read for an empty one
             for entry, _ in self._entries():
                 if _NAME.fullmatch(entry.name) or entry.name.startswith(TEMPORARY):
                     Path(entry.path).unlink(missing_ok=True)

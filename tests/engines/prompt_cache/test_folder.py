@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.core.errors import BinNotEmptied
 from modules.engines.prompt_cache import folder
 from modules.engines.prompt_cache.folder import PromptFolder, content_key, model_key
 from tests.engines.prompt_cache.prompts import KEY, open_store, prompt, save
@@ -67,6 +68,12 @@ def test_clearing_leaves_what_is_not_ours(tmp_path: Path) -> None:
     PromptFolder(tmp_path, 0).clear()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     PromptFolder(tmp_path / "missing", 0).clear()
+
+
+def test_a_folder_that_cannot_be_listed_is_not_cleared(tmp_path: Path) -> None:
+    (tmp_path / "prompts").write_bytes(b"x")  # root may list every folder
+    with pytest.raises(BinNotEmptied, match="Not a directory"):
+        PromptFolder(tmp_path / "prompts", 0).clear()
 
 
 def test_what_a_killed_process_was_writing_is_deleted_later(tmp_path: Path) -> None:
