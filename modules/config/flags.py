@@ -427,6 +427,7 @@ _SERVER = (
         },
         pattern=r"((localhost|\d{1,3}(\.\d{1,3}){3})?:)?\d{1,5}",
         example="127.0.0.1:50052",
+        needs_value=True,
         excess=excess_address,
     ),
     Option(

@@ -41,7 +41,7 @@ class Option:
         many: Whether the flag takes several values, which are joined by `joint` into one text.
         multiline: Whether a text may have several lines.
         needs_value: Whether an empty text is refused on the command line, as an unset variable of a shell gives.
-        excess: Returns what is expected of a text that exceeds a limit, or None.
+        excess: Returns what is expected of a non-empty text that exceeds a limit, or None.
         group: Section of the form.
         set_by: "anyone" who may load models; "owner": from the page or the API only where `App.refuse_strangers` allows
             it, because the option names machines; "files": by flags and files only, because it could spend secrets or
@@ -77,7 +77,7 @@ class Option:
             raise self._error(raw)
         if isinstance(value, str) and value and self.pattern and not re.fullmatch(self.pattern, value):
             raise self._error(raw)
-        if isinstance(value, str) and self.excess is not None and (expected := self.excess(value)):
+        if isinstance(value, str) and value and self.excess is not None and (expected := self.excess(value)):
             raise OptionError(self.key, shortened(value), expected)
         return value
 

@@ -135,7 +135,7 @@ def test_a_flag_without_its_value_is_rejected() -> None:
 
 def test_commands_and_secrets_need_a_value_that_is_not_empty(subtests: pytest.Subtests) -> None:
     """Without it, the server would start instead of a command, or unprotected: the variable of a shell was not set."""
-    commands = ("perplexity", "price", "train", "install")
+    commands = ("perplexity", "price", "train", "install", "rpc-server")
     for flag in (*commands, "api-key", "api-key-file", "gradio-auth", "gradio-auth-path"):
         for value in ("", "  "):
             with (
