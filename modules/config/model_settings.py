@@ -174,8 +174,9 @@ def _from_original(entry: Mapping[str, Any]) -> dict[str, Any]:
             automatic = value == (-1 if new == "gpu_layers" else 0)
             converted |= {} if automatic else {name: value for name in names if name not in converted}
     for new, table in (("cache_type", _CACHE_TYPES), ("attn_implementation", _ATTENTION)):
-        if converted.get(new) in table:
-            converted.setdefault(table[converted.pop(new)], True)
+        if (value := str(converted.get(new))) in table:  # not a list, or whatever else a file may contain
+            del converted[new]
+            converted.setdefault(table[value], True)
     sizes = [converted.pop(key) for key in sorted(converted) if _OLD_GPU_MEMORY.fullmatch(key)]
     if any(sizes) and "gpu_memory" not in converted:
         converted["gpu_memory"] = " ".join(f"{size}MiB" for size in sizes)

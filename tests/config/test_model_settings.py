@@ -109,6 +109,11 @@ def test_an_entry_of_todays_original_is_read_by_its_new_names(tmp_path: Path) ->
     assert settings.get("both") == {"n_ctx": 4096, "max_seq_len": 8192, "use_eager_attention": True}
 
 
+def test_a_list_where_todays_original_has_a_word_does_not_hide_the_other_settings(tmp_path: Path) -> None:
+    (tmp_path / "config-user.yaml").write_text("m: {n_ctx: 4096, cache_type: [q8_0], attn_implementation: {a: 1}}\n")
+    assert settings_in(tmp_path).get("m")["n_ctx"] == 4096
+
+
 def test_a_model_whose_name_ends_with_a_dollar_sign_keeps_its_own_entry(tmp_path: Path) -> None:
     save(settings_in(tmp_path, "m", "m$"), "m$", n_ctx=1)
     assert settings_in(tmp_path, "m", "m$").get("m") == {}
