@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,7 @@ def read_config(path: Path) -> AdapterConfig:
     return AdapterConfig(
         rank=rank,
         alpha=float(alpha),
-        targets=(targets,) if isinstance(targets, str) else tuple(sorted(map(str, targets or ()))),
+        targets=(targets,) if isinstance(targets, str) else tuple(sorted(map(str, _list(targets)))),
         base=printable(str(config.get("base_model_name_or_path") or "")),
         ranks={key: value for key, value in _patterns(config, "rank_pattern") if _is_rank(value)},
         alphas={key: float(value) for key, value in _patterns(config, "alpha_pattern") if _is_number(value)},
@@ -160,6 +161,10 @@ def is_mlx_config(config: Mapping[str, Any]) -> bool:
     return "peft_type" not in config and not config.keys().isdisjoint({"fine_tune_type", "lora_parameters"})
 
 
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
 def _patterns(config: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
     patterns = config.get(key)
     return iter(patterns.items() if isinstance(patterns, dict) else ())
@@ -170,7 +175,8 @@ def _is_rank(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number of JSON can be too large for a float, for which math.isfinite() raises OverflowError.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _matches(pattern: str, module: str) -> bool:

@@ -148,6 +148,7 @@ DAMAGED: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda top: peft(top / "a", peft_type="IA3"), "unsupported", "the adapter is of type 'IA3'; only LORA"),
     (lambda top: peft(top / "a", peft_type=None), "unsupported", "the type of the adapter (peft_type) is missing"),
     (lambda top: peft(top / "a", r="many"), "unsupported", "r = 'many' or lora_alpha = 8 is not a valid number"),
+    (lambda top: peft(top / "a", lora_alpha=10**400), "unsupported", "is not a valid number"),
     (lambda top: peft(top / "a", r=16), "damaged", "the rank is 16 in adapter_config.json, but 4 in"),
     (
         lambda top: peft(top / "a", SHAPES | {LAYER + "q_proj.lora_B.weight": (64, 2)}),
@@ -228,3 +229,9 @@ def test_listing_again_reads_only_changed_files(tmp_path: Path) -> None:
 def test_a_pattern_that_is_no_regular_expression_matches_nothing(tmp_path: Path) -> None:
     peft(tmp_path / "a", rank_pattern={"(": 2, "q_proj": 4})
     assert (only_record(tmp_path).ranks, only_record(tmp_path).problem) == ((4,), None)
+
+
+def test_what_is_no_list_or_no_number_does_not_hide_the_other_loras(tmp_path: Path) -> None:
+    peft(tmp_path / "a", target_modules=True)
+    peft(tmp_path / "b", alpha_pattern={"q_proj": 10**400})
+    assert [(record.name, record.problem) for record in LoraCatalog(tmp_path).all()] == [("a", None), ("b", None)]

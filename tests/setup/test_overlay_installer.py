@@ -325,7 +325,7 @@ def test_the_old_overlay_comes_back_if_the_new_one_cannot_take_its_place(
             raise PermissionError("in use")
         replace(source, target)
 
-    monkeypatch.setattr(overlay_installer.os, "replace", refuse_packages)
+    monkeypatch.setattr(os, "replace", refuse_packages)
     assert install(overlays, overlay, force=True).state == "failed"
     assert names(overlay) == ["of-test"] and unavailable(loader_with(overlay)) is None
 
