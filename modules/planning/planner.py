@@ -120,14 +120,19 @@ class Planner:
 
         Only options of the model's own loader are reduced to what fits in memory.
         """
-        flags = self._command_line.options_for(record)
-        settings: dict[str, Setting] = {}
-        for loader in LOADERS.values():
-            settings |= resolve(loader, model=record.defaults, saved=saved, flags=flags, form={})
+        settings = self.unreduced_settings(record, saved)
         if record.problem is not None:
             return settings
         loader = self.best_loader(record, saved)
         return settings | self._memory.shrink_context(record, loader, {key: settings[key] for key in loader.options})
+
+    def unreduced_settings(self, record: ModelRecord, saved: Mapping[str, object]) -> dict[str, Setting]:
+        """Return every option of every loader for a model, whatever memory is free."""
+        flags = self._command_line.options_for(record)
+        settings: dict[str, Setting] = {}
+        for loader in LOADERS.values():
+            settings |= resolve(loader, model=record.defaults, saved=saved, flags=flags, form={})
+        return settings
 
     def save(self, request: LoadRequest) -> Path | None:
         """Save the loader and the options that differ from what the model would get without saved settings.

@@ -26,15 +26,19 @@ class LoadForm:
         return self._app.record(name)
 
     def request(self, values: Values) -> LoadRequest:
-        """Return what the form asks for: the model, the loader and the options that the user has changed."""
+        """Return what the form asks for: the model, the loader and the options that the user has changed.
+
+        What another page has saved since this form was written does not count: what is shown does.
+        """
         options, record = self._options, self.record(values[self._model])
         saved, _ = self._app.planner.validated_settings(record)  # the picker reports what is invalid in them
         if not options.is_form_of(record.name, values):  # the browser has not received this model's form yet
             return LoadRequest(record, self._app.planner.best_loader(record, saved).name, saved=saved)
+        changed = options.changed_values(values, self._app.planner.unreduced_settings(record, saved))
         fitted = options.fitted_context(values)
         if fitted:
             saved = {key: raw for key, raw in saved.items() if key != "n_ctx"}
-        return LoadRequest(record, options.loader_name(values), options.changed_values(values), saved, fitted)
+        return LoadRequest(record, options.loader_name(values), changed, saved, fitted)
 
     def plan(self, values: Values) -> LoadPlan:
         """Return the load that the form asks for."""

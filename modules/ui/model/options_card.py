@@ -193,16 +193,21 @@ class OptionsCard:
         baseline = values.get(self.baseline)
         return isinstance(baseline, dict) and baseline.get("model") == model
 
-    def changed_values(self, values: Values) -> dict[str, object]:
-        """Return the raw values that the user has changed since the form was written; "" for a field left empty."""
+    def changed_values(self, values: Values, current: Mapping[str, Setting]) -> dict[str, object]:
+        """Return the raw values that the user has changed since the form was written; "" for a field left empty.
+
+        Those that the form still shows although they are no longer the model's `current` settings are returned too.
+        """
         baseline = values.get(self.baseline)
         stored = baseline.get("values") if isinstance(baseline, dict) else None
         written: Mapping[str, object] = stored if isinstance(stored, dict) else {}
-        fitted = self.fitted_context(values)
+        fitted, visible = self.fitted_context(values), self._visible(current)
         return {
             key: "" if values[widget] is None else values[widget]
             for key, widget in self.widgets.items()
-            if widget in values and values[widget] != written.get(key) and not (fitted and key == "n_ctx")
+            if widget in values
+            and not values[widget] == written.get(key) == visible[key].value
+            and not (fitted and key == "n_ctx")
         }
 
     def fitted_context(self, values: Values) -> int:

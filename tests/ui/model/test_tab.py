@@ -81,6 +81,14 @@ def test_saved_settings_are_shown_when_the_model_is_selected_again(tab: Any) -> 
     assert (chosen[tab.widgets["n_ctx"]], chosen[tab.widgets["mlock"]]) == (512, True)
 
 
+def test_what_a_page_shows_is_loaded_and_saved_although_another_page_has_saved_other_values(tab: Any) -> None:
+    shown = form(tab)
+    tab.save_settings(form(tab, n_ctx=512, mlock=True))
+    assert {tab.plan(shown).settings[key].value for key in ("n_ctx", "mlock")} == {8192, False}
+    tab.save_settings(shown)
+    assert saved(tab) == {"loader": "llama.cpp"}
+
+
 def test_the_form_of_another_model_is_ignored(tab: Any, tmp_path: Path, smollm2: Path) -> None:
     """Until the browser has received the form of the selected model, it sends that of the previous one."""
     (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
