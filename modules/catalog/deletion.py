@@ -22,7 +22,7 @@ from typing import Any
 from modules.catalog.errors import NotDeletable, NotInBin, NotRestorable
 from modules.catalog.projectors import projectors_of
 from modules.catalog.record import ModelRecord
-from modules.core.errors import Words, both
+from modules.core.errors import BinNotEmptied, Words, both
 
 BIN = ".trash"
 KEEP_SECONDS = 30 * 86400.0
@@ -160,7 +160,7 @@ class ModelBin:
             _move_all(moves)
         except OSError as error:
             raise NotRestorable(entry.names[0], _reason(error)) from error
-        self._erase(entry)
+        shutil.rmtree(self._folder / entry.id, ignore_errors=True)
         return entry
 
     def entries(self) -> list[BinEntry]:
@@ -171,11 +171,22 @@ class ModelBin:
         return []
 
     def empty(self, older_than: float = 0.0, now: float | None = None) -> int:
-        """Delete for good what was deleted at least `older_than` seconds ago, and return how many bytes that was."""
+        """Delete for good what was deleted at least `older_than` seconds ago, and return how many bytes that was.
+
+        Raises BinNotEmptied once everything has been tried.
+        """
         limit = (time.time() if now is None else now) - older_than
         expired = [entry for entry in self.entries() if entry.deleted <= limit]
+        problems = []
         for entry in expired:
-            self._erase(entry)
+            try:
+                with contextlib.suppress(FileNotFoundError):  # another process deletes it, too
+                    shutil.rmtree(self._folder / entry.id)
+            except OSError as error:
+                problems.append(error)
+        if problems:
+            reason = problems[0].strerror or str(problems[0])
+            raise BinNotEmptied(str(self._folder), reason) from problems[0]
         return sum(entry.size for entry in expired)
 
     def _find(self, entry_id: str) -> BinEntry:
@@ -188,9 +199,6 @@ class ModelBin:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             return _parse(name, json.loads((self._folder / name / _ENTRY).read_bytes()))
         return None
-
-    def _erase(self, entry: BinEntry) -> None:
-        shutil.rmtree(self._folder / entry.id, ignore_errors=True)
 
 
 def _sizes(models: Iterable[ModelRecord]) -> dict[Path, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from modules.catalog.deletion import KEEP_SECONDS, BinEntry, Deletion, ModelBin,
 from modules.catalog.errors import NotDeletable
 from modules.catalog.record import ModelRecord
 from modules.config.model_settings import ModelSettings
-from modules.core.errors import SettingsError, Words
+from modules.core.errors import BinNotEmptied, SettingsError, Words
 from modules.downloads.manager import DownloadManager
 from modules.downloads.record import ACTIVE_STATES
 from modules.downloads.view import JobView
 from modules.engines.prompt_cache.folder import PromptFolder
 from modules.runtime.model_manager import ModelManager
+
+log = logging.getLogger(__name__)
 
 _LOADED: Words = {"en": "It is loaded. Unload it first.", "zh": "它正在使用中，请先卸载。"}
 _DOWNLOADING: Words = {
@@ -75,12 +78,15 @@ class ModelDeletion:
         return self._bin.entries()
 
     def empty(self) -> int:
-        """Delete everything in the bin for good, and return how many bytes that was."""
+        """Delete everything in the bin for good, and return how many bytes that was. Raises BinNotEmptied."""
         return self._bin.empty()
 
     def sweep(self) -> None:
         """Delete for good what has been in the bin for 30 days."""
-        self._bin.empty(older_than=KEEP_SECONDS)
+        try:
+            self._bin.empty(older_than=KEEP_SECONDS)
+        except BinNotEmptied as error:  # no reason not to start
+            log.warning("%s", error)
 
     def _chosen_projectors(self, record: ModelRecord, records: Sequence[ModelRecord]) -> list[Path]:
         """Return the vision parts in the folder of a model that the saved settings of others name."""

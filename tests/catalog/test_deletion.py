@@ -12,6 +12,7 @@ import pytest
 from modules.catalog.catalog import Catalog
 from modules.catalog.deletion import BIN, BinEntry, ModelBin, plan_deletion
 from modules.catalog.errors import NotDeletable, NotInBin, NotRestorable
+from modules.core.errors import BinNotEmptied
 from tests.support.checkpoint_files import checkpoint, put
 from tests.support.gguf_files import MODEL, PROJECTOR, gguf
 
@@ -172,6 +173,19 @@ def test_only_what_is_old_enough_is_deleted_for_good(tmp_path: Path) -> None:
     assert bin_.entries() == [new, old]
     assert bin_.empty(older_than=3000.0, now=5000.0) == old.size
     assert bin_.entries() == [new]
+
+
+def test_what_cannot_be_deleted_for_good_is_not_reported_as_deleted(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        put(tmp_path / name, gguf())
+    kept, other = delete(tmp_path, "a.gguf", now=2000.0), delete(tmp_path, "b.gguf", now=1000.0)
+    folder = tmp_path / ".trash" / kept.id
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")  # a link is not deleted
+    bin_ = ModelBin(tmp_path)
+    with pytest.raises(BinNotEmptied):
+        bin_.empty()
+    assert bin_.entries() == [kept], f"{other.id} was tried too"
 
 
 @pytest.mark.parametrize("entry_id", ["", "../..", "0000000000-zzzzzzzz", "1234567890-abcdef01", "."])

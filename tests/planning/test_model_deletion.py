@@ -118,6 +118,17 @@ def test_a_model_that_could_not_be_loaded_is_forgotten_with_its_deletion(app: Ap
     assert app.models.residents() == () and app.models.status.state == "empty"
 
 
+def test_a_bin_that_cannot_be_emptied_does_not_keep_the_program_from_starting(app: App, models: Path) -> None:
+    entry = app.deletion.delete("a.gguf")
+    folder = models / ".trash" / entry.id
+    content = (folder / "entry.json").read_text()
+    (folder / "entry.json").write_text(content.replace(str(entry.deleted), "1000.0"))
+    folder.rename(models.parent / "elsewhere")
+    folder.symlink_to(models.parent / "elsewhere")  # a link is not deleted
+    app.deletion.sweep()
+    assert [found.id for found in app.deletion.entries()] == [entry.id]
+
+
 def test_files_of_a_running_download_are_not_deleted(app: App, hub: HubServer) -> None:
     app.mirrors.choose(hub.url)
     hub.fault(r"resolve/.*a\.gguf", delay=30)
