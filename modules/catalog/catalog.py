@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from modules.catalog.background_scan import FIND_SECONDS, BackgroundScan
@@ -142,12 +142,13 @@ class Catalog:
         ]
         return record not in _without_parts([*models, record])
 
-    def _find_path(self, path: Path, listed: Iterable[ModelRecord]) -> ModelRecord | None:
-        """Return the model at `path`: the listed record if there is one."""
+    def _find_path(self, path: Path, listed: Sequence[ModelRecord]) -> ModelRecord | None:
+        """Return the model at `path`: the listed record if there is one, before others that link to its files."""
         path = Path(os.path.abspath(path))
-        real = os.path.realpath(first_part(path))
+        first, real = first_part(path), os.path.realpath(first_part(path))
         folder = path if os.path.isdir(path) else path.parent  # Path.is_dir raises for a name too long
-        records = itertools.chain(listed, self._reader.records(folder, list_folder(folder)[1]))
+        itself = [record for record in listed if record.path == first]
+        records = itertools.chain(itself, listed, self._reader.records(folder, list_folder(folder)[1]))
         return next((record for record in records if os.path.realpath(record.path) == real), None)
 
 

@@ -348,6 +348,18 @@ def test_a_path_to_a_listed_model_returns_the_listed_record(tmp_path: Path, monk
     assert record.name == "sub/big-00001-of-00003.gguf"
 
 
+def test_a_path_returns_the_model_there_and_not_a_link_to_it(tmp_path: Path) -> None:
+    path = put(tmp_path / "models" / "x.gguf", gguf())
+    outside = put(tmp_path / "outside" / "y.gguf", gguf())
+    (tmp_path / "models" / "a").mkdir()
+    (tmp_path / "models" / "a" / "link.gguf").symlink_to(path)
+    (tmp_path / "models" / "b.gguf").symlink_to(outside)
+    catalog = Catalog(tmp_path / "models")
+    assert catalog.find(str(path), paths=True).name == "x.gguf"
+    assert catalog.find(str(path.parent / "a" / "link.gguf"), paths=True).name == "a/link.gguf"
+    assert catalog.find(str(outside), paths=True).name == "b.gguf"
+
+
 def test_a_path_without_a_model_is_not_found(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path)
     for name in (str(put(tmp_path / "README.md")), str(tmp_path), str(tmp_path / "no" / "x.gguf"), "x" * 5000):
