@@ -130,7 +130,11 @@ class ModelBin:
     def delete(
         self, deletion: Deletion, settings: Mapping[str, Mapping[str, Any]], now: float | None = None
     ) -> BinEntry:
-        """Move the files of `deletion` to the bin. Raises NotDeletable, and then everything is as it was."""
+        """Move the files of `deletion` to the bin.
+
+        Raises NotDeletable, and then everything is as it was, but for files that cannot be moved back: those are in
+        the bin.
+        """
         deleted = time.time() if now is None else now
         entry = BinEntry(
             id=f"{int(deleted):010}-{secrets.token_hex(4)}",
@@ -145,7 +149,8 @@ class ModelBin:
             _write_entry(folder, entry)
             _move_all(list(zip(deletion.paths, [folder / _FILES / name for name in entry.paths], strict=True)))
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            if not any(os.path.lexists(folder / _FILES / name) for name in entry.paths):
+                shutil.rmtree(folder, ignore_errors=True)
             raise NotDeletable(entry.names[0], _reason(error)) from error
         return entry
 
@@ -213,7 +218,7 @@ def _size(path: Path) -> int:
 
 
 def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Rename each source to its target. If one fails, the others are moved back and its OSError is raised."""
+    """Rename each source to its target. If one fails, the others are moved back if possible; raises its OSError."""
     moved: list[tuple[Path, Path]] = []
     try:
         for source, target in moves:
@@ -222,7 +227,8 @@ def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
             moved.append((source, target))
     except OSError:
         for source, target in reversed(moved):
-            os.rename(target, source)
+            with contextlib.suppress(OSError):
+                os.rename(target, source)
         raise
 
 

@@ -165,6 +165,26 @@ def test_a_failed_move_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert names(tmp_path) == ["a-00001-of-00002.gguf"] and ModelBin(tmp_path).entries() == []
 
 
+def test_files_that_cannot_be_moved_back_are_in_the_bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [tmp_path / f"a-{number:05}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        put(part, gguf())
+    rename = os.rename
+
+    def fail_after_first(source: Path, target: Path) -> None:
+        if Path(source) != parts[0]:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "rename", fail_after_first)
+        with pytest.raises(NotDeletable, match="Input/output"):
+            delete(tmp_path, parts[0].name)
+    (entry,) = ModelBin(tmp_path).entries()
+    ModelBin(tmp_path).restore(entry.id)
+    assert all(part.read_bytes() == gguf() for part in parts) and ModelBin(tmp_path).entries() == []
+
+
 def test_only_what_is_old_enough_is_deleted_for_good(tmp_path: Path) -> None:
     for name in ("old.gguf", "new.gguf"):
         put(tmp_path / name, gguf())
