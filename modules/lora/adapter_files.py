@@ -30,9 +30,11 @@ _GGUF_TENSOR = re.compile(r"(.+)\.lora_([ab])")
 _PEFT_DEFAULT = 8  # of both rank and alpha
 _MAX_NAME_LENGTH = 160
 _MAX_RANK = 1 << 20
+_MAX_PATTERN_LENGTH, _MAX_GROUPS, _MAX_REPETITIONS = 500, 8, 2
 _BYTES_PER_NUMBER = {"F32": 4, "F16": 2, "BF16": 2}
 # Types that llama.cpp cannot multiply with: its process would abort.
 _UNSUPPORTED_TYPES = ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64")
+_PATTERNS = ("rank_pattern", "alpha_pattern")
 _ALORA = "adapter.alora.invocation_tokens"
 
 MERGE: Words = {
@@ -117,6 +119,15 @@ def read_config(path: Path) -> AdapterConfig:
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         raise UnsupportedModel(printable(path.name), _not_a_lora(config))
+    for key in _PATTERNS:
+        if slow := next((pattern for pattern, _ in _patterns(config, key) if not _is_quick(pattern)), None):
+            raise UnsupportedModel(
+                printable(path.name),
+                {
+                    "en": f"{key}: matching {quoted(slow)} could take for ever.",
+                    "zh": f"{key}：匹配 {quoted(slow)} 可能永远无法完成。",
+                },
+            )
     targets = config.get("target_modules")
     rank, alpha = config.get("r", _PEFT_DEFAULT), config.get("lora_alpha", _PEFT_DEFAULT)
     if not _is_rank(rank) or not _is_number(alpha):
@@ -179,8 +190,25 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+def _is_quick(pattern: str) -> bool:
+    """Whether a stranger's regular expression can be matched with names of modules in a moment, whatever these are.
+
+    Repeated groups may take exponential time, and each repetition of a character multiplies it by the name's length.
+    """
+    plain = re.sub(r"\\.", "x", pattern)
+    repetitions = len(re.findall(r"[*+{]", plain))
+    return (
+        len(pattern) <= _MAX_PATTERN_LENGTH
+        and not re.search(r"\)[*+?{]|\(\?(?!:)", plain)
+        and plain.count("(") <= _MAX_GROUPS
+        and repetitions <= _MAX_REPETITIONS
+    )
+
+
 def _matches(pattern: str, module: str) -> bool:
     """Whether the end of a module's name matches a regular expression, as PEFT tests it."""
+    if len(module) > _MAX_NAME_LENGTH:
+        return False
     try:
         return re.match(rf"(.*\.)?({pattern})$", module) is not None
     except re.error:

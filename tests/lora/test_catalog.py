@@ -231,6 +231,25 @@ def test_a_pattern_that_is_no_regular_expression_matches_nothing(tmp_path: Path)
     assert (only_record(tmp_path).ranks, only_record(tmp_path).problem) == ((4,), None)
 
 
+def test_a_pattern_that_could_be_matched_for_ever_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    patterns = {
+        "(x+x+)+y": True,
+        "(x|x)?(x|x)?(x|x)?y": True,
+        r"(?=x).*y": True,
+        ".*x.*x.*x.*y": True,
+        "(x|x)" * 30: True,
+        r"model\.layers\.\d+\.mlp\.experts\.\d+\.(up|gate)_proj": False,
+        r"layers\.(?:1|2)\..*_proj": False,
+    }
+    for number, (pattern, is_refused) in enumerate(patterns.items()):
+        with subtests.test(pattern=pattern):
+            folder = tmp_path / str(number)
+            peft(folder / "a", alpha_pattern={pattern: 2})
+            problem = only_record(folder).problem
+            assert (problem is not None) == is_refused
+            assert problem is None or "could take for ever" in problem.say("en")
+
+
 def test_what_is_no_list_or_no_number_does_not_hide_the_other_loras(tmp_path: Path) -> None:
     peft(tmp_path / "a", target_modules=True)
     peft(tmp_path / "b", alpha_pattern={"q_proj": 10**400})
