@@ -1,9 +1,9 @@
-"""A stand-in for `modules.trainer` that computes nothing: a run of twelve updates, with a checkpoint at every third.
+"""A stand-in for `modules.trainer` that computes nothing: a run of twelve updates.
 
-Words in the name of the base model control it: `slow` makes every update take 60 ms, `held` waits at
-update 5 for a stop or for a file `go` in the run's folder, `die` ends the process by a signal there, `fail` reports an
-error there, all three unless it was resumed; `deaf` hears nothing for a minute before it begins, unless there is a file
-`go`; `junk` writes a line that is no JSON.
+It saves a checkpoint at every third, and where it is stopped. Words in the name of the base model control it: `slow`
+makes every update take 60 ms, `held` waits at update 5 for a stop or for a file `go` in the run's folder, `die` ends
+the process by a signal there, `fail` reports an error there, all three unless it was resumed; `deaf` hears nothing for
+a minute before it begins, unless there is a file `go`; `junk` writes a line that is no JSON.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def main() -> None:
             if "held" in words:
                 _wait(lambda: stop.is_set() or (job.folder / "go").exists())
         time.sleep(0.06 if "slow" in words else 0)
+    if update < UPDATES and update % INTERVAL:
+        _save(job, update, emit)
     result = job.folder / RESULT
     result.mkdir(exist_ok=True)
     (result / "adapter_model.safetensors").write_bytes(b"weights")
@@ -77,12 +79,16 @@ def _train(job: TrainingJob, update: int, emit: Callable[[dict[str, object]], No
         file.write(json.dumps(entry) + "\n")
     emit(entry)
     if update % INTERVAL == 0:
-        folder = job.folder / CHECKPOINTS / f"checkpoint-{update}"
-        folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text(json.dumps({"r": job.parameters["lora_rank"]}))
-        (folder / "adapter_model.safetensors").write_bytes(f"weights of {update}".encode())
-        (folder / WHOLE).touch()
-        emit({"event": "checkpoint", "update": update})
+        _save(job, update, emit)
+
+
+def _save(job: TrainingJob, update: int, emit: Callable[[dict[str, object]], None]) -> None:
+    folder = job.folder / CHECKPOINTS / f"checkpoint-{update}"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"r": job.parameters["lora_rank"]}))
+    (folder / "adapter_model.safetensors").write_bytes(f"weights of {update}".encode())
+    (folder / WHOLE).touch()
+    emit({"event": "checkpoint", "update": update})
 
 
 if __name__ == "__main__":
