@@ -73,9 +73,10 @@ class OwnerMustLoad(NoModelLoaded):
     """No model is loaded, and who asked may not load any."""
 
     template = {
-        "en": "No model is loaded. Only the owner of this server can load one: at its start by --model, or with an API "
-        "key of the role owner.",
-        "zh": "尚未加载模型。只有服务器的管理者可以加载：启动时用 --model，或使用 owner 角色的 API 密钥。",
+        "en": "No model is loaded. Only the owner of this server can load one: on its page unless it runs with "
+        "--multi-user, at its start by --model, or with an API key of the role owner.",
+        "zh": "尚未加载模型。只有服务器的管理者可以加载：在页面上（使用 --multi-user 时除外），启动时用 --model，"
+        "或使用 owner 角色的 API 密钥。",
     }
     template_elsewhere = None
 
