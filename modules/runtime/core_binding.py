@@ -42,11 +42,9 @@ class CoreBinding:
     ) -> None:
         self._environment = environment
         self._cores = cores
-        self._lock = threading.Lock()  # guards the two fields below; held for moments only
+        self._lock = threading.RLock()  # a call that `_share` makes may notice that its worker has just stopped
         self._shares: dict[WorkerProcess, Cores] = {}
         self._known_cores: Cores = []
-        self._sharing = threading.Lock()  # held by the thread that tells workers their cores
-        self._is_outdated = False
 
     def bind(self, worker: WorkerProcess) -> bool:
         """Bind the compute threads of `worker` to cores until it ends: to all of them, unless other workers compute.
@@ -86,37 +84,19 @@ class CoreBinding:
     def _share(self) -> None:
         """Tell every worker that computes which cores it has, if these have changed.
 
-        Others keep what they have: they get their cores before the call with which they begin to compute. If another
-        thread is at it, that one does it once more: it may wait until a worker reads, which may wait until this thread
-        has taken its events. So does this thread if a worker stops while it is told.
+        Others keep what they have: they get their cores before the call with which they begin to compute.
         """
-        self._is_outdated = True
-        while self._is_outdated and self._sharing.acquire(blocking=False):
-            try:
-                self._is_outdated = False
-                self._share_once()
-            finally:
-                self._sharing.release()
-
-    def _share_once(self) -> None:
         with self._lock:
-            workers = list(self._shares)
-        computing = [worker for worker in workers if worker.is_computing]
-        if not computing:
-            return
-        if len(workers) > 1:  # asking takes milliseconds where there are many cores
-            self._known_cores = self._cores()
-        shares = divided(self._known_cores, len(computing))
-        for worker, share in zip(computing, shares, strict=True):
-            if self._is_new(worker, share):
-                worker.start("bind_threads", _ignore, cores=share, workers=len(computing))
-
-    def _is_new(self, worker: WorkerProcess, share: Cores) -> bool:
-        """Note the cores of a worker, and return whether it had others. Those of one that has ended are not noted."""
-        with self._lock:
-            is_new = self._shares.get(worker, share) != share
-            self._shares.update({worker: share} if is_new else {})
-            return is_new
+            computing = [worker for worker in self._shares if worker.is_computing]
+            if not computing:
+                return
+            if len(self._shares) > 1:  # asking takes milliseconds where there are many cores
+                self._known_cores = self._cores()
+            shares = divided(self._known_cores, len(computing))
+            for worker, share in zip(computing, shares, strict=True):
+                if self._shares[worker] != share:
+                    self._shares[worker] = share
+                    worker.start("bind_threads", _ignore, cores=share, workers=len(computing))
 
 
 def divided(cores: Sequence[list[int]], count: int) -> list[Cores]:

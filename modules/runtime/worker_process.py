@@ -28,6 +28,7 @@ from modules.runtime.address_concealer import AddressConcealer
 from modules.runtime.node_watch import NodeWatch
 from modules.system import child_process, cpu_memory
 from modules.system.cancellation import Cancelled, on_cancel
+from modules.system.pipe_writer import PipeWriter
 
 TAIL_LINES = 12
 LINE_BYTES = 1000
@@ -103,8 +104,7 @@ class WorkerProcess:
         self._numbers = itertools.count(1)
         self._calls: dict[int, tuple[str, Deliver]] = {}
         self._grammars: dict[int, str] = {}  # of calls under way, the beginnings
-        self._lock = threading.Lock()  # of the calls
-        self._writing = threading.Lock()  # a busy child may take a while to read a request: events arrive meanwhile
+        self._lock = threading.Lock()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended = ended
         self._nodes, self._conceal = nodes, conceal
@@ -124,6 +124,8 @@ class WorkerProcess:
             env=child_environment(overlay, waiting),
             start_new_session=True,  # Ctrl-C in the terminal reaches the server only; the child ends with its pipe
         )
+        assert self._child.stdin is not None
+        self._requests = PipeWriter(self._child.stdin)  # a busy child may take a while to read them
         self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._stderr_reader.start()
         threading.Thread(target=self._dispatch, daemon=True).start()
@@ -241,16 +243,10 @@ class WorkerProcess:
         Running and later calls end with Unloaded.
         """
         self._closing = True
-        threading.Thread(target=self._close_pipe, daemon=True).start()
+        self._requests.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(GRACE_SECONDS)
         self.kill()
-
-    def _close_pipe(self) -> None:
-        """Close the pipe, once a request is written that the child may never read."""
-        with contextlib.suppress(OSError):
-            if self._child.stdin is not None:
-                self._child.stdin.close()
 
     def kill(self) -> None:
         """Kill the child and wait until a server that it has started has ended, too.
@@ -263,12 +259,7 @@ class WorkerProcess:
         self._stderr_reader.join(SERVER_GRACE_SECONDS)
 
     def _write(self, request: list[Json]) -> None:
-        line = quick_json.encode(request) + b"\n"
-        # A dying child breaks the pipe; `_dispatch` reports its death to all callers.
-        with contextlib.suppress(OSError, ValueError), self._writing:
-            assert self._child.stdin is not None
-            self._child.stdin.write(line)
-            self._child.stdin.flush()
+        self._requests.send(quick_json.encode(request) + b"\n")
 
     def _dispatch(self) -> None:
         assert self._child.stdout is not None
@@ -307,6 +298,7 @@ class WorkerProcess:
     def _report_death(self) -> None:
         """End all calls with the cause of death: the exit code and the last lines of stderr."""
         exit_code = self._child.wait()
+        self._requests.close()
         self._stderr_reader.join(timeout=1.0)
         operations = set(self._operations())
         activity = next((name for name in _ACTIVITIES if name in operations), "")

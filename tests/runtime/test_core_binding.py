@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -139,11 +138,8 @@ def test_cores_are_shared_while_a_long_request_waits_for_room_in_the_pipe(
     second.start("generate", answers.append, prompt="hello", params={})
     for _ in range(3):
         second.start("pieces", answers.append, text="1 " * 8_000)
-    text = {"text": "b " * 500_000}
-    threading.Thread(target=second.start, args=("count", answers.append), kwargs=text, daemon=True).start()
-    time.sleep(0.2)
-    threading.Thread(target=compute, args=(first,), daemon=True).start()
-    time.sleep(0.2)
+    second.start("count", answers.append, text="b " * 500_000)
+    compute(first)
     os.kill(second.pid, signal.SIGCONT)
     wait_until(lambda: len(answers) >= 5)
 

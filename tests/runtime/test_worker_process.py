@@ -122,9 +122,7 @@ def test_answers_arrive_while_a_long_request_waits_for_room_in_the_pipe(echo: Wo
     os.kill(echo.pid, signal.SIGSTOP)
     echo.start("count", answers.append, text="a")
     echo.start("pieces", answers.append, text="1 " * 15_000)
-    args = {"text": "b " * 500_000}
-    threading.Thread(target=echo.start, args=("count", answers.append), kwargs=args, daemon=True).start()
-    time.sleep(0.3)
+    echo.start("count", answers.append, text="b " * 500_000)
     os.kill(echo.pid, signal.SIGCONT)
     assert wait_until(lambda: len(answers) == 3, 10)
 
@@ -203,9 +201,7 @@ def test_closing_kills_a_worker_that_does_not_read_its_requests(
 ) -> None:
     monkeypatch.setattr(worker_process, "GRACE_SECONDS", 0.2)
     os.kill(echo.pid, signal.SIGSTOP)
-    args = {"text": "b " * 500_000}
-    threading.Thread(target=echo.start, args=("count", lambda _: None), kwargs=args, daemon=True).start()
-    time.sleep(0.3)
+    echo.start("count", lambda _: None, text="b " * 500_000)
     closing = threading.Thread(target=echo.close, daemon=True)
     closing.start()
     closing.join(5)
