@@ -19,12 +19,11 @@ def test_imports_keep_the_contracts_of_import_linter() -> None:
     assert run.returncode == 0, run.stdout
 
 
-def test_heavy_packages_are_not_imported_before_they_are_needed(subtests: pytest.Subtests) -> None:
-    for module in ("server", "modules.app", "modules.chat.prompt", "modules.worker"):
-        program = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
-        run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
-        with subtests.test(module=module):
-            assert run.stdout == "[]\n", run.stderr
+@pytest.mark.parametrize("module", ["server", "modules.app", "modules.chat.prompt", "modules.worker"])
+def test_heavy_packages_are_not_imported_before_they_are_needed(module: str) -> None:
+    program = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "[]\n", run.stderr
 
 
 def test_modules_shared_with_workers_import_only_the_standard_library() -> None:
