@@ -166,7 +166,7 @@ class _Processes:
                 kept = turn.process is not None and len(self._idle) < KEPT_PROCESSES
                 if turn.process is not None and kept:
                     self._idle.append(turn.process)
-                self._changed.notify()
+                self._changed.notify_all()  # they wait for different things
             if turn.process is not None and not kept:
                 turn.process.kill()
 
