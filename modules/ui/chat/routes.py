@@ -31,6 +31,7 @@ from modules.ui.chat.bodies import MAX_TEXT, Id, Nothing, Rev, checked_template_
 from modules.ui.chat.event_stream import EventStream, version_of
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.setup_routes import Mode, Name, add_setup_routes
+from modules.ui.chat.uploads import Uploads
 from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import ErrorRoute, Page, download, language_of
 from modules.ui.sent_values import Body
@@ -205,12 +206,12 @@ def _add_prompts(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.post("/count")
     def count_new(request: Request, body: Count) -> Json:
         new = app.setup.new(body.mode, persona=body.persona, system=body.system)
-        return _count(app, visitors.store(request.scope), new, body, visitors)
+        return _count(app, visitors.store(request.scope), new, body, visitors.uploads(request.scope))
 
     @router.post("/{id}/count")
     def count(request: Request, id: Id, body: Count) -> Json:
         store = visitors.store(request.scope, id)
-        return _count(app, store, store.read(id), body, visitors)
+        return _count(app, store, store.read(id), body, visitors.uploads(request.scope))
 
     @router.post("/{id}/prompt")
     def prompt(request: Request, id: Id, body: Nothing) -> Json:
@@ -224,12 +225,12 @@ def _add_prompts(router: APIRouter, app: App, visitors: Visitors) -> None:
         return {"receipt": paper, "prompt": prompt.decode("utf-8", "replace") if prompt else ""}
 
 
-def _count(app: App, store: ConversationStore, conversation: Conversation, body: Count, visitors: Visitors) -> Json:
+def _count(app: App, store: ConversationStore, conversation: Conversation, body: Count, uploads: Uploads) -> Json:
     """Return how many tokens the next prompt has; `tokens` is None if no model is there to count them."""
     if app.models.status.state != "ready":
         return {"tokens": None, "context": 0}
     model = app.models.current
-    attachments = visitors.uploads.find([one.sha256 for one in body.attachments])
+    attachments = uploads.find([one.sha256 for one in body.attachments])
     if body.text.strip() or attachments:
         conversation.add("user", body.text, attachments=attachments)
     if not conversation.path():
@@ -263,7 +264,7 @@ def _add_files(router: APIRouter, app: App, visitors: Visitors) -> None:
         data, store = await request.body(), visitors.store(request.scope, id)
         if id and not store.has(id):  # perhaps it was incognito: its files must not reach the disk
             raise ConversationNotFound(id)
-        attachment = await run_in_threadpool(visitors.uploads.add, store, name, data)
+        attachment = await run_in_threadpool(visitors.uploads(request.scope).add, store, name, data)
         if app.models.status.state == "ready":
             refuse_pictures(app.models.current, [attachment])
         return {"name": attachment.name, "kind": attachment.kind, "sha256": attachment.sha256, "size": attachment.size}

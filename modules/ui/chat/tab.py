@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 from modules.chat.participants import INSTRUCT
 from modules.chat.pictures import refuse_pictures
@@ -21,6 +22,7 @@ from modules.loaders.registry import find_loader
 from modules.runtime.loaded_model import GENERATE, LoadedModel
 from modules.runtime.model_source import page_model
 from modules.ui.chat.bodies import MAX_TEXT, checked_template_kwargs
+from modules.ui.chat.uploads import Uploads
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
@@ -91,19 +93,19 @@ class ChatTab:
         sent = sent_by(event)
         answer: dict[str, Json] = {"n": sent.get("n"), "sent": sent.get("action") == "send"}
         try:
-            store = self._visitors.store(request.request.scope, text_in(sent.get("conversation")))
-            answer["id"] = self._start(store, sent, values)
+            answer["id"] = self._start(request.request.scope, sent, values)
         except WebUIError as error:
             answer["error"] = self._page.alert(error)
             if isinstance(error, NoModelLoaded | WorkerDied) and self._page.owner:
                 answer["load"] = self._app.default_model()
         return {self.bridge: json.dumps(answer)}
 
-    def _start(self, store: ConversationStore, sent: Mapping[str, Json], values: Values) -> str:
+    def _start(self, scope: Mapping[str, Any], sent: Mapping[str, Json], values: Values) -> str:
         model, id = page_model(self._app.models), text_in(sent.get("conversation"))
+        store, uploads = self._visitors.store(scope, id), self._visitors.uploads(scope)
         source = model if isinstance(model, LoadedModel) else find_loader(self._app.models.status.loader)
         samplers = source.samplers
-        request = self._request(store, id, sent, values, samplers)
+        request = self._request(store, uploads, sent, values, samplers)
         if isinstance(model, LoadedModel):  # else the run checks this when it has woken the model
             model.require(GENERATE)
             refuse_pictures(model, request.attachments)
@@ -111,7 +113,12 @@ class ChatTab:
         return self._app.runs.start(store, id, request, model, new).conversation
 
     def _request(
-        self, store: ConversationStore, id: str, sent: Mapping[str, Json], values: Values, samplers: frozenset[str]
+        self,
+        store: ConversationStore,
+        uploads: Uploads,
+        sent: Mapping[str, Json],
+        values: Values,
+        samplers: frozenset[str],
     ) -> ReplyRequest:
         """Return what the script asks for. Whatever a hand-made request sent is checked here or by the run."""
         action, message, seen = text_in(sent.get("action")), text_in(sent.get("message")), sent.get("rev")
@@ -125,7 +132,7 @@ class ChatTab:
         params = self._parameters.params(values, samplers)
         template_kwargs = checked_template_kwargs(sent.get("template_kwargs"))
         if action == "again":
-            action, slip = "regenerate", store.read(id).message(message).receipt
+            action, slip = "regenerate", store.read(text_in(sent.get("conversation"))).message(message).receipt
             params = {**params, **parameters_again(slip)}
             template_kwargs = template_kwargs_again(slip)
         return ReplyRequest(
@@ -133,7 +140,7 @@ class ChatTab:
             params,
             text=text_in(sent.get("text")),
             message=message,
-            attachments=self._visitors.uploads.of_message(_files(sent.get("attachments"))),
+            attachments=uploads.of_message(_files(sent.get("attachments"))),
             start_with=text_in(sent.get("start_with")),
             seen=seen if isinstance(seen, int) else None,
             template_kwargs=template_kwargs,

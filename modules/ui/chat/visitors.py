@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from modules.app import App
+from modules.conversations.folder import MAX_MEMORY_BYTES
 from modules.conversations.store import ConversationStore
 from modules.notebook.store import NotebookStore
 from modules.ui.chat.uploads import Uploads
@@ -24,11 +25,12 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 class Kept(NamedTuple):
-    """The stores of one visitor, kept in memory. Incognito conversations are in one that is never on the disk."""
+    """What one visitor has. Incognito conversations are in a store that is never on the disk."""
 
     conversations: ConversationStore
     notebooks: NotebookStore
     incognito: ConversationStore
+    uploads: Uploads
 
 
 class Visitors:
@@ -38,9 +40,8 @@ class Visitors:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self.uploads = Uploads()
         self._lock = threading.Lock()
-        self._owner = Kept(app.conversations, app.notebooks, ConversationStore(None))
+        self._owner = Kept(app.conversations, app.notebooks, ConversationStore(None), Uploads())
         self._users: dict[str, Kept] = {}
         self._guests: OrderedDict[str, Kept] = OrderedDict()  # the one used last comes last
 
@@ -58,6 +59,10 @@ class Visitors:
         """Return the notebook of whoever sent the request."""
         return self._kept(scope).notebooks
 
+    def uploads(self, scope: Mapping[str, Any]) -> Uploads:
+        """Return the files that whoever sent the request has uploaded for messages."""
+        return self._kept(scope).uploads
+
     def _kept(self, scope: Mapping[str, Any]) -> Kept:
         if not self._app.flags.on("multi_user"):
             return self._owner
@@ -65,7 +70,7 @@ class Visitors:
             with self._lock:
                 if user not in self._users:
                     stores = (self._app.conversations_of(user), self._app.notebooks_of(user))
-                    self._users[user] = Kept(*stores, ConversationStore(None))
+                    self._users[user] = Kept(*stores, ConversationStore(None), Uploads())
                 return self._users[user]
         return self._kept_of_guest(_guest(scope))
 
@@ -82,7 +87,8 @@ class Visitors:
         with self._lock:
             kept = self._guests.pop(token, None) if token else None
             if kept is None:
-                kept = Kept(ConversationStore(None), NotebookStore(None), ConversationStore(None))
+                stores = (ConversationStore(None), NotebookStore(None), ConversationStore(None))
+                kept = Kept(*stores, Uploads(MAX_MEMORY_BYTES))
             if token:
                 self._guests[token] = kept
                 if len(self._guests) > MAX_GUESTS:

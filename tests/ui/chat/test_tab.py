@@ -46,7 +46,7 @@ def visitors(app: App) -> Visitors:
 @pytest.fixture
 def upload(app: App, visitors: Visitors) -> Callable[[str, bytes], str]:
     """Upload a file and return its hash."""
-    return lambda name, data: visitors.uploads.add(app.conversations, name, data).sha256
+    return lambda name, data: visitors.uploads({}).add(app.conversations, name, data).sha256
 
 
 @pytest.fixture

@@ -50,3 +50,27 @@ def test_only_the_last_files_are_kept_for_a_message(monkeypatch: pytest.MonkeyPa
     kept, store = uploads.Uploads(), ConversationStore(None)
     hashes = [kept.add(store, f"{text}.txt", text.encode()).sha256 for text in ("a", "b", "a", "c")]
     assert [one.name for one in kept.find(hashes)] == ["a.txt", "a.txt", "c.txt"]
+
+
+def test_files_of_much_text_are_not_all_kept_for_a_message() -> None:
+    kept, store = uploads.Uploads(most_text=4), ConversationStore(None)
+    hashes = [kept.add(store, f"{text}.txt", text.encode()).sha256 for text in ("abc", "ef", "g", "hijkl")]
+    assert [one.name for one in kept.find(hashes[:3])] == []
+    assert [one.name for one in kept.find(hashes[3:])] == ["hijkl.txt"], "the last one is kept whatever its length"
+
+
+def test_visitors_attach_only_files_that_they_have_uploaded_themselves(make_app: Callable[..., App]) -> None:
+    kept = Visitors(make_app("--multi-user"))
+    ann, bob = {LOGIN: "ann"}, {LOGIN: "bob"}
+    for scope, name in ((ann, "of Ann.txt"), (guest("a" * 22), "of a guest.txt")):
+        secret = kept.uploads(scope).add(kept.store(scope), name, b"secret").sha256
+        assert kept.uploads(scope).find([secret])[0].name == name
+    assert kept.uploads(bob).find([secret]) == kept.uploads(guest("b" * 22)).find([secret]) == ()
+    assert kept.uploads(ann).find([secret])[0].name == "of Ann.txt"
+
+
+def test_a_file_has_the_name_that_it_was_attached_by() -> None:
+    kept, store = uploads.Uploads(), ConversationStore(None)
+    hashes = [kept.add(store, name, b"the same").sha256 for name in ("first.txt", "第二.txt")]
+    named = kept.of_message([(hashes[0], "first.txt"), (hashes[1], "第二.txt")])
+    assert [one.name for one in named] == ["first.txt", "第二.txt"]
