@@ -109,13 +109,16 @@ class Generation:
         return self._limits.may_resume and takes_ids and is_plain and not prompt.messages
 
     async def _tried(self, request: GenerateRequest, answer: AnswerSoFar) -> None:
-        """Send a request, again as long as it has brought nothing and `Retries` allows it."""
+        """Send a request, again or amended as long as it has brought nothing and that may help."""
         retries = Retries()
         while True:
             self._has_begun = False
             try:
                 return await self._send(request, answer)
             except WebUIError as error:
+                if not self._has_begun and (other := request.amended(error)) is not None:
+                    request = other
+                    continue
                 pause = None if self._has_begun or answer.is_complete else retries.pause_after(error)
                 if answer.is_complete:
                     return None  # only the counts are missing

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from modules.core.errors import WebUIError
 from modules.core.events import Json
+from modules.core.server_errors import ServerRefused
 from modules.engines.served import parameters
 from modules.engines.served.openai_events import (
     CHAT,
@@ -22,6 +25,8 @@ from modules.loaders.server_samplers import SERVER_SAMPLERS
 MOST_CANDIDATES = 20
 MOST_STOPS = 4
 """OpenAI refuses more strings that end an answer. The engine finds the others itself."""
+LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
+"""The field of the longest answer. OpenAI's reasoning models refuse the first name, other servers ignore the second."""
 _NEUTRAL = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
@@ -30,6 +35,7 @@ class OpenAi(UncountedServer):
 
     samplers = SERVER_SAMPLERS["openai"]
     health = "/v1/models"
+    _limit = LIMIT
 
     def request(
         self, prompt: ServedPrompt, params: Mapping[str, Json], *, ids: bool = False, interval: int = 1
@@ -40,15 +46,26 @@ class OpenAi(UncountedServer):
             raise parameters.missing("Continue", "续写")
         body = stream_fields(self.facts.model) | self.sampling(params)
         if limit := parameters.most_tokens(params, prompt, self.facts):
-            body["max_tokens"] = limit
+            body[self._limit] = limit
         top = params["top_logprobs"]
         if top is not None:
             parameters.limited("top_logprobs", top, MOST_CANDIDATES)
         if prompt.messages:
             listed = {} if top is None else {"logprobs": True, "top_logprobs": top}
-            return GenerateRequest(CHAT, {**body, "messages": messages_of(prompt), **listed}, ChatReader(top))
+            amended = partial(self._amended, self._limit, prompt, params)
+            body |= {"messages": messages_of(prompt), **listed}
+            return GenerateRequest(CHAT, body, ChatReader(top), amended=amended)
         listed = {} if top is None else {"logprobs": top}
         return GenerateRequest(COMPLETIONS, {**body, "prompt": prompt.text, **listed}, completion_reader(top))
+
+    def _amended(
+        self, sent: str, prompt: ServedPrompt, params: Mapping[str, Json], error: WebUIError
+    ) -> GenerateRequest | None:
+        """Return the request with NEW_LIMIT if the server has asked for that; later ones then have it at once."""
+        if sent == NEW_LIMIT or not isinstance(error, ServerRefused) or NEW_LIMIT not in error.words:
+            return None
+        self._limit = NEW_LIMIT
+        return self.request(prompt, params)
 
     def sampling(self, params: Mapping[str, Json]) -> dict[str, Any]:
         """Return the parameters that are set: a model may refuse some of them, whatever their values are."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from modules.core.errors import WebUIError
 from modules.core.events import Json, Note, TokenLogprobs
 from modules.core.server_errors import ServerError
 from modules.engines.engine_protocol import Operations
@@ -153,13 +154,15 @@ Raises ValueError for what the server could not have sent.
 class GenerateRequest:
     """A POST request that starts a generation, and how to `read` the events of the answer, in their order.
 
-    They are server-sent events, or lines of JSON.
+    They are server-sent events, or lines of JSON. `amended` returns the request to send instead after an error that
+    came before the answer, None if that is final.
     """
 
     path: str
     body: Mapping[str, Json]
     read: Read
     is_ndjson: bool = False
+    amended: Callable[[WebUIError], GenerateRequest | None] = lambda error: None
 
 
 def known_counts(**counts: Json) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from modules.engines.served import generation, outbox, retries
 from modules.engines.served.engine import ServedEngine
 from modules.engines.served.generation import Limits
 from modules.engines.served.llama_server import LlamaServer
+from modules.engines.served.openai import OpenAi
 from modules.engines.served.server_connection import ServerConnection
 from modules.engines.served.server_kind import ServerFacts
 from modules.engines.served.target import Target
@@ -238,6 +239,36 @@ def test_a_busy_server_makes_the_request_wait(
     server.add(PATH, Reply(429, headers={"Retry-After": "30"}, json={"error": "too many"}))
     _, failed = generated(engine)
     assert isinstance(failed, Failed) and isinstance(failed.error, ServerBusy) and "too many" in str(failed.error)
+
+
+def test_an_answer_is_limited_by_the_name_that_the_server_asks_for(server: FakeServer) -> None:
+    refused = {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}}
+
+    def answer(request: Request) -> Reply:
+        whole = stream(data({"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]}), END)
+        return Reply(400, json=refused) if "max_tokens" in request.json() else whole
+
+    server.add("/v1/chat/completions", answer)
+    connection = ServerConnection(Target(server.url))
+    facts = ServerFacts("openai", "o", messages=True)
+    engine = ServedEngine(connection, OpenAi(connection.ask, facts), Limits())
+    prompt = Prompt("", messages=({"role": "user", "content": "Hi"},))
+    for _ in range(2):
+        text, done = generated(engine, prompt=prompt, max_new_tokens=9)
+        assert text == "Hi" and isinstance(done, Done)
+    engine.close()
+    bodies = [request.json() for request in server.requests]
+    limits = [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in bodies]
+    assert limits == [(9, None), (None, 9), (None, 9)]
+
+
+def test_a_refusal_of_both_names_is_final(server: FakeServer) -> None:
+    server.add("/v1/chat/completions", Reply(400, json={"error": "max_completion_tokens is too large"}))
+    connection = ServerConnection(Target(server.url))
+    engine = ServedEngine(connection, OpenAi(connection.ask, ServerFacts("openai", "o", messages=True)), Limits())
+    _, end = generated(engine, prompt=Prompt("", messages=({"role": "user", "content": "Hi"},)), max_new_tokens=9)
+    engine.close()
+    assert isinstance(end, Failed) and isinstance(end.error, ServerRefused) and len(server.requests) == 2
 
 
 def test_a_server_that_does_not_run_is_unreachable(server: FakeServer, engine: ServedEngine) -> None:
