@@ -38,7 +38,7 @@ class TemplateChoices:
         never goes on in another format than the chosen one.
         """
         if self._flag:
-            return dataclasses.replace(own, source=self._of_flag, named={}, origin="flag", file=self._flag)
+            return dataclasses.replace(own, source=self._of_flag, named={}, origin="flag", file=Path(self._flag).name)
         name = ""
         try:
             name = self.chosen(own.model)

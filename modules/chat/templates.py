@@ -62,7 +62,8 @@ class ModelTemplate:
     `source` is the template for plain conversations; `named` are the model's other ones. `special_tokens` are texts
     such as that of "bos_token"; the value of additional ones may be a list. `origin` is "model", "chosen" for one that
     was chosen for this model, whose name is `file`, "flag" for the file of --chat-template-file, or "settings" for that
-    of settings.yaml. `fault` is why a chosen template cannot be used. `variables` are what else the template reads.
+    of settings.yaml. `file` names no folder, as guests see it, and receipts. `fault` is why a chosen template cannot be
+    used. `variables` are what else the template reads.
     """
 
     model: str

@@ -119,7 +119,7 @@ def test_the_file_of_the_flag_is_for_all_models(tmp_path: Path, settings: ModelS
         used = choices.apply(own)
         assert (used.origin, used.is_ours) == ("flag", False) and ChatTemplates().render(used, CHAT) == "flag hi"
     (note,) = ChatTemplates().notes(choices.apply(OWN))
-    assert str(file) in note.text["en"] and "--chat-template-file" in note.text["zh"]
+    assert f" {file.name} " in note.text["en"] and "--chat-template-file" in note.text["zh"], "without its folder"
 
 
 def test_a_file_of_the_flag_that_is_no_template_is_reported_at_start(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fastapi import APIRouter, FastAPI
 
 from modules.app import App
@@ -22,8 +20,7 @@ def add_route(server: FastAPI, app: App) -> None:
             return {"model": "", "template": None, "kwargs": []}
         model = app.models.current
         used = app.templates.of(model.record, model.info)
-        name = Path(used.file).name  # guests need not know the folders of the owner
-        about = {"origin": "built in" if used.is_ours else used.origin, "name": name}
+        about = {"origin": "built in" if used.is_ours else used.origin, "name": used.file}
         variables = app.templates.variables(used)
         return {"model": model.record.name, "template": about, "kwargs": [one.to_json() for one in variables]}
 

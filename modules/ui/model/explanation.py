@@ -57,8 +57,8 @@ class Explanation:
             marked = options.mark_error(error, self._trained_context(values))
             return {options.notes: "", self._memory: gr.skip()} | marked | options.install.offer(None)
         wanted = (plan.loader, plan.record.format)
-        if not page.owner and (plan.loader.elsewhere or plan.nodes):
-            explained.pop("calls", None)  # they name other machines
+        if not page.owner:
+            explained.pop("calls", None)  # they name folders and other machines
         notes = model_html.reasons(*self._reasons(plan), page.tr)
         notes += options.install.notes(*wanted, model_html.explanation(explained, page.language, page.tr))
         fit = await asyncio.to_thread(self._app.memory.fit, plan)

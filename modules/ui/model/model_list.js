@@ -66,7 +66,7 @@ const openMenu = (opener, model) => {
       pick(model.name);
       document.querySelector("#tx-opts")?.scrollIntoView({ block: "start" });
     }),
-    item(text("copy_path"), () => copy(model.folder)),
+    item(text("copy_path"), () => copy(model.folder), !model.folder),
     item(text("delete"), () => trigger("delete_model", { name: model.name }), !list().owner || isLoaded || shown.residents.has(model.name)),
   );
   opener.setAttribute("aria-expanded", "true");

@@ -103,7 +103,7 @@ class ModelList:
             "note": tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
             "verdict": kind,
             "fit": tr(f"models_{kind}").format(missing=missing) if kind else "",
-            "folder": str(record.path if record.path.is_dir() else record.path.parent),
+            "folder": str(record.path if record.path.is_dir() else record.path.parent) if self._page.owner else "",
         }
 
     def _deleted(self, entry: BinEntry) -> str:

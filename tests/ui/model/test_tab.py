@@ -409,6 +409,16 @@ def test_guests_do_not_see_the_addresses_of_rpc_nodes(make_tab: Callable[..., An
         assert tab.plan(form(tab)).nodes == ("node-a:50052",), "the model is loaded with them"
 
 
+def test_guests_do_not_see_the_folders_of_the_owner(make_tab: Callable[..., Any], tmp_path: Path) -> None:
+    template = tmp_path / "mine.jinja"
+    template.write_text("{{ messages[0].content }}")
+    for flags, sees in (((), True), (("--multi-user",), False)):
+        tab = make_tab("--chat-template-file", str(template), *flags)
+        explained = str(asyncio.run(tab.explain(form(tab))))
+        assert (str(tmp_path) in explained) is sees and "template mine.jinja" in explained
+        assert (str(tmp_path) in str(tab.list_models(None))) is sees
+
+
 def test_a_form_that_is_filled_in_may_still_show_another_models_loader(make_app: MakeApp) -> None:
     """A text box reports the value that it is given, maybe before the menu of loaders, and Gradio would refuse that."""
     with page_parts() as blocks:
