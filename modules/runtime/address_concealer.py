@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import TypeVar
@@ -16,6 +17,8 @@ from modules.runtime.load_plan import LoadPlan
 HIDDEN = "…"
 _URL = r"\b[a-z]{2,10}://[^\s\"'<>`，。；（）]+"
 _IPV4 = r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?(?![\d.])"
+_IPV6 = re.compile(r"(?<![\w:.])[0-9a-f]*:[0-9a-f:.]*[0-9a-f](?:%\w+)?(?!\w)", re.IGNORECASE)
+"""What may be an address, or a time of day."""
 
 E = TypeVar("E", bound=WebUIError)
 
@@ -44,10 +47,18 @@ class AddressConcealer:
         if isinstance(fact, str):
             if fact in self._origins:
                 return {"en": f"{self._name}'s server", "zh": f"{self._name} 的服务器"}
-            return self._address.sub(HIDDEN, fact)
+            return self._address.sub(HIDDEN, _IPV6.sub(_without_ipv6, fact))
         if isinstance(fact, Mapping):
             return {key: self._concealed(value) for key, value in fact.items()}
         return fact
+
+
+def _without_ipv6(match: re.Match[str]) -> str:
+    try:
+        ipaddress.IPv6Address(match[0])
+    except ValueError:
+        return match[0]
+    return HIDDEN
 
 
 def _spellings(url: str) -> frozenset[str]:

@@ -44,6 +44,8 @@ def test_what_a_server_says_is_kept_without_addresses() -> None:
         ("model m is not at https://gpu.example.com:8443/v1, ask admin", "model m is not at … ask admin"),
         ("upstream 10.0.0.7:8000 failed; GPU.example.com:9 too", "upstream … failed; … too"),
         ("proxy http://user:pw@inner/x refused", "proxy … refused"),
+        ("dial tcp [2001:DB8::5]:443: timeout", "dial tcp […]:443: timeout"),
+        ("at fe80::1%eth0, ::ffff:10.0.0.7; add: std::bad_alloc", "at …, …; add: std::bad_alloc"),
         ("context is 4096, version 1.2.3, 12:30:01", "context is 4096, version 1.2.3, 12:30:01"),
     ):
         for error in (ServerRefused(ORIGIN, 400, words), ServerBrokeOff(ORIGIN, both(words)), LoraRefused("l", words)):
