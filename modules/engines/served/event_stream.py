@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
+
 LONGEST_EVENT = 8 << 20
 """Bytes. The last event of a llama-server repeats the prompt."""
 
@@ -11,10 +13,14 @@ class EventTooLong(ValueError):
 
 
 class LineSplitter:
-    """Lines of a body that arrives in chunks, however it is cut. The ends are LF, CRLF or CR."""
+    """Lines of a body that arrives in chunks, however it is cut. The ends are LF, CRLF or CR.
+
+    A byte order mark before the first one, as programs in .NET write it, is left out.
+    """
 
     def __init__(self) -> None:
         self._begun = bytearray()
+        self._is_first = True
         self._ends_with_return = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -25,6 +31,9 @@ class LineSplitter:
         if lines and self._begun:
             lines[0] = bytes(self._begun) + lines[0]
             self._begun.clear()
+        if lines and self._is_first:
+            lines[0] = lines[0].removeprefix(BOM_UTF8)
+            self._is_first = False
         self._begun += rest
         if len(self._begun) > LONGEST_EVENT:
             raise EventTooLong
@@ -32,7 +41,7 @@ class LineSplitter:
 
     def finish(self) -> list[bytes]:
         """Return the last line if nothing ends it."""
-        rest = bytes(self._begun)
+        rest = bytes(self._begun).removeprefix(BOM_UTF8 if self._is_first else b"")
         self._begun.clear()
         return [rest] if rest else []
 

@@ -48,6 +48,14 @@ def test_lines_of_json_do_not_depend_on_how_the_body_is_cut(subtests: pytest.Sub
             assert events(JsonLines(), cut(body, size)) == expected
 
 
+def test_a_byte_order_mark_at_the_beginning_costs_no_event() -> None:
+    mark = b"\xef\xbb\xbf"
+    for size in (1, 2, 4, 100):
+        assert events(ServerSentEvents(), cut(mark + b"data: one\n\ndata: " + mark + b"\n\n", size)) == [b"one", mark]
+        assert events(JsonLines(), cut(mark + b'{"a": 1}\n{}', size)) == [b'{"a": 1}', b"{}"]
+        assert events(JsonLines(), cut(mark + b"{}", size)) == [b"{}"]
+
+
 def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "LONGEST_EVENT", 100)
     for decoder in (JsonLines(), ServerSentEvents()):
