@@ -185,8 +185,7 @@ class ModelBin:
         problems = []
         for entry in expired:
             try:
-                with contextlib.suppress(FileNotFoundError):  # another process deletes it, too
-                    shutil.rmtree(self._folder / entry.id)
+                _delete_for_good(self._folder / entry.id)
             except OSError as error:
                 problems.append(error)
         if problems:
@@ -230,6 +229,13 @@ def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
             with contextlib.suppress(OSError):
                 os.rename(target, source)
         raise
+
+
+def _delete_for_good(folder: Path) -> None:
+    """Delete an entry, its description last, without which files that cannot be deleted would no longer be listed."""
+    for path in (folder,) if folder.is_symlink() else (folder / _FILES, folder):
+        with contextlib.suppress(FileNotFoundError):  # another process deletes it, too
+            shutil.rmtree(path)
 
 
 def _write_entry(folder: Path, entry: BinEntry) -> None:

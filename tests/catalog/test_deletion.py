@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -206,6 +207,29 @@ def test_what_cannot_be_deleted_for_good_is_not_reported_as_deleted(tmp_path: Pa
     with pytest.raises(BinNotEmptied):
         bin_.empty()
     assert bin_.entries() == [kept], f"{other.id} was tried too"
+    assert (tmp_path / "elsewhere" / "files" / "a.gguf").exists(), "what a link leads to is not touched"
+
+
+def test_what_cannot_be_deleted_for_good_stays_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "busy" / "a.gguf", gguf())
+    entry, bin_ = delete(tmp_path, "busy/a.gguf"), ModelBin(tmp_path)
+    remove_folder, list_folder = os.rmdir, os.scandir
+
+    def list_sorted(path: int) -> contextlib.AbstractContextManager[list[os.DirEntry[str]]]:
+        with list_folder(path) as found:
+            return contextlib.nullcontext(sorted(found, key=lambda listed: listed.name))  # entry.json is the first
+
+    def refuse(path: str, **options: int) -> None:
+        if Path(path).name == "busy":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        remove_folder(path, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(BinNotEmptied):
+        patched.setattr(os, "rmdir", refuse)
+        patched.setattr(os, "scandir", list_sorted)
+        bin_.empty()
+    assert bin_.entries() == [entry]
+    assert bin_.empty() == entry.size and tree(tmp_path) == [BIN]
 
 
 @pytest.mark.parametrize("entry_id", ["", "../..", "0000000000-zzzzzzzz", "1234567890-abcdef01", "."])
