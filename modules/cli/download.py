@@ -47,6 +47,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "moved": "{revision} now points to another commit; starting over.",
         "done": "Saved to {folder}: {count} files, {size}, all verified (against the hashes listed by {host}).",
         "stopped": "Stopped. Downloaded data is kept; run the same command to continue.",
+        "paused_elsewhere": "Another process has paused it. Run the same command to continue.",
         "file": "file {index}/{count}",
         "ok": "ok       {path}",
         "missing": "missing  {path}",
@@ -64,6 +65,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "moved": "{revision} 已指向新的版本，重新开始下载。",
         "done": "已保存到 {folder}：{count} 个文件，{size}，全部校验通过（校验值来自 {host}）。",
         "stopped": "已停止。已下载的部分会保留，再次运行相同命令即可继续。",
+        "paused_elsewhere": "另一进程已将其暂停。再次运行相同命令即可继续。",
         "file": "文件 {index}/{count}",
         "ok": "正确  {path}",
         "missing": "缺少  {path}",
@@ -147,18 +149,21 @@ class DownloadCommand:
             view = self._run(spec)
         finally:
             self._downloads.close()
+        if view.state == "paused":
+            print(self._words["paused_elsewhere"], file=sys.stderr)
+            return 1
         facts = {"folder": view.folder, "count": len(selection.files), "size": format_size(selection.size)}
         print(self._words["done"].format(**facts, host=view.host))
         return 0
 
     def _run(self, spec: DownloadSpec) -> JobView:
-        """Download until the job is done. Raises the error with which it fails."""
+        """Download until the job is done, or paused by another process. Raises the error with which it fails."""
         if self._options["clean"]:
             self._cancel_existing(spec)
         job, progress = self._downloads.start(spec), ProgressDisplay(sys.stdout, self._words)
         while True:
             view = next((view for view in self._downloads.snapshot() if view.id == job), None)
-            if view is None:  # another process had the job, and has finished or cancelled it
+            if view is None or view.interrupted:  # another process had the job, and has finished, cancelled or left it
                 job = self._downloads.start(spec)
             elif view.moved:
                 progress.print(self._words["moved"].format(revision=spec.revision))
@@ -166,7 +171,7 @@ class DownloadCommand:
             elif view.error:
                 progress.end()
                 raise view.error
-            elif view.state == "done":
+            elif view.state in ("done", "paused"):
                 progress.end()
                 return view
             else:

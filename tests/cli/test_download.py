@@ -18,8 +18,10 @@ from modules.cli import download, download_flags
 from modules.cli.download import DownloadCommand
 from modules.cli.download_progress import ProgressDisplay
 from modules.core.paths import ROOT
+from modules.downloads.manager import DownloadManager
 from modules.downloads.record import DownloadSpec
 from modules.downloads.view import JobView
+from modules.hub.client import HubClient
 from tests.support.checkpoint_files import put
 from tests.support.downloading import noise, until
 from tests.support.hub_server import Content, HubServer
@@ -319,6 +321,31 @@ def test_a_branch_that_has_moved_since_the_interruption_is_downloaded_anew(
     assert command(hub, tmp_path).download() == 0
     assert files(tmp_path / "user_model") == expected(*PRESELECTED, repository=changed)
     assert "main now points to another commit; starting over." in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_the_command_ends_with_a_download_of_another_process_that_is_paused_and_takes_over_one_that_is_left(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, paused: bool
+) -> None:
+    monkeypatch.setattr(download, "_POLL_SECONDS", 0.01)
+    hub.fault("model.safetensors", origin="cdn", stall_after=1_000_000)
+    attached = command(hub, tmp_path)
+    _, spec = attached._select()
+    other = DownloadManager({"model": tmp_path, "lora": tmp_path}, lambda: [HubClient(hub.url)])
+    job = other.start(spec)
+    until(lambda: other.snapshot()[0].done > 500_000)
+
+    def shown(_: ProgressDisplay, view: JobView) -> None:
+        if view.elsewhere:
+            hub.faults.clear()
+            if paused:
+                other.pause(job)
+            other.close()
+
+    monkeypatch.setattr(ProgressDisplay, "show", shown)
+    assert attached.download() == (1 if paused else 0)
+    assert ("Another process has paused it." in capsys.readouterr().err) == paused
+    assert (tmp_path / "user_model").exists() != paused
 
 
 def test_files_of_another_size_and_folders_in_their_place_are_damaged(
