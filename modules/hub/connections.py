@@ -31,7 +31,8 @@ _HEADERS = {"User-Agent": PRODUCT.replace(" ", "-"), "Accept": "*/*", "Accept-En
 class ConnectionPool:
     """Send GET requests from several threads, keeping up to `size` connections per server.
 
-    Proxies are taken from the environment. Cookies, passwords from ~/.netrc and redirects are ignored.
+    Proxies are taken from the environment; a SOCKS proxy needs PySocks, and connecting to it is not aborted. Cookies,
+    passwords from ~/.netrc and redirects are ignored.
     `connect_seconds` limits connecting, `read_seconds` the time between two received pieces.
     """
 
@@ -152,6 +153,9 @@ class _Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         server_pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if "_socks_options" in server_pool.conn_kw:  # only connections of its own speak to a SOCKS proxy
+            socks_pool: HTTPConnectionPool = server_pool
+            return socks_pool
         connection = _AbortableTlsConnection if server_pool.scheme == "https" else _AbortableConnection
         server_pool.ConnectionCls = functools.partial(connection, self._pool)
         result: HTTPConnectionPool = server_pool

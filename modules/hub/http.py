@@ -25,6 +25,7 @@ from modules.hub.errors import (
     FileNotOnHub,
     MirrorUnreachable,
     NotAHub,
+    ProxyUnusable,
     RateLimited,
     RedirectUnreachable,
     RepositoryNotFound,
@@ -109,13 +110,22 @@ class HttpClient:
         try:
             return self.connections.get(link.url, {**headers, **authorization})
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
-            raise NotAHub(self.host, _BAD_REDIRECT) from error
+            raise self._address_failure(link, error) from error
         except CONNECTION_ERRORS as error:
             failure = self.connection_failure(link, error)
             redirected = origin_of(link.url) != origin_of(self.endpoint)
             if redirected and isinstance(failure, MirrorUnreachable):
                 failure = RedirectUnreachable(self.host, host_of(link.url))
             raise failure from error
+
+    def _address_failure(self, link: Link, error: Exception) -> DownloadError:
+        """Return the error for an invalid address: that of the proxy, or `link`, to which the mirror has redirected."""
+        # The scheme of a link has been checked, so an unknown one is that of the proxy.
+        of_proxy = isinstance(error, (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema))
+        unredirected = origin_of(link.url) == origin_of(self.endpoint)
+        if of_proxy or (unredirected and _uses_proxy(link.url)):
+            return ProxyUnusable()
+        return NotAHub(self.host, _BAD_REDIRECT)
 
     def _redirected(self, link: Link, location: str) -> Link:
         """Return the link that `location` leads to, if a redirect may lead there. Raises NotAHub."""

@@ -17,6 +17,7 @@ from modules.hub.errors import (
     FileNotOnHub,
     MirrorUnreachable,
     NotAHub,
+    ProxyUnusable,
     RateLimited,
     RepositoryNotFound,
     RevisionNotFound,
@@ -205,6 +206,14 @@ def test_a_proxy_that_does_not_answer_is_named_as_the_cause(free_port: int, monk
     monkeypatch.setenv("NO_PROXY", "")
     with pytest.raises(MirrorUnreachable, match="the proxy does not work"):
         HubClient("http://mirror.example", connect_seconds=1).resolve_commit(REPO, "main")
+
+
+@pytest.mark.parametrize("proxy", ["socks://127.0.0.1:9", "http://", "http://[::1", "http://用户:密码@127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_named_as_the_cause(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(ProxyUnusable, match="HTTP_PROXY"):
+        HubClient("http://mirror.example").search("model")
 
 
 def test_a_gated_repository_needs_the_token(served: HubServer, hub: HubClient) -> None:
