@@ -259,13 +259,13 @@ class SearchUnavailable(DownloadError):
 
 @dataclass(eq=False)
 class RateLimited(DownloadError):
-    """`seconds` is the time until the next attempt, at most 300."""
+    """`seconds` is the time until the next request is allowed, at most 300."""
 
     status = 429
     transient = True
     template = {
-        "en": "{host} limits the request rate; retrying in {seconds:.0f} s.",
-        "zh": "{host} 限制了请求频率，{seconds:.0f} 秒后自动重试。",
+        "en": "{host} limits the request rate. Try again in {seconds:.0f} s.",
+        "zh": "{host} 限制了请求频率，请在 {seconds:.0f} 秒后重试。",
     }
     host: str
     seconds: float

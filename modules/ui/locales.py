@@ -847,6 +847,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "{seconds} 秒后重试（第 {attempt}/{attempts} 次）。",
         "Retrying in {seconds} s ({attempt} of {attempts}).",
     ),
+    "dl_rate_limited": (
+        "{host} 限制了请求频率，{seconds} 秒后自动重试。",
+        "{host} limits the request rate; retrying in {seconds} s.",
+    ),
     "dl_saved": (
         "已保存到 {folder}，{count} 个文件，{size}，全部校验通过（校验值来自 {host}）。",
         "Saved to {folder} (files: {count}, {size}). All checksums match those of {host}.",

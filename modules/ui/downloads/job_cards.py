@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from html import escape
@@ -117,7 +116,7 @@ def _waiting(view: JobView, language: str, tr: Tr) -> str:
     assert view.waiting is not None
     seconds = round(view.wait_seconds)
     if isinstance(view.waiting, RateLimited):
-        return dataclasses.replace(view.waiting, seconds=seconds).say(language)
+        return tr("dl_rate_limited").format(host=view.waiting.host, seconds=seconds)
     retry = tr("dl_retry").format(attempt=view.attempt, attempts=view.attempts, seconds=seconds)
     return f"{view.waiting.say(language)} {retry}"
 

@@ -95,6 +95,9 @@ def test_the_current_file_of_several_is_named() -> None:
 def test_a_waiting_job_shows_the_reason_and_a_countdown(language: str) -> None:
     rate_limited = job(waiting=RateLimited("hub", 300), wait_seconds=41.6, attempt=1, attempts=6)
     assert "42" in card(rate_limited, language) and "300" not in card(rate_limited, language)
+    retries = {"zh": "自动重试", "en": "retrying"}[language]
+    failed = job(state="failed", error=RateLimited("hub", 300))
+    assert retries in card(rate_limited, language) and retries not in card(failed, language), "nothing retries that"
     disconnected = job(waiting=MirrorUnreachable("hub", "timeout"), wait_seconds=7.7, attempt=2, attempts=6)
     assert "timeout" in card(disconnected, language) and "8" in card(disconnected, language)
     assert {"zh": "等待中", "en": "Waiting"}[language] in card(disconnected, language)
