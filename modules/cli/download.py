@@ -47,6 +47,8 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "moved": "{revision} now points to another commit; starting over.",
         "done": "Saved to {folder}: {count} files, {size}, all verified (against the hashes listed by {host}).",
         "stopped": "Stopped. Downloaded data is kept; run the same command to continue.",
+        "waiting": "retrying in {seconds} s ({attempt} of {attempts}): {error}",
+        "rate_limited": "{host} limits the request rate; retrying in {seconds} s",
         "paused_elsewhere": "Another process has paused it. Run the same command to continue.",
         "file": "file {index}/{count}",
         "ok": "ok       {path}",
@@ -65,6 +67,8 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "moved": "{revision} 已指向新的版本，重新开始下载。",
         "done": "已保存到 {folder}：{count} 个文件，{size}，全部校验通过（校验值来自 {host}）。",
         "stopped": "已停止。已下载的部分会保留，再次运行相同命令即可继续。",
+        "waiting": "{seconds} 秒后重试（第 {attempt}/{attempts} 次）：{error}",
+        "rate_limited": "{host} 限制了请求频率，{seconds} 秒后自动重试",
         "paused_elsewhere": "另一进程已将其暂停。再次运行相同命令即可继续。",
         "file": "文件 {index}/{count}",
         "ok": "正确  {path}",
@@ -97,7 +101,7 @@ class DownloadCommand:
     """One execution of the command, with the `options` of `download_flags.parse`."""
 
     def __init__(self, options: Mapping[str, Value], environment: Mapping[str, str], language: str) -> None:
-        self._options, self._words = options, _WORDS[language]
+        self._options, self._words, self._language = options, _WORDS[language], language
         token = AccessToken.from_environment(environment)
         self._mirrors = Mirrors(self._text("hf_endpoint"), _endpoint_setting, token)
         output = Path(self._text("output")) if options["output"] else None
@@ -160,7 +164,7 @@ class DownloadCommand:
         """Download until the job is done, or paused by another process. Raises the error with which it fails."""
         if self._options["clean"]:
             self._cancel_existing(spec)
-        job, progress = self._downloads.start(spec), ProgressDisplay(sys.stdout, self._words)
+        job, progress = self._downloads.start(spec), ProgressDisplay(sys.stdout, self._words, self._language)
         while True:
             view = next((view for view in self._downloads.snapshot() if view.id == job), None)
             if view is None or view.interrupted:  # another process had the job, and has finished, cancelled or left it

@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from modules.downloads.view import JobView
+from modules.hub.errors import DownloadError, RateLimited
 
 _LINE_SECONDS = 5.0
 _BAR_WIDTH, _MIN_COLUMNS = 20, 40
 
 
 class ProgressDisplay:
-    """Writes to `output`. `words` maps the states of jobs to texts in the user's language."""
+    """Writes to `output`. `words` maps the states of jobs to texts in the user's `language`."""
 
-    def __init__(self, output: TextIO, words: Mapping[str, str]) -> None:
-        self._output, self._words, self._on_terminal = output, words, output.isatty()
-        self._last_state, self._next_line_at, self._bar_shown = "", 0.0, False
+    def __init__(self, output: TextIO, words: Mapping[str, str], language: str) -> None:
+        self._output, self._words, self._language = output, words, language
+        self._on_terminal = output.isatty()
+        self._last_state: object = None
+        self._next_line_at, self._bar_shown = 0.0, False
 
     def show(self, view: JobView) -> None:
         if self._on_terminal:
@@ -26,7 +29,7 @@ class ProgressDisplay:
             self._write("\r" + _cut(f"{_bar(view)} {self._line(view)}", columns) + "\x1b[K")
             self._bar_shown = True
             return
-        state, now = self._state(view), time.monotonic()
+        state, now = (self._state(view), type(view.waiting), view.attempt), time.monotonic()
         if state != self._last_state or now >= self._next_line_at:
             self._last_state, self._next_line_at = state, now + _LINE_SECONDS
             self._write(self._line(view) + "\n")
@@ -50,6 +53,8 @@ class ProgressDisplay:
         return self._words["elsewhere" if view.elsewhere else view.state].format(host=view.host or "…")
 
     def _line(self, view: JobView) -> str:
+        if view.waiting:
+            return self._waiting(view, view.waiting)
         parts = [self._state(view)]
         if view.total:
             parts.append(f"{100 * view.done // view.total}% {format_size(view.done)}/{format_size(view.total)}")
@@ -58,6 +63,13 @@ class ProgressDisplay:
         if view.index:
             parts.append(f"{self._words['file'].format(index=view.index, count=view.count)} {view.file}")
         return " · ".join(parts)
+
+    def _waiting(self, view: JobView, error: DownloadError) -> str:
+        seconds = round(view.wait_seconds)
+        if isinstance(error, RateLimited):
+            return self._words["rate_limited"].format(host=error.host, seconds=seconds)
+        facts = {"attempt": view.attempt, "attempts": view.attempts, "error": error.say(self._language)}
+        return self._words["waiting"].format(seconds=seconds, **facts)
 
 
 def format_size(count: int) -> str:

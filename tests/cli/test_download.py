@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -245,6 +246,15 @@ def test_max_retries_limits_the_attempts(program: Program) -> None:
     assert len(program.hub.requests("resolve.*model.safetensors")) == 2
 
 
+def test_the_output_says_why_nothing_arrives(program: Program) -> None:
+    program.hub.fault("model.safetensors", origin="hub", status=503, times=1)
+    program.hub.fault("model.safetensors", origin="hub", status=429, headers={"Retry-After": "1"}, times=1)
+    lines = program.run(REPO, "--max-retries", "2").stdout.splitlines()
+    host = program.hub.url.removeprefix("http://")
+    assert any(re.fullmatch(rf"retrying in [012] s \(1 of 2\): Server error on {host} .*", line) for line in lines)
+    assert any(re.fullmatch(rf"{host} limits the request rate; retrying in [01] s", line) for line in lines)
+
+
 # -- checking ----------------------------------------------------------------------------------------------------------
 
 
@@ -383,7 +393,7 @@ def test_a_long_line_of_progress_is_cut_to_the_terminal(monkeypatch: pytest.Monk
     spec = DownloadSpec(REPO, "main", "x")
     view = JobView("1", spec, "downloading", Path(), count=9, index=1, file="模型" * 20, done=500, total=1000)
     output = Terminal()
-    display = ProgressDisplay(output, words)
+    display = ProgressDisplay(output, words, "zh")
     display.show(view)
     shown = "[##########..........] 正在下载 · 50% 500 B/1.0 kB · 文件 1/"
     assert output.getvalue() == f"\r{shown}\x1b[K"
