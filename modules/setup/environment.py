@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.core.errors import InstallFailed, Words
+from modules.core.errors import InstallFailed, Words, both
 from modules.setup import install_errors
 from modules.setup.pip import Pip, PipFailed
 from modules.system import file_lock
@@ -75,10 +75,14 @@ class Environment:
         """
         if self.is_current(requirements):
             return
-        self.log.parent.mkdir(exist_ok=True)
-        with self._exclusive():
-            if not self.is_current(requirements):
-                self._install(requirements, options, while_installing)
+        try:
+            self.log.parent.mkdir(exist_ok=True)
+            with self._exclusive():
+                if not self.is_current(requirements):
+                    self._install(requirements, options, while_installing)
+        except OSError as error:  # in the log there may be nothing
+            cause, words = install_errors.explain(str(error)), str(error)
+            raise InstallFailed(_TITLE, cause or both(words), words if cause else "") from error
 
     def is_current(self, requirements: str) -> bool:
         """Whether .venv works and the present version of the requirements file is installed in it."""

@@ -28,6 +28,10 @@ COMPILE_FAILED: Words = {
     "en": "the compiler reported an error. Check that a working C++17 compiler is installed. Its output follows.",
     "zh": "编译出错。请确认 C++17 编译器可用。编译器输出如下。",
 }
+DENIED: Words = {
+    "en": "a file could not be written or run. Check that the program's folder belongs to you and is not read-only.",
+    "zh": "有文件无法写入或运行。请确认程序所在文件夹属于当前用户，且不是只读的。",
+}
 UNKNOWN: Words = {"en": "pip failed; its output follows.", "zh": "pip 执行失败，其输出如下。"}
 
 # The first match counts. Network errors come before a missing version: pip reports a missing version after both.
@@ -51,6 +55,7 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         COMPILE_FAILED,
     ),
     (r"No matching distribution found", NO_VERSION),
+    (r"\[Errno (13|30)\]", DENIED),
 )
 
 

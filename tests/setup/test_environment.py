@@ -5,6 +5,7 @@ test_start.py runs all of it with real interpreters.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -231,6 +232,20 @@ def test_why_no_environment_can_be_created_is_named_and_logged(project: Project)
         project.environment.ensure(REQUIREMENTS)
     assert "ensurepip is not available" in project.environment.log.read_text()
     assert project.calls() == ["venv"] and not project.environment.folder.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    with monkeypatch.context() as patched, pytest.raises(InstallFailed, match=r"is not read-only.*\n.*logs'") as caught:
+        patched.setattr(Path, "mkdir", refuse)
+        project.environment.ensure(REQUIREMENTS)
+    assert "只读" in caught.value.say("zh")
+    (project.root / "logs").touch()
+    with pytest.raises(InstallFailed, match=r"File exists: '.*logs'"):
+        project.environment.ensure(REQUIREMENTS)
+    assert project.calls() == []
 
 
 def test_too_little_disk_space_is_an_error_before_anything_is_changed(
