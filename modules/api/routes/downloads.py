@@ -13,7 +13,7 @@ from modules.api.internal_schemas import DownloadRequest, JobRequest, ResumeRequ
 from modules.api.routes.models import owners_only
 from modules.app import App
 from modules.core.events import Json
-from modules.downloads.request import FileCriteria, select_files
+from modules.downloads.request import FileCriteria, preselected_choices, select_files
 from modules.downloads.view import JobView
 
 
@@ -52,7 +52,8 @@ def _start(app: App, body: DownloadRequest) -> str:
     """Start the download and return the job's id."""
     address = app.mirrors.parse_address(f"{body.repo}:{body.revision}" if body.revision else body.repo)
     repository = app.mirrors.repository(address)
-    selection = select_files(repository, address, FileCriteria(files=body.files))
+    choices = None if body.files else preselected_choices(repository, address)
+    selection = select_files(repository, address, FileCriteria(files=body.files, choices=choices))
     kind = body.kind or app.mirrors.kind(repository, selection.files)
     return app.downloads.start(dataclasses.replace(selection, kind=kind).spec)
 

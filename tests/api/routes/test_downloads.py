@@ -58,6 +58,11 @@ def test_without_file_names_the_preselected_files_are_downloaded(server: Server,
     assert (tmp_path / "models" / "user_model" / "config.json").read_bytes() == FILES["config.json"]
 
 
+def test_without_file_names_the_gguf_file_is_downloaded_that_the_page_would_select(server: Server) -> None:
+    job_id = server.post(ENDPOINT, {"repo": "some/ggufs"}).json()["id"]
+    assert wait_for_state(server, job_id, "done")["files"] == ["a.Q4_K_M.gguf"]
+
+
 def test_a_gguf_adapter_is_saved_in_the_lora_folder(
     server: Server, served: hub_server.HubServer, tmp_path: Path
 ) -> None:
@@ -93,7 +98,8 @@ def test_invalid_requests_are_refused_with_a_message(server: Server, served: hub
     assert server.refusal(ENDPOINT, {"repo": "nonsense"})["status"] == 400
     assert server.refusal(ENDPOINT, {})["param"] == "repo"
     assert server.refusal(ENDPOINT, {"repo": "no/body"})["status"] == 404
-    assert server.refusal(ENDPOINT, {"repo": "some/ggufs"})["status"] == 400  # the user has to choose a GGUF file
+    served.add("some/alike", {"a.gguf": GGUF, "b.gguf": GGUF + b"more"})
+    assert server.refusal(ENDPOINT, {"repo": "some/alike"})["status"] == 400  # the user has to choose a GGUF file
     assert server.refusal(ENDPOINT, {"repo": "some/ggufs", "files": ["b.gguf"]})["status"] == 404
     assert "main" in server.refusal(ENDPOINT, {"repo": "some/ggufs", "revision": "other"})["message"]
     assert server.refusal(ENDPOINT, {"repo": "some/ggufs", "kind": "dataset"})["param"] == "kind"
