@@ -28,7 +28,6 @@ from modules.downloads.view import JobView
 from modules.hub.access_token import AccessToken
 from modules.hub.errors import BadAddress, BadEndpoint, BadToken
 from modules.hub.mirrors import Mirrors
-from modules.hub.repo_id import RepoAddress
 from modules.hub.repository import Kind, RemoteFile
 from modules.options.option import Value
 from modules.system.terminal import prepare_streams, terminal_language
@@ -122,7 +121,7 @@ class DownloadCommand:
     # -- what to download -------------------------------------------------------------------------------------------
 
     def _select(self) -> tuple[Selection, DownloadSpec]:
-        address = self._address()
+        address = self._mirrors.parse_address(self._text("MODEL"), self._text("branch"))
         repository = self._mirrors.repository(address)
         file = self._text("specific_file")
         criteria = FileCriteria(
@@ -136,13 +135,6 @@ class DownloadCommand:
         selection = dataclasses.replace(selection, kind=self._mirrors.kind(repository, selection.files))
         spec = selection.spec
         return selection, dataclasses.replace(spec, target="") if self._options["output"] else spec
-
-    def _address(self) -> RepoAddress:
-        address = self._mirrors.parse_address(self._text("MODEL"))
-        if branch := self._text("branch"):
-            revision = self._mirrors.parse_address(f"{address.repo}:{branch}").revision
-            address = dataclasses.replace(address, revision=revision)
-        return address
 
     # -- downloading ------------------------------------------------------------------------------------------------
 

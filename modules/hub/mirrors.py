@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from modules.core.errors import ModelProblem
 from modules.formats.gguf_header import GgufHeader
@@ -72,9 +73,12 @@ class Mirrors:
         """Return a new client for every endpoint; the caller closes them."""
         return [HubClient(endpoint, self._token) for endpoint in self.endpoints]
 
-    def parse_address(self, text: str) -> RepoAddress:
-        """Parse what the user entered. Raises BadAddress."""
-        return repo_id.parse_address(text, self.endpoints)
+    def parse_address(self, text: str, revision: str = "") -> RepoAddress:
+        """Parse what the user entered; `revision`, unless "", takes the place of the one in it. Raises BadAddress."""
+        address = repo_id.parse_address(text, self.endpoints)
+        if not revision:
+            return address
+        return replace(address, revision=repo_id.parse_address(f"{address.repo}:{revision}").revision)
 
     # -- repositories --------------------------------------------------------------------------------------------------
 

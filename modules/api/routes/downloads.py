@@ -50,9 +50,9 @@ def routes(app: App) -> APIRouter:
 
 def _start(app: App, body: DownloadRequest) -> str:
     """Start the download and return the job's id."""
-    address = app.mirrors.parse_address(f"{body.repo}:{body.revision}" if body.revision else body.repo)
+    address = app.mirrors.parse_address(body.repo, body.revision)
     repository = app.mirrors.repository(address)
-    choices = None if body.files else preselected_choices(repository, address)
+    choices = None if body.files else sorted(preselected_choices(repository, address))
     selection = select_files(repository, address, FileCriteria(files=body.files, choices=choices))
     kind = body.kind or app.mirrors.kind(repository, selection.files)
     return app.downloads.start(dataclasses.replace(selection, kind=kind).spec)

@@ -77,6 +77,15 @@ def test_a_link_selects_its_file_and_the_requested_kind_its_folder(server: Serve
     assert (tmp_path / "loras" / "user_model" / "config.json").exists()
 
 
+@pytest.mark.parametrize("repo", ["{}", "{}:main", "https://huggingface.co/{}/tree/main"])
+def test_the_revision_takes_the_place_of_that_of_the_repository(
+    server: Server, served: hub_server.HubServer, repo: str
+) -> None:
+    served.add(REPO, {"config.json": b"{}"}, "dev")
+    job = server.post(ENDPOINT, {"repo": repo.format(REPO), "revision": "dev"}).json()
+    assert (job["revision"], job["files"]) == ("dev", ["config.json"])
+
+
 def test_a_download_is_paused_resumed_and_cancelled(
     server: Server, served: hub_server.HubServer, tmp_path: Path
 ) -> None:
