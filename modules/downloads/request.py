@@ -151,6 +151,13 @@ def missing_files(downloads: DownloadManager, selection: Selection) -> tuple[Rem
     return tuple(file for file in selection.files if not _is_present(target, file))
 
 
+def replaced_files(downloads: DownloadManager, selection: Selection) -> tuple[RemoteFile, ...]:
+    """Return the selected files in whose place there is another file, judging by size, which the download replaces."""
+    target = downloads.install_target(selection.spec)
+    missing = missing_files(downloads, selection)
+    return tuple(file for file in missing if (target.root / target.path_in_root(file.path)).is_file())
+
+
 def present_choices(
     downloads: DownloadManager, repository: Repository, choices: Iterable[Choice], kind: Kind | None = None
 ) -> frozenset[str]:

@@ -776,6 +776,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "磁盘空间不足：需要 {needed}，只剩 {free}。腾出空间后才能完成下载。",
         "Not enough disk space: {needed} needed, {free} free. The download cannot finish until space is freed.",
     ),
+    "dl_replaces": ("将替换已有的同名文件（{count} 个）", "replaces existing files of the same name: {count}"),
     "dl_all_here": (
         "这些文件都已下载，再次下载只会校验。",
         "Already downloaded. Downloading again only verifies the files.",

@@ -238,6 +238,8 @@ class FileChooser:
             sizes = {key: decimal_size(getattr(error, key)) for key in ("needed", "free")}
             return file_table.summary(target, tr("dl_disk_short").format(**sizes))
         more = tr("dl_disk").format(free=decimal_size(free_space(root))) if missing else tr("dl_all_here")
+        if replaced := len(request.replaced_files(downloads, choice)):
+            more += " · " + tr("dl_replaces").format(count=replaced)
         return file_table.summary(f"{target} · {more}")
 
     def _selected(self, listed: object, address: RepoAddress) -> list[str] | None:

@@ -234,6 +234,15 @@ def test_the_button_shows_the_selected_size_without_requests(panel: Any, hub: Hu
     assert len(hub.log) == requests
 
 
+def test_files_of_the_same_name_that_would_be_replaced_are_announced(panel: Any) -> None:
+    updates = list_files(panel, GGUF)
+    models = panel.app.downloads.install_target(DownloadSpec(GGUF, "main", "")).root
+    for size, announced in ((20_000, False), (500, True)):  # the file itself, one of another repository
+        (models / Q4).write_bytes(bytes(size))
+        status = panel.sum_up(tick(updates, panel, Q4, Q8), GGUF, "")[panel.status]
+        assert ("replaces existing files of the same name: 1" in status) == announced
+
+
 def test_selected_files_without_a_row_are_downloaded(
     panel: Any, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
