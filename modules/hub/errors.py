@@ -115,7 +115,7 @@ class RevisionNotFound(DownloadError):
     known: Sequence[str]
 
     def shown(self, language: str) -> dict[str, object]:
-        return super().shown(language) | {"known": ", ".join(self.known)}
+        return super().shown(language) | {"known": ", ".join(self.known) or "–"}
 
 
 @dataclass(eq=False)

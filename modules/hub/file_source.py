@@ -14,7 +14,7 @@ import requests
 from modules.hub.access_token import AccessToken
 from modules.hub.connections import ConnectionPool
 from modules.hub.endpoint_url import host_of
-from modules.hub.errors import DownloadError, NotAHub, Stopped, WrongSize
+from modules.hub.errors import DownloadError, NotAHub, RevisionNotFound, Stopped, WrongSize
 from modules.hub.http import CONNECTION_ERRORS, HttpClient, Link, is_web_page
 from modules.hub.repository import RemoteFile, Repository
 
@@ -174,7 +174,10 @@ class HubFileSource:
             total = re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("Content-Range", ""))
             raise WrongSize(host, file.path, int(total[1]), file.size) if total else NotAHub(host, "HTTP 416")
         if code not in (200, 206):
-            raise self._client.error_for(response, link, self._repository.name, file.path)
+            error = self._client.error_for(response, link, self._repository.name, file.path)
+            if isinstance(error, RevisionNotFound):  # deleted since the list was read
+                error = RevisionNotFound(self._repository.name, self._repository.commit, ())
+            raise error
         if is_web_page(response) and not file.path.lower().endswith(_WEB_PAGE_SUFFIXES):
             detail = {"en": f"a web page instead of {file.path}", "zh": f"返回的是网页，而非 {file.path}"}
             raise NotAHub(host, detail)

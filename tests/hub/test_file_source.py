@@ -14,6 +14,7 @@ from modules.hub.errors import (
     NotAHub,
     RateLimited,
     RedirectUnreachable,
+    RevisionNotFound,
     ServerFault,
     WrongSize,
 )
@@ -187,6 +188,15 @@ def test_inconsistent_responses_are_refused(
         return
     with pytest.raises(error):
         source.open(large_file(hub), 10, 20)
+
+
+def test_a_commit_that_was_deleted_since_its_list_was_read_is_named(
+    served: HubServer, hub: HubClient, source: HubFileSource
+) -> None:
+    file, commit = large_file(hub), hub.resolve_commit(REPO, "main")
+    served.repos[REPO].commits.clear()
+    with pytest.raises(RevisionNotFound, match=f"'{commit}'. Available: –"):
+        source.open(file, 10, 20)
 
 
 @pytest.mark.parametrize("fault", ["drop_after", "reset_after", "stall_after"])
