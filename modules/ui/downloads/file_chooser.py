@@ -154,13 +154,17 @@ class FileChooser:
         }
 
     async def show_fits(self, listed: object, address: object = "", file: object = "") -> Updates:
-        """Show which files would fit into memory; for LoRAs, correct where the files go once the headers are read."""
+        """Show which files would fit into memory, and sum up again if the address was edited while they were listed.
+
+        For LoRAs, correct where the files go once the headers are read.
+        """
         repository = await asyncio.to_thread(self._listed_repository, listed)
         if repository is None:
             return {self.fits: gr.skip()}
         fitting = await asyncio.to_thread(self._app.download_fit.verdicts, repository)
         lora = self._probed_kind(repository) == "lora"
-        summed = self.sum_up(listed, address, file) if lora else {}
+        edited = isinstance(listed, dict) and _text(address) not in ("", listed["text"])
+        summed = self.sum_up(listed, address, file) if lora or edited else {}
         html = file_table.fits(fitting, repository.commit, self._page.language, self._page.tr)
         return {self.fits: html, **summed}
 

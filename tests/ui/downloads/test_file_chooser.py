@@ -207,6 +207,13 @@ def test_a_gguf_adapter_is_saved_to_the_loras_folder(panel: Any, hub: HubServer,
     assert "cat-f16.gguf" in panel.mark_downloaded(shown)[panel.downloaded]
 
 
+def test_the_button_does_not_name_files_of_an_address_that_was_edited_meanwhile(panel: Any) -> None:
+    shown = tick(list_files(panel, PLAIN), panel, "model.safetensors")
+    assert panel.download not in asyncio.run(panel.show_fits(shown, PLAIN, ""))
+    updates = asyncio.run(panel.show_fits(shown, GGUF, ""))
+    assert (updates[panel.download], updates[panel.status]) == ("Download", "")
+
+
 def test_no_memory_estimate_is_made_for_an_invalid_file_list(
     panel: Any, hub: HubServer, subtests: pytest.Subtests
 ) -> None:
