@@ -183,13 +183,13 @@ class UnsafeName(DownloadError):
 
 @dataclass(eq=False)
 class LinkInTheWay(DownloadError):
-    """A folder or file below the target is a symbolic link; nothing was written through it."""
+    """A folder or file below the target is a symbolic link, or a folder is a file; nothing was written through it."""
 
     status = 409
     template = {
-        "en": "Cannot write {file}: its path contains a symbolic link, which may lead outside the folder. "
-        "Remove the link first.",
-        "zh": "无法写入 {file}：路径中有符号链接，可能指向目录之外。请先移除该链接。",
+        "en": "Cannot write {file}: its path contains a symbolic link, which may lead outside the folder, or a file in "
+        "place of a folder. Remove or rename it first.",
+        "zh": "无法写入 {file}：路径中有符号链接（可能指向目录之外），或本应是文件夹的位置上是文件。请先移除或重命名。",
     }
     file: str
 

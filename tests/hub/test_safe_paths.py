@@ -192,6 +192,13 @@ def test_a_link_in_the_target_is_not_written_through(link: str, guarded_folder: 
 
 
 @pytest.mark.usefixtures("with_and_without_dir_fd")
+def test_a_file_in_place_of_a_folder_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "model").touch()
+    with pytest.raises(LinkInTheWay, match="a file in place of a folder"):
+        open_below(tmp_path, "model/config.json", os.O_RDONLY)
+
+
+@pytest.mark.usefixtures("with_and_without_dir_fd")
 def test_a_file_that_is_a_link_is_not_opened_but_may_be_replaced(guarded_folder: Path) -> None:
     target = guarded_folder / "target"
     (target / "file").symlink_to(guarded_folder / "outside" / "kept")
