@@ -180,9 +180,9 @@ def nucleus(logits: Logits, top_p: float, min_p: float) -> NDArray[np.intp]:
     49,000 tokens; this takes 0.1 ms.
     """
     weights = np.exp(logits - logits.max())
-    likely = np.flatnonzero(weights >= max(min_p, _UNLIKELY))
     if top_p >= 1:
-        return _sort_descending(weights, likely if min_p > 0 else np.arange(len(weights)))
+        return _sort_descending(weights, np.flatnonzero(weights >= min_p))
+    likely = np.flatnonzero(weights >= max(min_p, _UNLIKELY))
     target = top_p * float(weights.sum(dtype=np.float64))
     if min_p < _UNLIKELY and float(weights[likely].sum(dtype=np.float64)) < target:
         likely = np.flatnonzero(weights >= min_p)  # a flat distribution, where unlikely tokens matter

@@ -349,7 +349,14 @@ def test_a_grammar_and_bans_that_allow_no_token_are_reported() -> None:
 
 
 # No threshold is so close to a sum of probabilities that rounding decides.
-NUCLEI = ({"top_p": 0.903}, {"top_p": 0.511}, {"min_p": 0.097}, {"top_p": 0.787, "min_p": 0.043}, {"top_p": 0.0})
+NUCLEI = (
+    {"top_p": 0.903},
+    {"top_p": 0.511},
+    {"min_p": 0.097},
+    {"min_p": 3e-6},
+    {"top_p": 0.787, "min_p": 0.043},
+    {"top_p": 0.0},
+)
 SHAPES = {
     "flat": {500 + index: 1.0 for index in range(40)},
     "steep": {500 + index: math.exp(-index) for index in range(40)},
