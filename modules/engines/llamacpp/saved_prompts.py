@@ -70,8 +70,8 @@ def save_prompts(cache: KVCache, model: Model, seconds: float, at_end: bool) -> 
         is_quick = isinstance(held, SavedPrefix) or at_end or size <= MAX_COPY_WHILE_LOADED
         if has_images(held.cells) or size > cache.max_saved_bytes or not is_quick:
             continue
-        if not store.is_worth_writing(held.cells, size, at_end, deadline - time.monotonic()):
+        if not store.is_worth_writing(held.cells, size, at_end, deadline - time.monotonic(), model.can_truncate):
             continue
         state = held.state if isinstance(held, SavedPrefix) else model.save_state(held.number)
         if state.size:
-            yield from store.write(held.cells[:], None, state.size, [state.data], rank)
+            yield from store.write(held.cells[:], None, state.size, [state.data], rank, model.can_truncate)

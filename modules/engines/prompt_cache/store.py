@@ -44,7 +44,7 @@ MIN_GAIN = 64
 MAX_SURPLUS = 8
 """A file is not read for less than one in so many of its tokens."""
 _SUPERSEDED_TOKENS = 64
-"""A file goes when one is written that has all but fewer of its tokens."""
+"""A file goes when one is written that has all but fewer of its tokens, if those can be had from that."""
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,9 @@ class StoredPrompt:
     path: Path
     header: Header
     tokens: array[int]
+
+    def is_beginning_of(self, tokens: array[int]) -> bool:
+        return tokens[: len(self.tokens)] == self.tokens
 
 
 class PromptStore:
@@ -140,11 +143,17 @@ class PromptStore:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def is_worth_writing(self, tokens: array[int], size: int, at_end: bool, seconds: float = float("inf")) -> bool:
-        """Tell whether a prompt with a state of `size` bytes should be saved, and probably can be in that time."""
+    def is_worth_writing(
+        self, tokens: array[int], size: int, at_end: bool, seconds: float = float("inf"), can_truncate: bool = True
+    ) -> bool:
+        """Tell whether a prompt with a state of `size` bytes should be saved, and probably can be in that time.
+
+        Unless `can_truncate`, only the saved prompts that it continues have a part of it.
+        """
         if len(tokens) < MIN_TOKENS or size / self._rate > seconds:
             return False
-        stored = max((common_prefix_length(prompt.tokens, tokens) for prompt in self.prompts), default=0)
+        usable = self.prompts if can_truncate else [prompt for prompt in self.prompts if prompt.is_beginning_of(tokens)]
+        stored = max((common_prefix_length(prompt.tokens, tokens) for prompt in usable), default=0)
         if len(tokens) - stored < (MIN_NEW_TOKENS_AT_END if at_end else MIN_NEW_TOKENS):
             return False
         with _logging_failure():
@@ -156,12 +165,18 @@ class PromptStore:
         self.prompts = [prompt for prompt in self.prompts if prompt.path.exists()]
 
     def write(
-        self, tokens: array[int], layout: Json, size: int, state: Iterable[memoryview], rank: int = 0
+        self,
+        tokens: array[int],
+        layout: Json,
+        size: int,
+        state: Iterable[memoryview],
+        rank: int = 0,
+        can_truncate: bool = True,
     ) -> Iterator[None]:
         """Save a prompt, one small piece at each step; closing the iterator gives it up.
 
         `state` yields `size` bytes. Of two files written one after the other, that with the smaller `rank` counts as
-        used later.
+        used later. Whether a longer prompt replaces a shorter one depends on whether the model `can_truncate`.
         """
         header = Header(self._model, self._key.fingerprint, len(tokens), size, layout)
         path = self._folder.path / f"{self._key.fingerprint}-{short_hash(tokens.tobytes())}{SUFFIX}"
@@ -186,18 +201,27 @@ class PromptStore:
             finally:
                 Path(name).unlink(missing_ok=True)
             self._rate = max(size, 1) / max(time.perf_counter() - began - pauses, 1e-3)
-            self._supersede(StoredPrompt(path, header, tokens[:]))
+            self._supersede(StoredPrompt(path, header, tokens[:]), can_truncate)
             self._folder.trim()
 
-    def _supersede(self, new: StoredPrompt) -> None:
-        """Take a new file among the prompts, and delete those that it makes useless."""
-        kept = [new]
-        for old in self.prompts:
-            if len(old.tokens) - common_prefix_length(old.tokens, new.tokens) >= _SUPERSEDED_TOKENS:
-                kept.append(old)
-            elif old.path != new.path:
-                old.path.unlink(missing_ok=True)
-        self.prompts = kept
+    def _supersede(self, new: StoredPrompt, can_truncate: bool) -> None:
+        """Take a new file among the prompts, and delete those that it makes useless.
+
+        Unless `can_truncate`, the longest prompt that the new one continues stays, for another answer after it.
+        """
+        others = [prompt for prompt in self.prompts if prompt.path != new.path]
+        if can_truncate:
+            useless = [
+                old
+                for old in others
+                if len(old.tokens) - common_prefix_length(old.tokens, new.tokens) < _SUPERSEDED_TOKENS
+            ]
+        else:
+            beginnings = [old for old in others if old.is_beginning_of(new.tokens)]
+            useless = sorted(beginnings, key=lambda old: len(old.tokens))[:-1]
+        for old in useless:
+            old.path.unlink(missing_ok=True)
+        self.prompts = [new, *(old for old in others if old not in useless)]
 
 
 def _small_pieces(state: Iterable[memoryview]) -> Iterator[memoryview]:

@@ -27,10 +27,10 @@ def open_store(path: Path, max_bytes: int = 1 << 30, key: PromptKey = KEY) -> Pr
     return PromptStore(PromptFolder(path, max_bytes), "tiny.gguf", key)
 
 
-def save(store: PromptStore, tokens: array[int], rank: int = 0) -> None:
+def save(store: PromptStore, tokens: array[int], rank: int = 0, can_truncate: bool = True) -> None:
     """Save a prompt at once."""
     state = state_of(tokens)
-    for _ in store.write(tokens, LAYOUT, len(state), [memoryview(state)], rank):
+    for _ in store.write(tokens, LAYOUT, len(state), [memoryview(state)], rank, can_truncate):
         pass
 
 

@@ -72,6 +72,23 @@ def test_a_longer_prompt_replaces_the_one_it_continues(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == len(saved.prompts) == 2, "the other branch is kept"
 
 
+def test_a_recurrent_model_keeps_the_prompt_that_its_last_answer_continues(tmp_path: Path) -> None:
+    """It cannot take an answer back, and begins another one at a shorter prompt alone."""
+    saved, tokens = open_store(tmp_path), prompt(1200)
+    for length in (300, 580, 900):
+        save(saved, tokens[:length], can_truncate=False)
+    assert sorted(len(one.tokens) for one in saved.prompts) == [580, 900]
+    assert len(list(tmp_path.iterdir())) == 2
+    other_answer = tokens[:620] + prompt(200, 1)
+    found = saved.find(other_answer, held=0, can_truncate=False)
+    assert found is not None and len(found.tokens) == 580
+    for length, is_new in ((580 + store.MIN_NEW_TOKENS_AT_END, True), (579 + store.MIN_NEW_TOKENS_AT_END, False)):
+        worth = saved.is_worth_writing(other_answer[:length], 1, at_end=True, can_truncate=False)
+        assert worth is is_new, "the file of the first answer has nothing of the second"
+    save(saved, other_answer, can_truncate=False)
+    assert sorted(len(one.tokens) for one in open_store(tmp_path).prompts) == [580, 820, 900]
+
+
 def test_giving_up_leaves_nothing_behind(tmp_path: Path) -> None:
     saved, tokens = open_store(tmp_path), prompt(300)
     state = state_of(tokens)
