@@ -425,7 +425,7 @@ _SERVER = (
             "zh": "不启动页面，作为 RPC 节点在此地址为另一台机器的 llama.cpp（其 --rpc）计算。"
             "只写端口时，仅接受本机的连接。",
         },
-        pattern=r"((localhost|\d{1,3}(\.\d{1,3}){3})?:)?\d{1,5}",
+        pattern=r"((localhost|[0-9]{1,3}(\.[0-9]{1,3}){3})?:)?[0-9]{1,5}",
         example="127.0.0.1:50052",
         needs_value=True,
         excess=excess_address,

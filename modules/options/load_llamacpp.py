@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import AddressValueError, IPv4Address
+
 from modules.core.errors import Words
 from modules.options import load_shared as shared
 from modules.options.load_shared import FRACTIONS
@@ -11,7 +13,7 @@ MAX_NODES = 16
 """RPC nodes of a model: llama.cpp supports no more devices."""
 AUTO, ON, OFF = "auto", "on", "off"
 USUAL_PARALLEL = 4
-_NODE = r"[A-Za-z0-9._-]{1,253}:\d{1,5}"
+_NODE = r"[A-Za-z0-9._-]{1,253}:[0-9]{1,5}"  # \d would take digits of other scripts, over which llama.cpp aborts
 
 
 def rpc_nodes(text: str) -> tuple[str, ...]:
@@ -33,10 +35,11 @@ def excess_address(address: str) -> Words | None:
     host, _, port = address.rpartition(":")
     if not 0 < int(port) < 1 << 16:
         return {"en": "a port from 1 to 65535", "zh": " 1 到 65535 之间的端口"}
-    if host.replace(".", "").isdigit() and (
-        host.count(".") != 3 or any(int(part or 256) > 255 for part in host.split("."))
-    ):
-        return {"en": "an IPv4 address or a host name", "zh": " IPv4 地址或主机名"}
+    if host.replace(".", "").isdigit():
+        try:
+            IPv4Address(host)
+        except AddressValueError:
+            return {"en": "an IPv4 address or a host name", "zh": " IPv4 地址或主机名"}
     return None
 
 

@@ -23,7 +23,8 @@ def test_a_node_listens_on_loopback_unless_an_address_is_typed() -> None:
 
 
 def test_names_and_impossible_addresses_are_refused(subtests: pytest.Subtests) -> None:
-    for value in ("box:50052", "300.1.1.1:50052", "0", "65536", "::1", "[::1]:50052", "50052; ls"):
+    refused = ("box:50052", "300.1.1.1:50052", "127.0.0.01:50052", "0", "65536", "::1", "[::1]:50052", "50052; ls")
+    for value in (*refused, "５００５２"):
         with subtests.test(value=value), pytest.raises(OptionError):
             flags.parse(["--rpc-server", value])
 

@@ -283,7 +283,8 @@ def test_impossible_nodes_are_refused(subtests: pytest.Subtests) -> None:
     option = OPTIONS["rpc"]
     assert option.parse(" a-b.local:1,10.0.0.1:65535 ") == "a-b.local:1,10.0.0.1:65535"
     nodes = [f"a:{port}" for port in range(1, 18)]
-    for value in ("host", "host:0", "host:65536", "1.2.3:1", "1.2.3.256:1", "a:1,a:1", "[::1]:1", ",".join(nodes)):
+    addresses = ("host", "host:0", "host:65536", "host:５", "1.2.3:1", "1.2.3.256:1", "1.2.3.04:1", "[::1]:1")
+    for value in (*addresses, "a:1,a:1", ",".join(nodes)):
         with subtests.test(value=value[:20]), pytest.raises(OptionError):
             option.parse(value)
 
