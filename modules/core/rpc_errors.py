@@ -19,14 +19,14 @@ class NodeError(WebUIError):
 
 @dataclass(eq=False)
 class NodeUnreachable(NodeError):
-    """A node to which no connection can be made. `problem` is the message of the system."""
+    """A node to which no connection can be made. `problem` is the system's message, or ours where it has none."""
 
     template = {
         "en": "The RPC node {node} cannot be reached: {problem}. Start it on that machine with --rpc-server, and check "
         "its address and firewall.",
         "zh": "无法连接 RPC 节点 {node}：{problem}。请在该机器上用 --rpc-server 启动节点，并检查地址和防火墙。",
     }
-    problem: str
+    problem: str | Words
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from modules.core.errors import Words
 from modules.core.rpc_errors import NodeError, NodeHungUp, NodeIncompatible, NodeInUse, NodeUnreachable
 
 PROTOCOL = (7, 0)
@@ -25,6 +26,8 @@ MAX_DEVICES = 16
 
 _HELLO, _DEVICE_COUNT, _DEVICE_MEMORY = 14, 15, 11  # commands
 _CAPABILITIES = bytes(24)  # of the connection: none
+_NO_ANSWER: Words = {"en": "no answer", "zh": "没有应答"}
+_UNRESOLVED: Words = {"en": "its name is not resolved", "zh": "无法解析其名称"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def ask_all(nodes: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, 
         thread.start()
     for thread in threads.values():
         thread.join(max(until - time.monotonic(), 0))
-    return {node: answers.get(node) or NodeUnreachable(node, "its name is not resolved") for node in threads}
+    return {node: answers.get(node) or NodeUnreachable(node, _UNRESOLVED) for node in threads}
 
 
 def usable(answers: Mapping[str, NodeFacts | NodeError]) -> dict[str, NodeFacts]:
@@ -102,7 +105,7 @@ def _connected(node: str, seconds: float) -> socket.socket:
         connection.connect(split_address(node))
     except (OSError, OverflowError, UnicodeError) as error:
         connection.close()
-        raise NodeUnreachable(node, "no answer" if isinstance(error, TimeoutError) else _words(error)) from error
+        raise NodeUnreachable(node, _NO_ANSWER if isinstance(error, TimeoutError) else _words(error)) from error
     return connection
 
 

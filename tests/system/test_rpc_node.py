@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -60,6 +61,15 @@ def test_an_unreachable_node_is_named_in_both_languages() -> None:
             ask(node, LIMIT)
         assert all(node in error.value.say(language) for language in LANGUAGES) and reason in str(error.value)
     assert isinstance(error.value, NodeError) and error.value.status == 502
+
+
+def test_a_machine_that_does_not_answer_at_all_is_named_in_both_languages() -> None:
+    with contextlib.ExitStack() as sockets:
+        full = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        sockets.enter_context(socket.create_connection(full.getsockname()))  # which nobody accepts
+        with pytest.raises(NodeUnreachable) as error:
+            ask(f"127.0.0.1:{full.getsockname()[1]}", LIMIT)
+    assert ": no answer." in error.value.say("en") and "：没有应答。" in error.value.say("zh")
 
 
 def test_a_node_that_resets_the_connection_has_hung_up() -> None:
