@@ -45,8 +45,8 @@ class Faults:
 
 
 class Probe:
-    def __init__(self, path: Path) -> None:
-        form = {"n_ctx": 512, "parallel": 4, "threads": 1, "threads_batch": 1}
+    def __init__(self, path: Path, **more: object) -> None:
+        form = {"n_ctx": 512, "parallel": 4, "threads": 1, "threads_batch": 1, **more}
         options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form=form))
         self.engine: Any = LlamaCpp(path, options, lambda progress: None)
         self.engine.__dict__["_drafts"].costs = FreeTokens(1.0)
@@ -73,6 +73,25 @@ class Probe:
                 texts[call] += event.text
             elif isinstance(event, Failed):
                 texts[call] = str(event.error)
+
+    def shifted(self, copies: int = 1, cancelled: bool = False) -> list[str]:
+        """Return the answers to `copies` of a prompt, asked together, of which more was evaluated before.
+
+        If `cancelled`, it has been asked before, and cancelled when a slot was shifted for it; then came another one.
+        """
+        self.answers([FIRST + SECOND * 3 + REPEATED * 4])
+        prompt, texts = FIRST + REPEATED * 4, [""] * copies
+        if cancelled:
+            self._submit([prompt])
+            self.engine.__dict__["_scheduler"].admit()
+            self.engine.cancel(0)
+            self._submit([SECOND])
+            while not self.engine.idle:
+                self._step([""])
+        self._submit([prompt] * copies)
+        while not self.engine.idle:
+            self._step(texts)
+        return texts
 
     def scores(self, *faults: str, beside: str = "") -> Json:
         """Return the log-likelihoods of a text or an error, with the text of an answer `beside` that begins first."""
@@ -128,6 +147,9 @@ def main() -> None:
     }
     slots = probe.engine.operations["cache"]()["slots"]
     facts["agrees"] = [slot["span"][1] + 1 == slot["positions"] for slot in slots]
+    for unified in ("on", "off"):
+        sliding = Probe(Path(sys.argv[1]), streaming_llm=True, kv_unified=unified)
+        facts[f"shifted, {unified}"] = [sliding.shifted(), sliding.shifted(copies=2), sliding.shifted(cancelled=True)]
     print(json.dumps(facts))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Model:
         self._logits_address, self._logits_rows = 0, list[NDArray[np.float32]]()
         self._all_logits: NDArray[np.float32] = np.empty((0, self.n_vocab), np.float32)
         self._abort = AbortFlag()
-        self._shift_pending = False  # positions were shifted, which the next decode carries out
+        self._shifted: int | None = None  # a sequence whose positions were shifted, which the next decode carries out
         recurrent = native.llama_model_is_recurrent(self.handle) or native.llama_model_is_hybrid(self.handle)
         self.can_truncate = not recurrent
         self.can_share = not recurrent
@@ -119,12 +120,12 @@ class Model:
 
     def evaluate(self, decode: Callable[[], int], interruptible: bool) -> int:
         """Call `decode`, which evaluates something in the context, and return its status."""
-        self._abort.attach(self.context, interruptible and not self._shift_pending)
+        self._abort.attach(self.context, interruptible and self._shifted is None)
         started = time.perf_counter()
         status = int(decode())
         self.seconds_decoding += time.perf_counter() - started
         if status == DECODED:
-            self._shift_pending = False
+            self._shifted = None
         return status
 
     def interrupt(self) -> None:
@@ -188,17 +189,12 @@ class Model:
         """Drop positions `begin` to `end` (exclusive) and shift the later ones left to close the gap."""
         native.llama_memory_seq_rm(self.memory, sequence, begin, end)
         native.llama_memory_seq_add(self.memory, sequence, end, -1, begin - end)
-        self._shift_pending = True
+        self._shifted = sequence
 
     def clear_cache(self) -> None:
         """Drop all positions of all sequences."""
         native.llama_memory_clear(self.memory, True)
-        self._shift_pending = False
-
-    @property
-    def is_shift_pending(self) -> bool:
-        """Whether cells have positions that their keys do not have yet: a state saved now would be wrong."""
-        return self._shift_pending
+        self._shifted = None
 
     def state_size(self, sequence: int) -> int:
         """Return the bytes that `save_state` would take."""
@@ -206,9 +202,22 @@ class Model:
 
     def save_state(self, sequence: int) -> NDArray[np.uint8]:
         """Copy the keys and values of `sequence` to main memory, shape [bytes]; empty if that failed."""
+        if self._shifted is not None and not self._carry_out_shift(self._shifted):
+            return np.empty(0, np.uint8)
         state = np.empty(self.state_size(sequence), np.uint8)
         size = native.llama_state_seq_get_data(self.context, _byte_pointer(state), state.size, sequence)
         return state[:size]
+
+    def _carry_out_shift(self, sequence: int) -> bool:
+        """Give keys the positions of their cells, without which a saved state is wrong. Return False if that failed.
+
+        llama.cpp does so before it evaluates something: a token after the end of `sequence`, which is dropped again.
+        """
+        batch, end = Batch(1), self.position_range(sequence)[1] + 1
+        batch.add(array("i", [self.vocabulary.filler_token]), end, sequence, wants_logits=False)
+        status = self.decode(batch, interruptible=False)
+        self.truncate(sequence, end)
+        return status == DECODED
 
     def restore_state(self, sequence: int, state: NDArray[np.uint8]) -> bool:
         """Copy a saved state into the empty `sequence`. Return False if the KV cache has no room for it."""

@@ -62,7 +62,7 @@ def save_prompts(cache: KVCache, model: Model, seconds: float, at_end: bool) -> 
     pictures are left out.
     """
     store, deadline = cache.store, time.monotonic() + seconds
-    if store is None or model.is_shift_pending:
+    if store is None:
         return
     store.drop_missing()
     for rank, held in enumerate(cache.contents()):

@@ -44,6 +44,12 @@ def test_without_room_the_request_that_began_last_waits_and_one_alone_fails(fact
     assert facts["full"][0].endswith("(no room in the KV cache)")
 
 
+def test_cells_that_are_to_be_shifted_are_copied_and_saved_as_they_will_be(facts: Facts) -> None:
+    for unified in ("on", "off"):
+        alone, copied, saved = facts[f"shifted, {unified}"]
+        assert (copied, saved) == (alone * 2, alone), unified
+
+
 def test_scores_are_the_same_after_an_interruption_and_beside_an_answer_that_takes_their_cells(facts: Facts) -> None:
     scores, text = facts["scores"], facts["both"][1]
     assert len(scores) > 50 and facts["scores, interrupted"] == pytest.approx(scores, abs=0.01)
