@@ -100,9 +100,13 @@ def _validated_stops(stops: Iterable[str]) -> list[str]:
 
 
 def _parse_list(key: str, text: str) -> list[str]:
-    """Parse JSON strings separated by commas. The option's pattern has checked the quotes, but not the escapes."""
+    """Parse JSON strings separated by commas. The option's pattern has checked the quotes, but not the escapes.
+
+    Half of a surrogate pair is refused: tokenizers take none.
+    """
     try:
         strings: list[str] = json.loads(f"[{text}]")
+        "".join(strings).encode()
         return strings
     except ValueError:
         raise OptionError(key, text, PARAMETERS[key].expected()) from None

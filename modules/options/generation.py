@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+from modules.core.errors import Words
 from modules.options import gbnf
 from modules.options.load_shared import LONGEST_CONTEXT
 from modules.options.option import Option, Value
@@ -22,6 +24,16 @@ SAMPLERS = (
 _SAMPLER = f"({'|'.join(sorted(SAMPLERS, key=len, reverse=True))})"
 _QUOTED = r'"([^"\\]|\\.)+"(\s*,\s*"([^"\\]|\\.)+")*'
 """JSON strings separated by commas: `"\\n", "You:"`."""
+
+MAX_BREAKERS = 64
+"""Sequence breakers of DRY at most. llama.cpp looks for each in the whole vocabulary, and answers nobody meanwhile."""
+
+
+def _excess_breakers(text: str) -> Words | None:
+    if len(re.findall(r'"(?:[^"\\]|\\.)+"', text)) > MAX_BREAKERS:
+        return {"en": f"at most {MAX_BREAKERS} strings", "zh": f"最多 {MAX_BREAKERS} 个字符串"}
+    return None
+
 
 _COMMON = (
     Option(
@@ -504,6 +516,7 @@ _REPETITION = (
         },
         pattern=_QUOTED,
         example='"\\n", ":"',
+        excess=_excess_breakers,
         group="repetition",
     ),
     Option(

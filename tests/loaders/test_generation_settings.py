@@ -10,7 +10,7 @@ import pytest
 from modules.core.errors import OptionError, UnknownOption, Unsupported
 from modules.loaders.generation_settings import PARAMETERS, changed, effective, require_supported, resolve
 from modules.loaders.registry import LOADERS
-from modules.options.generation import SUPPORTED_BY_ALL
+from modules.options.generation import MAX_BREAKERS, SUPPORTED_BY_ALL
 
 RANGE_LIMITS = [
     (key, value)
@@ -129,11 +129,17 @@ def test_an_order_with_unknown_samplers_is_rejected(order: object) -> None:
     assert refused.value.option == "sampler_priority"
 
 
-@pytest.mark.parametrize("text", ["\\n, :", '"a" "b"', '""', '"\\q"', "a"])
+@pytest.mark.parametrize("text", ["\\n, :", '"a" "b"', '""', '"\\q"', "a", '"\\ud800"', '"a", "\ud800"'])
 def test_sequence_breakers_without_quotes_are_rejected(text: str) -> None:
     with pytest.raises(OptionError) as refused:
         resolve({"dry_sequence_breakers": text})
     assert refused.value.option == "dry_sequence_breakers"
+
+
+def test_more_sequence_breakers_than_can_be_looked_for_quickly_are_refused() -> None:
+    assert resolve({"dry_sequence_breakers": ['"'] * MAX_BREAKERS})
+    with pytest.raises(OptionError, match="at most 64 strings"):
+        resolve({"dry_sequence_breakers": ['"'] * (MAX_BREAKERS + 1)})
 
 
 def test_biases_become_pairs_of_token_and_bias() -> None:

@@ -26,6 +26,7 @@ from modules.engines.llamacpp import library, rpc_backend
 from modules.engines.llamacpp.abort_flag import AbortFlag
 from modules.engines.llamacpp.arguments import ADD_NODES
 from modules.engines.llamacpp.batch import Batch
+from modules.engines.llamacpp.dry import DrySamplers
 from modules.engines.llamacpp.grammar import LlamaGrammars
 from modules.engines.llamacpp.vocabulary import Vocabulary
 
@@ -70,6 +71,7 @@ class Model:
         self.n_embd: int = native.llama_model_n_embd_inp(self.handle)
         self.n_vocab = self.vocabulary.size
         self.grammars = LlamaGrammars(self.vocabulary, self.log)
+        self.dry_samplers = DrySamplers(self.vocabulary)
         self.seconds_decoding = 0.0
         self._logits_address, self._logits_rows = 0, list[NDArray[np.float32]]()
         self._all_logits: NDArray[np.float32] = np.empty((0, self.n_vocab), np.float32)

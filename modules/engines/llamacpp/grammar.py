@@ -46,7 +46,7 @@ class LlamaGrammars:
         except (Unsupported, OptionError):
             if request.is_tree:
                 raise
-            grammar = _OwnedSampler(self._parse(request))
+            grammar = OwnedSampler(self._parse(request))
             return lambda: _LlamaMatcher(self._vocabulary, grammar.copy())
 
     def _read(self) -> Grammars:
@@ -71,21 +71,21 @@ class LlamaGrammars:
         return sampler
 
 
-class _OwnedSampler:
+class OwnedSampler:
     """A llama.cpp sampler that is freed when this object is garbage collected."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
         weakref.finalize(self, native.llama_sampler_free, sampler)
 
-    def copy(self) -> _OwnedSampler:
-        return _OwnedSampler(native.llama_sampler_clone(self.sampler))
+    def copy(self) -> OwnedSampler:
+        return OwnedSampler(native.llama_sampler_clone(self.sampler))
 
 
 class _LlamaMatcher:
     """A Matcher by llama.cpp's grammar sampler, which goes through the whole vocabulary: 50 ms per token."""
 
-    def __init__(self, vocabulary: Vocabulary, grammar: _OwnedSampler) -> None:
+    def __init__(self, vocabulary: Vocabulary, grammar: OwnedSampler) -> None:
         self._vocabulary, self._grammar = vocabulary, grammar
         self._single = Candidates(1)
 

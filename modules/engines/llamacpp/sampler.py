@@ -8,7 +8,6 @@ sampled again among those it accepts.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -278,10 +277,9 @@ def _temperature_sampler(params: Mapping[str, Json]) -> Any:
 
 
 def _dry_sampler(model: Model, params: Mapping[str, Json]) -> Any:
-    breakers = [breaker.encode() for breaker in json.loads(f"[{params['dry_sequence_breakers']}]")]
-    pointers = (ctypes.c_char_p * len(breakers))(*breakers)
+    breakers = tuple(json.loads(f"[{params['dry_sequence_breakers']}]"))
     settings = (params["dry_multiplier"], params["dry_base"], params["dry_allowed_length"], _lookback_tokens(params))
-    return native.llama_sampler_init_dry(model.vocabulary.handle, *settings, pointers, len(breakers))
+    return model.dry_samplers.start(*settings, breakers)
 
 
 def _has_penalties(params: Mapping[str, Json]) -> bool:

@@ -153,6 +153,11 @@ DEFINED: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
         {"dry_multiplier": 0.5, "dry_allowed_length": 3, "prompt": [100, 101, 102, 104, 100, 101]},
         dict(CHANCES),
     ),
+    # The sampler is a copy of the one made for the case "dry", and has not seen the prompt of that.
+    "dry, after another answer": (
+        {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_length": 1, "prompt": [100, 101]},
+        dict(CHANCES),
+    ),
     "mirostat 2 drops tokens whose surprise exceeds 2 tau": (
         {"mirostat_mode": 2, "mirostat_tau": 0.9, "mirostat_eta": 0.0},
         top(2),  # -log2 of 0.4 and 0.3 is 1.3 and 1.7, of 0.15 it is 2.7
