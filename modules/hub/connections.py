@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.cookiejar
+import re
 import socket
 import threading
 import weakref
@@ -31,9 +32,8 @@ _HEADERS = {"User-Agent": PRODUCT.replace(" ", "-"), "Accept": "*/*", "Accept-En
 class ConnectionPool:
     """Send GET requests from several threads, keeping up to `size` connections per server.
 
-    Proxies are taken from the environment; a SOCKS proxy needs PySocks, and connecting to it is not aborted. Cookies,
-    passwords from ~/.netrc and redirects are ignored.
-    `connect_seconds` limits connecting, `read_seconds` the time between two received pieces.
+    Proxies are taken from the environment; connecting to a SOCKS proxy is not aborted. Cookies, passwords from ~/.netrc
+    and redirects are ignored. `connect_seconds` limits connecting, `read_seconds` the time between two received pieces.
     """
 
     def __init__(
@@ -150,6 +150,11 @@ class _Adapter(HTTPAdapter):
     def __init__(self, pool: ConnectionPool, size: int) -> None:
         self._pool = pool
         super().__init__(pool_maxsize=size, max_retries=0)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """Take SOCKS without a version, as desktops set it, for version 5 with a proxy that resolves names."""
+        named = re.sub("^socks:", "socks5h:", proxy, flags=re.IGNORECASE)
+        return super().proxy_manager_for(named, **kwargs)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         server_pool: Any = super().get_connection_with_tls_context(*args, **kwargs)

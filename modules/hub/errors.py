@@ -226,11 +226,10 @@ class ProxyUnusable(DownloadError):
     """The environment names a proxy that no request can be sent to."""
 
     template = {
-        "en": "The proxy set in the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) cannot be used: its address is "
-        "invalid, or it is a SOCKS proxy and the package PySocks is missing. Set an HTTP proxy, such as "
-        "http://127.0.0.1:7890.",
-        "zh": "无法使用环境变量（HTTPS_PROXY、HTTP_PROXY 或 ALL_PROXY）中的代理：地址无效，或者是 SOCKS 代理而未安装 "
-        "PySocks。请改用 HTTP 代理，如 http://127.0.0.1:7890。",
+        "en": "The proxy set in the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) has no valid address. Set an "
+        "HTTP or SOCKS proxy, such as http://127.0.0.1:7890 or socks5h://127.0.0.1:7891.",
+        "zh": "环境变量（HTTPS_PROXY、HTTP_PROXY 或 ALL_PROXY）中的代理地址无效。请设置 HTTP 或 SOCKS 代理，如 "
+        "http://127.0.0.1:7890 或 socks5h://127.0.0.1:7891。",
     }
 
 

@@ -208,7 +208,7 @@ def test_a_proxy_that_does_not_answer_is_named_as_the_cause(free_port: int, monk
         HubClient("http://mirror.example", connect_seconds=1).resolve_commit(REPO, "main")
 
 
-@pytest.mark.parametrize("proxy", ["socks://127.0.0.1:9", "http://", "http://[::1", "http://用户:密码@127.0.0.1:9"])
+@pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:9", "http://", "http://[::1", "http://用户:密码@127.0.0.1:9"])
 def test_a_proxy_that_cannot_be_used_is_named_as_the_cause(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     monkeypatch.setenv("NO_PROXY", "")

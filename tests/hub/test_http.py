@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,6 +17,7 @@ from modules.hub.file_source import HubFileSource
 from modules.hub.http import HttpClient, Link
 from tests.support.hub_reading import BIG, REPO, find_file, large_file, read_body
 from tests.support.hub_server import HubServer
+from tests.support.socks_proxy import socks_proxy
 
 
 def test_a_redirect_to_another_hub_works(served: HubServer, hub: HubClient, source: HubFileSource) -> None:
@@ -161,3 +163,15 @@ def test_the_proxy_of_the_environment_is_used(served: HubServer, monkeypatch: py
     monkeypatch.delenv("no_proxy", raising=False)
     assert HubClient("http://mirror.example").resolve_commit(REPO, "main") == served.repos[REPO].branches["main"]
     assert served.log[0].path == f"http://mirror.example/api/models/{REPO}/revision/main"
+
+
+@pytest.mark.parametrize("scheme", ["socks5h", "socks"])
+def test_a_socks_proxy_of_the_environment_is_used(
+    scheme: str, served: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = urlsplit(served.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with socks_proxy((str(url.hostname), int(url.port or 0))) as (port, asked):
+        monkeypatch.setenv("all_proxy", f"{scheme}://127.0.0.1:{port}")
+        assert HubClient("http://mirror.example").resolve_commit(REPO, "main") == served.repos[REPO].branches["main"]
+    assert asked == ["mirror.example"]
