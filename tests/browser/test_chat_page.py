@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, Locator, Route, expect
 
 from tests.browser.conftest import Server, Window, kept_open
 from tests.browser.test_page import LONG, QUESTION, prepare_chat
@@ -455,14 +455,17 @@ def test_a_question_waits_for_its_files_and_both_are_kept_meanwhile(window: Wind
     (other,) = window.import_conversations(["灯塔"])
     attached = window.page.locator("#tx-attached li")
     picker = window.page.locator("#tx-composer input[type=file]")
-    delay_requests(window, "/chat/attachments", 700)
+    held: list[Route] = []
+    window.page.route("**/chat/attachments*", lambda route: held.append(route))
     picker.set_input_files([{"name": "说明.txt", "mimeType": "text/plain", "buffer": b"lighthouse"}])
-    expect(attached).to_have_text(["说明.txt · 正在上传……"])
+    expect(attached).to_have_text(["说明.txt · 正在上传…"])
     window.page.evaluate("id => { location.hash = `#chat/${id}`; }", other)
     expect(attached).to_have_count(0)
-    window.page.wait_for_timeout(800)
+    held[0].continue_()
+    window.page.unroute("**/chat/attachments*")
     window.new_chat()
     expect(attached).to_have_text(["说明.txt"])
+    delay_requests(window, "/chat/attachments", 700)
     picker.set_input_files([{"name": "海.txt", "mimeType": "text/plain", "buffer": b"sea"}])
     answered(window, "What is in the files?")
     files = window.page.locator(".tx-msg.tx-user .tx-files li")
