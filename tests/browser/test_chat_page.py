@@ -474,6 +474,29 @@ def test_a_question_waits_for_its_files_and_both_are_kept_meanwhile(window: Wind
     window.page.reload()
 
 
+def test_an_open_edit_box_keeps_its_text_over_other_conversations_and_a_reload(window: Window) -> None:
+    first, second = window.import_conversations(["灯塔", "海"])
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    question, answer = window.page.locator(".tx-msg.tx-user"), window.page.locator(".tx-msg.tx-bot")
+    for message, text in ((question, "改到一半的问题"), (answer, "A half-edited answer")):
+        act(window, message, "edit")
+        message.locator("textarea").fill(text)
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", second)
+    expect(window.page.locator("#tx-messages")).to_contain_text("Question about 海")
+    expect(window.page.locator(".tx-edit")).to_have_count(0)
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    expect(question.locator("textarea")).to_have_value("改到一半的问题")
+    answer.locator("[data-edit=save]").click()
+    expect(body(answer)).to_have_text("A half-edited answer")
+    window.page.reload()
+    expect(question.locator("textarea")).to_have_value("改到一半的问题")
+    expect(answer.locator("textarea")).to_have_count(0)
+    question.locator("textarea").press("Escape")
+    window.page.reload()
+    expect(body(question)).to_have_text("Question about 灯塔")
+    expect(window.page.locator(".tx-edit")).to_have_count(0)
+
+
 def test_files_that_are_too_many_are_not_left_out_silently(window: Window) -> None:
     files = [{"name": f"{number}.txt", "mimeType": "text/plain", "buffer": b"%d" % number} for number in range(11)]
     files[3]["buffer"] = b""

@@ -4,6 +4,7 @@ import { avatar } from "./avatar.js";
 import { currentId, events, get, open, post } from "./chat_client.js";
 import { toggleWrapping } from "./code_wrapping.js";
 import { iconButton, make, rendered } from "./dom.js";
+import { keepEdit, keptEdits } from "./kept_edits.js";
 import { language, tr } from "./texts.js";
 
 const scroller = make("div", { id: "tx-transcript", tabindex: "0", role: "region", "aria-label": tr("conversation") });
@@ -139,6 +140,7 @@ function show(body) {
   }
   // The server sends each message once: those of other branches are kept for when they are shown again.
   const messages = { ...shown.messages, ...body.messages };
+  const drawn = body.order.filter((id) => !nodes.has(id));
   const wanted = [];
   for (const id of body.order) {
     if (!nodes.has(id)) nodes.set(id, draw(messages[id]));
@@ -152,6 +154,7 @@ function show(body) {
   const stopped = shown.running && !body.running;
   shown = { ...body, messages };
   arrange(wanted);
+  for (const id of drawn) if (id in keptEdits(body.id)) openEditor(messages[id], keptEdits(body.id)[id]);
   showEmpty(wanted.length === 0);
   element.classList.toggle("tx-answering", Boolean(body.running));
   if (stopped) announcer.textContent = tr("answer_complete");
@@ -312,11 +315,19 @@ function confirmRemoval(body, button) {
 export function edit(body) {
   const node = nodes.get(body?.id);
   if (!node || isAnswering() || node.classList.contains("tx-editing")) return;
+  openEditor(body, body.content).focus();
+}
+
+/** Show a box with `text` in place of a message, and return it. */
+function openEditor(body, text) {
+  const conversationId = currentId();
+  const node = nodes.get(body.id);
   const { content } = node.parts;
   const area = make("textarea", { class: "tx-edit", "aria-label": tr("edit_message"), rows: "1" });
-  area.value = body.content;
+  area.value = text;
   const fit = () => { area.style.height = "auto"; area.style.height = `${Math.min(area.scrollHeight + 2, innerHeight * 0.6)}px`; };
   const finish = () => {
+    keepEdit(conversationId, body.id);
     node.classList.remove("tx-editing");
     box.remove();
     content.hidden = false;
@@ -329,7 +340,10 @@ export function edit(body) {
     body.role === "user" && make("button", { type: "button", class: "tx-primary", "data-edit": "again", click: again }, tr("save_and_answer")),
     make("button", { type: "button", "data-edit": "save", click: save }, tr("save_edit")),
     make("button", { type: "button", "data-edit": "cancel", click: finish }, tr("cancel"))));
-  area.addEventListener("input", fit);
+  area.addEventListener("input", () => {
+    fit();
+    keepEdit(conversationId, body.id, area.value);
+  });
   box.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
     if (event.key === "Escape") finish();
@@ -342,7 +356,7 @@ export function edit(body) {
   content.hidden = true;
   content.after(box);
   fit();
-  area.focus();
+  return area;
 }
 
 /** Return a value of a receipt as text: names and values a line each. */
