@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Locator, Route, expect
 
 from tests.browser.conftest import Server, Window, kept_open
 from tests.browser.test_page import LONG, QUESTION, prepare_chat
+from tests.support.pictures import picture
 
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)} {{constructor}} [a](javascript:alert(1)) <script>alert(1)</script>"
 
@@ -495,6 +496,21 @@ def test_an_open_edit_box_keeps_its_text_over_other_conversations_and_a_reload(w
     window.page.reload()
     expect(body(question)).to_have_text("Question about 灯塔")
     expect(window.page.locator(".tx-edit")).to_have_count(0)
+
+
+def test_an_attached_picture_is_shown_again_with_its_conversation(window: Window) -> None:
+    (other,) = window.import_conversations(["灯塔"])
+    unload(window)
+    files = [{"name": "红.png", "mimeType": "image/png", "buffer": picture()}]
+    window.page.locator("#tx-composer input[type=file]").set_input_files(files)
+    preview = window.page.locator("#tx-attached img")
+    expect(preview).to_have_js_property("naturalWidth", 20)
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", other)
+    expect(window.page.locator("#tx-attached li")).to_have_count(0)
+    window.new_chat()
+    expect(preview).to_have_js_property("naturalWidth", 20)
+    window.page.locator("#tx-attached button").click()
+    expect(preview).to_have_count(0)
 
 
 def test_files_that_are_too_many_are_not_left_out_silently(window: Window) -> None:

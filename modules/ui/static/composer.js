@@ -373,8 +373,9 @@ const uploadsDone = async () => (await Promise.all(uploadsHere().map(({ done }) 
 
 function drawFiles() {
   const attached = keptFiles(home.id);
+  const everywhere = Object.keys(sessionStorage).filter((key) => key.startsWith(filesKey(""))).map((key) => sessionStorage.getItem(key));
   for (const [hash, address] of previews) {
-    if (attached.some(({ sha256 }) => sha256 === hash)) continue;
+    if (everywhere.some((kept) => kept.includes(hash))) continue;
     URL.revokeObjectURL(address);
     previews.delete(hash);
   }
@@ -409,7 +410,7 @@ function add(chosen) {
 async function uploadFile(file, one, problems) {
   try {
     const added = await upload(`/chat/attachments?id=${encodeURIComponent(one.home.id)}`, file);
-    if (one.home.id === home.id && added.kind === "image" && !previews.has(added.sha256)) previews.set(added.sha256, URL.createObjectURL(file));
+    if (added.kind === "image" && !previews.has(added.sha256)) previews.set(added.sha256, URL.createObjectURL(file));
     keepFiles(one.home.id, [...keptFiles(one.home.id), added]);
     return true;
   } catch (error) {
