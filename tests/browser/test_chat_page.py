@@ -200,7 +200,10 @@ def test_a_reader_who_scrolled_up_is_left_alone_while_an_answer_is_written(windo
     top = scroller.evaluate("element => element.scrollTop")
     window.page.wait_for_timeout(1500)
     assert abs(scroller.evaluate("element => element.scrollTop") - top) < 5
-    window.page.locator("#tx-to-bottom").click()
+    to_bottom = window.page.locator("#tx-to-bottom")
+    to_bottom.hover()
+    expect(to_bottom).not_to_have_css("background-color", re.compile("rgba"))  # no text shines through it
+    to_bottom.click()
     expect(window.page.locator("#tx-to-bottom")).to_be_hidden()
     window.wait_for_answer()
 
