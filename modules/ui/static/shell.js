@@ -123,11 +123,11 @@ conversations.onList(showTitle);
 
 // -- start --------------------------------------------------------------------------------------------------------------
 
+sidebar.build(newChat, newIncognito);
 document.body.prepend(make("a", { id: "tx-skip", href: "#tx-main-start", click: (event) => {
   event.preventDefault();
   document.querySelector("#tx-main-start")?.focus();
-} }, tr("skip")));
-sidebar.build(newChat, newIncognito);
+} }, tr("skip"))); // before the sidebar, which it skips
 const listed = conversations.refresh();
 
 document.addEventListener("click", (event) => {
