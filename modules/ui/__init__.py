@@ -20,6 +20,7 @@ from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_gate import MAX_UPLOAD, GradioGate, keep_uploads_in, log_refusals, remove_uploads
 from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import (
+    leave_out_lost_connections,
     mount,
     slow_timer_frames,
     speed_up_component_search,
@@ -103,6 +104,7 @@ def attach(server: FastAPI, app: App) -> None:
     slow_timer_frames()
     write_head(lambda request: _head(request, app.settings.current, static_files))
     speed_up_component_search(server)
+    leave_out_lost_connections(server)
     log_refusals()
     keep_uploads_in(UPLOADS)
     visitors = Visitors(app)

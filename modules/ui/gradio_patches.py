@@ -1,4 +1,4 @@
-"""Patches of flaws of gradio 6.31.0 that keep the processor busy for nothing.
+"""Patches of flaws of gradio 6.31.0: most keep the processor busy for nothing, one shows English in every language.
 
 `tests/browser/test_page.py` and `tests/ui/test_gradio_patches.py` fail when a patch has become unnecessary.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ _REPLACEMENTS = {
         "node=search(e);node&&known.set(t,path);return node}"
     ),
     "r&&!(`value`in t)&&(await this.#m(e,r),": "r&&!(`value`in t)&&!(`loading_status`in t)&&(await this.#m(e,r),",
+}
+_LOST = {
+    "w(C).push({title:`Connection Lost`,message:Je,fn_index:-1,type:`error`,id:qe,duration:null,visible:!0}),": "",
 }
 
 
@@ -118,10 +121,24 @@ def speed_up_component_search(server: FastAPI) -> None:
     Call this before Gradio's pages are mounted. A version with another script is served unchanged.
     Source: https://github.com/gradio-app/gradio/tree/main/js/core/src/init.svelte.ts
     """
-    for path in (Path(gradio().__file__).parent / "templates/frontend/assets").glob("core-*.js"):
+    _serve_changed(server, "core-*.js", _REPLACEMENTS)
+
+
+def leave_out_lost_connections(server: FastAPI) -> None:
+    """Serve Gradio's script without its message about a lost connection, which is in English in every language.
+
+    `#tx-offline` (modules/ui/page.py) says it. Call this before Gradio's pages are mounted. A version with another
+    script is served unchanged. Source: https://github.com/gradio-app/gradio/tree/main/js/core/src/Blocks.svelte
+    """
+    _serve_changed(server, "Blocks-*.js", _LOST)
+
+
+def _serve_changed(server: FastAPI, pattern: str, replacements: Mapping[str, str]) -> None:
+    """Serve the scripts of Gradio whose names match `pattern` with `replacements`, if each original is in it once."""
+    for path in (Path(gradio().__file__).parent / "templates/frontend/assets").glob(pattern):
         script = path.read_text(encoding="utf-8")
-        if all(script.count(original) == 1 for original in _REPLACEMENTS):
-            for original, replacement in _REPLACEMENTS.items():
+        if all(script.count(original) == 1 for original in replacements):
+            for original, replacement in replacements.items():
                 script = script.replace(original, replacement)
             _serve(server, path.name, script)
 

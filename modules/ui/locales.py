@@ -17,6 +17,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "服务器没有响应，可能已停止。请查看运行它的终端，或重新启动；恢复后此提示自动消失。",
         "The server is not responding. Check its terminal or restart it. This message disappears once it responds.",
     ),
+    "not_reached": ("无法连接服务器，请稍后重试。", "The server cannot be reached. Try again later."),
     "other_language": ("English", "中文"),
     "theme": ("切换深色/浅色", "Switch between dark and light"),
     "no_model": ("未加载模型", "No model loaded"),

@@ -28,6 +28,19 @@ def test_gradios_script_is_served_with_a_faster_component_search() -> None:
     assert restored == original != served.text
 
 
+def test_gradios_script_is_served_without_its_english_message_about_a_lost_connection() -> None:
+    """If this fails, a new Gradio has another script, and `leave_out_lost_connections` must be adapted or removed."""
+    server = FastAPI()
+    gradio_patches.leave_out_lost_connections(server)
+    (path,) = [path for route in server.routes if "Blocks-" in (path := getattr(route, "path", ""))]
+    served = TestClient(server).get(path.format(language="zh")).text
+    original = (Path(gr.__file__).parent / "templates/frontend/assets" / path.rpartition("/")[2]).read_text("utf-8")
+    (message,) = gradio_patches._LOST
+    assert "Connection Lost" in original and "Connection Lost" not in served
+    before, after = original.split(message)
+    assert served == before + after
+
+
 def test_pages_are_built_without_apps_that_serve_nothing() -> None:
     """If the first assertion fails, Gradio makes no application before a page is mounted, and the patch can go."""
     with gr.Blocks(analytics_enabled=False) as plain:

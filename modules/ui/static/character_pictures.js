@@ -1,5 +1,6 @@
 // Pictures of characters as PNG, in which cards are kept: other formats are drawn again.
 import { hueOf, firstLetter, pictureOf } from "./avatar.js";
+import { reach } from "./chat_client.js";
 import { make } from "./dom.js";
 import { toast } from "./popups.js";
 import { language } from "./texts.js";
@@ -42,8 +43,8 @@ const letterPicture = (name) =>
 /** Save the PNG card of a character whose picture is of another format, or who has none. */
 export async function exportCard({ id, name, picture }) {
   try {
-    const png = picture ? await asPng(await (await fetch(pictureOf(id, picture))).blob()) : await letterPicture(name);
-    const answer = await fetch(`/characters/${encodeURIComponent(id)}/card?lang=${language}`, { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: png });
+    const png = picture ? await asPng(await (await reach(pictureOf(id, picture))).blob()) : await letterPicture(name);
+    const answer = await reach(`/characters/${encodeURIComponent(id)}/card?lang=${language}`, { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: png });
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? answer.statusText);
     const address = URL.createObjectURL(await answer.blob());
     make("a", { href: address, download: `${id}.png` }).click();

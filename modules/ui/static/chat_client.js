@@ -9,7 +9,7 @@
 //   "draft"         what the model has written for the user so far: {text, done, error}
 //   "list"          the list of conversations has changed: ask `GET /chat/list` again
 
-const language = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
+import { language, tr } from "./texts.js";
 
 export const events = new EventTarget();
 
@@ -30,6 +30,12 @@ export function open(id) {
 
 const address = (path) => `${path}${path.includes("?") ? "&" : "?"}lang=${language}`;
 
+/** Fetch, with a message in the language of the page if the server cannot be reached. */
+export const reach = (path, options) =>
+  fetch(path, options).catch(() => {
+    throw new Error(tr("not_reached"));
+  });
+
 async function answered(response) {
   if (response.status === 401) location.reload(); // the server has been restarted, and asks for the login again
   const body = await response.json().catch(() => ({}));
@@ -38,11 +44,11 @@ async function answered(response) {
 }
 
 /** Return the JSON that the server answers. Throws an Error with its message, and the `status`. */
-export const get = async (path) => answered(await fetch(address(path)));
+export const get = async (path) => answered(await reach(address(path)));
 
 export const post = async (path, body = {}) =>
   answered(
-    await fetch(address(path), {
+    await reach(address(path), {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
@@ -52,7 +58,7 @@ export const post = async (path, body = {}) =>
 /** Send the bytes of a file. */
 export const upload = async (path, file) =>
   answered(
-    await fetch(address(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`), {
+    await reach(address(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`), {
       method: "POST",
       headers: { "Content-Type": "application/octet-stream" },
       body: file,

@@ -354,6 +354,7 @@ function endDraft() {
 // A server that still has the draft sends it at once. One that was restarted does not.
 let lostTimer = 0;
 events.addEventListener("connected", () => {
+  if (line.textContent === tr("not_reached")) alertText("");
   clearTimeout(lostTimer);
   if (draft && pending === null) lostTimer = setTimeout(endDraft, 5000);
 });

@@ -1,6 +1,6 @@
 // Train a LoRA: the form, the panel of the run that is going on, and all runs. A run is the server's: it goes on without
 // this page, and all pages show the same.
-import { get, post, upload } from "./chat_client.js";
+import { get, post, reach, upload } from "./chat_client.js";
 import { make } from "./dom.js";
 import { toast } from "./popups.js";
 import { tr } from "./texts.js";
@@ -100,7 +100,7 @@ const askFacts = () => {
 
 /** Return what the server answers to a form: an error with its field is an answer too. */
 async function answerTo(path, body) {
-  const response = await fetch(`${path}?lang=${document.documentElement.lang.startsWith("zh") ? "zh" : "en"}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const response = await reach(`${path}?lang=${document.documentElement.lang.startsWith("zh") ? "zh" : "en"}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   if (response.status === 401) location.reload();
   return response.json();
 }
