@@ -60,6 +60,13 @@ def test_the_look_applies_at_once_and_defaults_are_saved_as_differences(chromium
         expect(settings.get_by_role("status").first).to_contain_text("已撤销")
         assert (folder / "settings.yaml").read_text() == "# mine\nfont_size: large\n"
 
+        settings.get_by_role("searchbox").fill("do_sample")
+        box = settings.locator("[name=do_sample]")
+        checked = box.evaluate("(one) => getComputedStyle(one).backgroundColor")
+        box.uncheck()
+        expect(box).not_to_have_css("background-color", checked)  # the white tick alone is not seen
+        box.check()
+
         look.get_by_label("English", exact=True).check()
         expect(page.get_by_role("heading", name="Appearance")).to_be_visible(timeout=30_000)
         expect(look.get_by_label("Very large")).to_be_checked()
