@@ -209,5 +209,6 @@ p {{ color: light-dark(#b42318, #f6a39b); margin: 0 }}
 </style></head><body><form method="post" action="/login"><h1>{title}</h1>
 <input type="hidden" name="next" value="{page}">
 {user}<label>{secret}<input name="password" type="password" autocomplete="current-password" required {focus}></label>
-{error}<button>{button}</button></form></body></html>
+{error}<button>{button}</button></form>
+<script>document.forms[0].action += location.hash; // the redirect keeps what is to be opened</script></body></html>
 """

@@ -311,7 +311,7 @@ def guarded(smollm2: Path, tmp_path: Path) -> Iterator[Server]:
 
 def test_a_login_is_required_if_configured(chromium: Browser, guarded: Server) -> None:
     page = chromium.new_page(locale="zh-CN")
-    page.goto(f"{guarded.url}/zh/")
+    page.goto(f"{guarded.url}/zh/#parameters")
     expect(page.locator("#tx-send")).to_be_hidden()
 
     def log_in(password: str) -> None:
@@ -323,6 +323,6 @@ def test_a_login_is_required_if_configured(chromium: Browser, guarded: Server) -
     expect(page.get_by_text("用户名或密码不正确")).to_be_visible()
     expect(page.locator("#tx-send")).to_be_hidden()
     log_in("secret")
-    expect(page.locator("#tx-send")).to_be_visible(timeout=30_000)
+    expect(page.locator("#tx-page-parameters")).to_be_visible(timeout=30_000)
     assert page.request.get(f"{guarded.url}/v1/models").status == 401
     page.context.close()
