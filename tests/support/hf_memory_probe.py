@@ -33,12 +33,12 @@ def prefix_cache_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[
 def _prefix_cache_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
     import torch
 
-    from modules.engines.hf import engine
+    from modules.engines.hf import kv_cache
     from modules.system import cpu_memory
 
     torch.cuda.mem_get_info = lambda _device: (gpu_free, gpu_total)  # type: ignore[assignment]
     cpu_memory.total_memory = lambda: main_total  # type: ignore[assignment]
-    return engine._prefix_cache_bytes(torch.device("cuda", 0)), engine._prefix_cache_bytes(torch.device("cpu"))
+    return kv_cache.prefix_cache_bytes(torch.device("cuda", 0)), kv_cache.prefix_cache_bytes(torch.device("cpu"))
 
 
 @contextmanager

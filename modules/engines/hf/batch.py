@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modules.engines.hf.evaluator import Evaluator
+from modules.engines.hf.evaluator import Evaluator, PrefixStore
 from modules.engines.hf.kv_cache import extract_row, merge_rows
 
 
@@ -16,18 +16,32 @@ from modules.engines.hf.kv_cache import extract_row, merge_rows
 class TokenSequence:
     """Tokens of which the first `evaluated` are in the cache.
 
-    `encoder_output` is what the encoder of an encoder-decoder model returned for the prompt.
+    `encoder_output` is what the encoder of an encoder-decoder model returned for the prompt. `is_long` says that the
+    cache is that of a text beyond `Evaluator.short_text`.
     """
 
     tokens: list[int]
     cache: Any
     evaluated: int = 0
     encoder_output: Any = None
+    is_long: bool = False
 
     @property
     def remaining(self) -> int:
         """Number of tokens still to evaluate."""
         return len(self.tokens) - self.evaluated
+
+    def take_prefix(self, store: PrefixStore, model: Evaluator, most: int | None = None) -> None:
+        """Take a cache from `store`, which may hold some of the first `most` tokens."""
+        self.is_long = model.is_long(self.tokens)
+        self.cache, self.evaluated = store.take(self._keys(most))
+
+    def store_prefix(self, store: PrefixStore) -> None:
+        store.store(self._keys(self.evaluated), self.cache)
+
+    def _keys(self, count: int | None) -> list[int]:
+        """Return what stands for the first `count` tokens in a store: other numbers if the cache is a long text's."""
+        return [-1 - token for token in self.tokens[:count]] if self.is_long else self.tokens[:count]
 
 
 @dataclass(eq=False)

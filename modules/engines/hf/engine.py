@@ -21,7 +21,7 @@ from modules.engines.engine_protocol import Operations
 from modules.engines.hf.batch import Batch, TokenSequence
 from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixFiles
 from modules.engines.hf.generation import Generation
-from modules.engines.hf.kv_cache import token_bytes
+from modules.engines.hf.kv_cache import free_memory, prefix_cache_bytes, token_bytes
 from modules.engines.hf.limits import batch_size
 from modules.engines.hf.loglikelihoods import add_logits
 from modules.engines.hf.sampling.pipeline import NoTokenLeft
@@ -33,8 +33,6 @@ from modules.system import cpu_memory
 
 PREFILL_CHUNK_WHILE_DECODING = 96
 """Tokens of a prompt that one step evaluates while other answers are decoded."""
-PREFIX_CACHE_BYTES = 2 << 30
-"""Upper limit of the memory for caches of ended answers."""
 
 _NO_GUIDANCE = {"en": "1, unless the model is loaded with cfg-cache", "zh": "1（除非加载模型时勾选“CFG 缓存”）"}
 
@@ -51,7 +49,7 @@ class Engine:
         self.model = model
         self._vocabulary = vocabulary
         self._context = context
-        self._prefixes = model.new_prefix_store(_prefix_cache_bytes(model.device))
+        self._prefixes = model.new_prefix_store(prefix_cache_bytes(model.device))
         self._waiting: deque[Generation] = deque()
         self._prefilling: deque[Generation] = deque()
         self._decoding: list[Generation] = []  # in the order of the batch
@@ -78,7 +76,7 @@ class Engine:
         model.forward([0], cache, model.run_encoder([0]) if model.is_encoder_decoder else None)
         self._max_batch = 1
         if model.can_batch and model.can_truncate(cache):
-            self._max_batch = batch_size(token_bytes(cache) * self._context, _free_memory(model.device))
+            self._max_batch = batch_size(token_bytes(cache) * self._context, free_memory(model.device))
         self._prefill_at_once = model.must_prefill_at_once(cache)
         self._prefixes.clear()
 
@@ -163,7 +161,7 @@ class Engine:
             return
         for sequence in (generation.sequence, generation.negative):
             if sequence is not None and sequence.cache is not None:
-                self._prefixes.store(sequence.tokens[: sequence.evaluated], sequence.cache)
+                sequence.store_prefix(self._prefixes)
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
@@ -185,10 +183,22 @@ class Engine:
                 self._reset()
 
     def _compute(self) -> Iterator[tuple[int, Event]]:
+        self._restart_outgrown()
         if self._decoding:
             yield from self._decode()
         if self._prefilling:
             yield from self._prefill(min(self._prefilling, key=lambda generation: generation.sequence.remaining))
+
+    def _restart_outgrown(self) -> None:
+        """Prefill answers again that become too long for the keys of a short text."""
+        model = self.model
+        for generation in [grown for grown in self._decoding if grown.sequence.evaluated == model.short_text]:
+            sequence = generation.sequence
+            self._batch.remove([sequence])
+            self._decoding.remove(generation)
+            sequence.store_prefix(self._prefixes)
+            sequence.take_prefix(self._prefixes, model)
+            self._prefilling.append(generation)
 
     def _reset(self) -> None:
         self._prefilling.clear()
@@ -218,12 +228,12 @@ class Engine:
                 negative.cache = model.new_cache()
             return
         limit = max_cached_tokens(generation.params)
+        generation.sequence = TokenSequence(list(generation.prompt), None)
         # Of what it is asked for, a store leaves the last token to evaluate.
-        cache, evaluated = self._prefixes.take(generation.prompt[: None if limit is None else limit + 1])
-        generation.sequence = TokenSequence(list(generation.prompt), cache, evaluated)
-        generation.cached_tokens = evaluated
+        generation.sequence.take_prefix(self._prefixes, model, None if limit is None else limit + 1)
+        generation.cached_tokens = generation.sequence.evaluated
         if negative is not None:
-            negative.cache, negative.evaluated = self._prefixes.take(negative.tokens)
+            negative.take_prefix(self._prefixes, model)
 
     def _queue_positions(self) -> Iterator[tuple[int, Event]]:
         """Report the queue position of every waiting request that has moved."""
@@ -246,7 +256,8 @@ class Engine:
             generation.negative_logits = logits
             return
         if sequence.remaining:
-            yield generation.call, generation.prefill_progress
+            if not generation.completion_tokens:
+                yield generation.call, generation.prefill_progress
             return
         self._prefilling.remove(generation)
         generation.end_prefill()
@@ -262,9 +273,10 @@ class Engine:
         begin = sequence.evaluated
         end = min(begin + chunk, len(sequence.tokens))
         try:
-            logits = self.model.forward_interruptible(
-                sequence.tokens[begin:end], sequence.cache, sequence.encoder_output, last
-            )
+            with self.model.long_text(sequence.is_long):
+                logits = self.model.forward_interruptible(
+                    sequence.tokens[begin:end], sequence.cache, sequence.encoder_output, last
+                )
         except (Interrupted, torch.OutOfMemoryError) as error:
             if not isinstance(error, Interrupted) and not self._prefixes.free_memory():
                 raise
@@ -299,7 +311,7 @@ class Engine:
 
     def _empty_sequence(self, window: Window) -> TokenSequence:
         cache, _ = self._prefixes.take(window.tokens[:1])
-        return TokenSequence(window.tokens, cache)
+        return TokenSequence(window.tokens, cache, is_long=self.model.is_long(window.tokens))
 
     def _score_piece(self, sequence: TokenSequence, scores: TargetScores) -> None:
         """Evaluate a piece of a window. Raises GenerationFailed."""
@@ -378,15 +390,3 @@ class Engine:
             for event in generation.finish(reason):
                 yield generation.call, event
         return bool(reason)
-
-
-def _prefix_cache_bytes(device: torch.device) -> int:
-    """Return the limit for caches of ended answers, which lie on `device`: on a GPU a quarter of its free memory."""
-    if device.type == "cuda":
-        return min(PREFIX_CACHE_BYTES, _free_memory(device) // 4)
-    return min(PREFIX_CACHE_BYTES, cpu_memory.total_memory() // 16)
-
-
-def _free_memory(device: torch.device) -> int:
-    """Return the bytes that caches on `device` may still take."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else cpu_memory.available_memory()

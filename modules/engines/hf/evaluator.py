@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -83,6 +84,8 @@ class Evaluator(TextTokenizer, ABC):
     """Whether answers of different lengths can be padded and decoded together."""
     can_guide = True
     """Whether a negative prompt can be evaluated beside an answer."""
+    short_text: int | None = None
+    """Tokens of a text beyond which it has other keys from its first token on, None if the length does not matter."""
     is_encoder_decoder = False
     """Whether an encoder reads the prompt and a decoder writes the answer, starting from `decoder_start_token`."""
 
@@ -118,6 +121,14 @@ class Evaluator(TextTokenizer, ABC):
     def must_prefill_at_once(self, _cache: Any) -> bool:
         """Return whether several tokens in one pass are evaluated correctly only into an empty cache."""
         return False
+
+    def long_text(self, is_long: bool) -> contextlib.AbstractContextManager[None]:
+        """Have forward passes evaluate a part of a text beyond `short_text`, if `is_long`."""
+        return contextlib.nullcontext()
+
+    def is_long(self, tokens: Sequence[int]) -> bool:
+        """Return whether these are the tokens of a text beyond `short_text`."""
+        return self.short_text is not None and len(tokens) > self.short_text
 
     @property
     def window_chunk(self) -> int:

@@ -75,13 +75,17 @@ class Generation:
         return Progress("prompt", (self.sequence.evaluated - self.cached_tokens) / max(total, 1))
 
     def end_prefill(self) -> None:
-        """Start the clock of decoding."""
-        self._prefilled = time.monotonic()
+        """Start the clock of decoding, unless it runs."""
+        if not self.completion_tokens:
+            self._prefilled = time.monotonic()
 
     def draft(self) -> list[int]:
         """Return draft tokens by prompt lookup, as many as the parameters ask for and the answer may still take."""
         wanted = self.params["prompt_lookup_num_tokens"]
         room = self._context - len(self.sequence.tokens)
+        short = self._model.short_text
+        if short is not None and not self.sequence.is_long:
+            room = min(room, short - len(self.sequence.tokens))
         if limit := self.params["max_new_tokens"]:
             room = min(room, limit - self.completion_tokens - 1)
         if not wanted or room <= 0:
@@ -170,6 +174,8 @@ class Generation:
         assert negative is not None and self.negative_logits is not None
         if self.completion_tokens:
             negative.tokens.append(self.sequence.tokens[-1])
-            negative.evaluated += 1
-            self.negative_logits = self._model.forward(negative.tokens[-1:], negative.cache)
+            if negative.evaluated == self._model.short_text and not negative.is_long:
+                negative.cache, negative.evaluated, negative.is_long = self._model.new_cache(), 0, True
+            self.negative_logits = self._model.forward(negative.tokens[negative.evaluated :], negative.cache)
+            negative.evaluated = len(negative.tokens)
         return self.negative_logits

@@ -18,6 +18,7 @@ from transformers import EncoderDecoderCache
 from modules.engines.hf.evaluator import PrefixStore
 from modules.engines.hf.limits import kv_buffer_length
 from modules.engines.token_ids import common_prefix_length
+from modules.system import cpu_memory
 
 if TYPE_CHECKING or int(transformers.__version__.partition(".")[0]) >= 5:
     from transformers import DynamicCache
@@ -27,6 +28,8 @@ else:
 
 MAX_PREFIXES = 8
 """Ended answers whose caches are kept for their next turn."""
+PREFIX_CACHE_BYTES = 2 << 30
+"""Upper limit of the memory for these caches."""
 
 
 class GrowableLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -118,6 +121,18 @@ def cache_of(layers: Sequence[GrowableLayer]) -> Any:
     cache = DynamicCache()
     cache.layers = list(layers)
     return cache
+
+
+def prefix_cache_bytes(device: torch.device) -> int:
+    """Return the limit for caches of ended answers, which lie on `device`: on a GPU a quarter of its free memory."""
+    if device.type == "cuda":
+        return min(PREFIX_CACHE_BYTES, free_memory(device) // 4)
+    return min(PREFIX_CACHE_BYTES, cpu_memory.total_memory() // 16)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that caches on `device` may still take."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else cpu_memory.available_memory()
 
 
 def merge_rows(caches: Sequence[Any], lengths: Sequence[int]) -> tuple[Any, list[int]]:

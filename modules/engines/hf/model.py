@@ -17,6 +17,7 @@ from modules.engines.hf import kv_cache
 from modules.engines.hf.arguments import SEQ2SEQ, TOKENIZER, model_call
 from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixStore
 from modules.engines.hf.limits import PREFILL_CHUNK_8BIT
+from modules.engines.hf.long_rope import LongRope
 
 _OPTIONAL_ARGUMENTS = ("logits_to_keep", "position_ids", "attention_mask")
 # It warns once a layer and token that values were converted to another dtype.
@@ -39,6 +40,8 @@ class Model(Evaluator):
         # The vision models with M-RoPE keep the shift of the prompt that they have seen last, whatever they see next.
         self._shifted_parts = [part for part in self.module.modules() if hasattr(part, "rope_deltas")]
         self._position_shift: Any = None
+        self._long_rope = LongRope(self.module)
+        self.short_text = self._long_rope.limit
         self.computes_all_logits = "logits_to_keep" not in self._accepted
         self.can_batch = "attention_mask" in self._accepted and not is_encoder_decoder
         self._cache_argument = "past_key_values" if "past_key_values" in parameters else "cache_params"
@@ -96,6 +99,9 @@ class Model(Evaluator):
         finally:
             self._is_interruptible = False
         return logits, next((part.rope_deltas for part in self._shifted_parts), None)
+
+    def long_text(self, is_long: bool) -> contextlib.AbstractContextManager[None]:
+        return self._long_rope.long(is_long)
 
     @contextlib.contextmanager
     def positions_shifted(self, shift: Any) -> Iterator[None]:
