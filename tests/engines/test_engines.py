@@ -16,7 +16,7 @@ from modules.core.events import Text
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
-from tests.support.answers import Answer, answer, ask, forget, parameters
+from tests.support.answers import Answer, Crowd, answer, ask, forget, parameters
 from tests.support.worker_pool import WorkerPool
 
 N_CTX = 2048
@@ -30,6 +30,8 @@ CHAT = (
 )
 CODE = "def fibonacci(n):\n    "
 FRANCE = "The capital of France is"
+TOO_COMPLEX = 'root ::= ([a-z]* "a" [a-z]*){200} "b"'
+"""A grammar that compiles, and whose first token would take too long."""
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
@@ -249,6 +251,14 @@ def test_an_invalid_request_does_not_block_later_ones(engine: WorkerProcess) -> 
         with pytest.raises(InternalError, match="KeyError"):
             list(engine.events("generate", prompt=STORY, params={"stop": []}))
     assert answer(engine, STORY, max_new_tokens=3).done.completion_tokens == 3
+
+
+def test_a_grammar_that_turns_out_too_complex_ends_its_own_answer_alone(engine: WorkerProcess, loader: str) -> None:
+    crowd, tokens = Crowd(engine), 1500 if loader == "llama.cpp" else 120  # it is quick
+    others = [crowd.ask(prompt, max_new_tokens=tokens, ban_eos_token=True) for prompt in (STORY, CODE)]
+    with pytest.raises(OptionError, match="grammar_string"):
+        crowd.answer(crowd.ask(FRANCE, grammar_string=TOO_COMPLEX))
+    assert [crowd.answer(call).done.completion_tokens for call in others] == [tokens, tokens]
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------------

@@ -269,8 +269,8 @@ class Engine:
             if not request.first_token_at:
                 request.first_token_at = time.monotonic()
                 request.reused_tokens = min(request.job.reused_tokens, len(request.prompt) - 1)
-            if request.job.error:
-                yield request.call, Failed(GenerationFailed(NAME, request.job.error))
+            if error := request.job.error:
+                yield request.call, Failed(GenerationFailed(NAME, error) if isinstance(error, str) else error)
                 self.cancel(request.call)
                 return
             if logits is not None and request.job.likely:

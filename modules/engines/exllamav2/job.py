@@ -14,6 +14,7 @@ from exllamav2.generator import ExLlamaV2DynamicJob, ExLlamaV2Sampler
 from exllamav2.generator.filters import ExLlamaV2Filter
 from torch import Tensor
 
+from modules.core.errors import WebUIError
 from modules.core.events import Json
 from modules.engines.exllamav2.sampling import settings_fields
 from modules.engines.grammars import Matcher
@@ -22,8 +23,8 @@ from modules.engines.hf.sampling.vocabulary import Vocabulary
 from modules.engines.time_limit import time_limit
 from modules.engines.token_ids import logit_biases
 
-SAMPLER_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, NoTokenLeft)
-"""What ExLlamaV2's sampler may raise."""
+SAMPLER_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, NoTokenLeft, WebUIError)
+"""What ExLlamaV2's sampler and a grammar may raise."""
 
 
 class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
@@ -31,7 +32,7 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
 
     With `return_top_tokens`, `likely` has so many of those that could be sampled last, and their probabilities. XTC,
     which is a matter of chance elsewhere, reduces probabilities here. An exception in the sampler would end the jobs of
-    other requests too. It is caught and ends this one; `error` then holds its text.
+    other requests too. It is caught and ends this one; `error` then holds it if it is one of ours, else its text.
     """
 
     def __init__(self, keeps_logits: bool, ends: Sequence[int], **arguments: Any) -> None:
@@ -40,7 +41,7 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self._logits: Tensor | None = None
         self.sampled: list[tuple[int, Tensor | None]] = []
         self.likely: list[tuple[int, float]] = []
-        self.error: str = ""
+        self.error: str | WebUIError = ""
 
     def receive_logits(self, logits: Tensor) -> Any:
         """Sample from `logits`, shape [sequences, 1, padded vocabulary], which the sampler overwrites.
@@ -52,7 +53,7 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
         try:
             sample = super().receive_logits(logits)
         except SAMPLER_ERRORS as error:
-            self.error = str(error) if isinstance(error, NoTokenLeft) else f"{type(error).__name__}: {error}"
+            self.error = _words(error)
             return torch.tensor([[min(self._ends, default=0)]]), none_tensor, none_tensor, torch.ones(1, 1), True
         _, tokens, chances, *_ = sample
         if self.return_top_tokens:
@@ -83,6 +84,12 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
         """Tokens of the prompt that were in the cache."""
         tokens: int = self.cached_pages * self.generator.page_size + self.cached_tokens
         return tokens // len(self.sequences)
+
+
+def _words(error: Exception) -> str | WebUIError:
+    if isinstance(error, WebUIError):
+        return error
+    return str(error) if isinstance(error, NoTokenLeft) else f"{type(error).__name__}: {error}"
 
 
 def sampler_settings(

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from modules.core.errors import OptionError, Unsupported
+from modules.core.errors import OptionError, Unsupported, WebUIError
 from modules.core.events import Event, Failed, Info, Json, Note, Waiting
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.engines.engine_protocol import Operations
@@ -383,6 +383,9 @@ class Engine:
             text, reason = generation.sample(logits)
         except NoTokenLeft as error:  # the other answers continue
             yield generation.call, Failed(GenerationFailed(self.model.name, str(error)))
+            return True
+        except WebUIError as error:  # a grammar has turned out to be too complex
+            yield generation.call, Failed(error)
             return True
         if text is not None:
             yield generation.call, text

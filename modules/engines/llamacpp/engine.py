@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules.core.errors import WebUIError
 from modules.core.events import Done, Event, Failed, Info, Json, Note, Progress, Result, Text, Waiting
 from modules.core.prompt import Image
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
@@ -295,7 +296,7 @@ class LlamaCpp:
                 yield request.call, result
                 return
             reason, failure = self._sample_after_draft(request, texts), None
-        except GenerationFailed as error:  # the other requests go on
+        except WebUIError as error:  # the other requests go on
             reason, failure = "", error
         for text in texts:
             yield request.call, text

@@ -160,6 +160,14 @@ def test_a_failed_request_does_not_affect_the_others(exl: WorkerProcess) -> None
         crowd.answer(failing)
 
 
+def test_a_grammar_that_turns_out_too_complex_ends_its_own_answer_alone(exl: WorkerProcess) -> None:
+    crowd = Crowd(exl)
+    fine = crowd.ask(FRANCE, max_new_tokens=12, ban_eos_token=True)
+    with pytest.raises(OptionError, match="grammar_string"):
+        crowd.answer(crowd.ask(FRANCE, grammar_string='root ::= ([a-z]* "a" [a-z]*){200} "b"'))
+    assert crowd.answer(fine).done.completion_tokens == 12
+
+
 def bans(worker: WorkerProcess, paris: int) -> str:
     """Return the ids of all tokens with which the text " Paris" may begin."""
     prefixes = [ask(worker, "encode", text=" Paris"[:end], add_special=False) for end in range(1, 6)]
