@@ -220,12 +220,9 @@ class Engine:
     def _take_caches(self, generation: Generation) -> None:
         model, negative = self.model, generation.negative
         if model.is_encoder_decoder:
-            encoder_output = model.run_encoder(generation.prompt)
-            generation.sequence = TokenSequence(
-                [model.decoder_start_token], model.new_cache(), encoder_output=encoder_output
-            )
+            generation.sequence = self._decoder_sequence(generation.prompt)
             if negative is not None:
-                negative.cache = model.new_cache()
+                generation.negative = self._decoder_sequence(negative.tokens)
             return
         limit = max_cached_tokens(generation.params)
         generation.sequence = TokenSequence(list(generation.prompt), None)
@@ -234,6 +231,12 @@ class Engine:
         generation.cached_tokens = generation.sequence.evaluated
         if negative is not None:
             negative.take_prefix(self._prefixes, model)
+
+    def _decoder_sequence(self, prompt: Sequence[int]) -> TokenSequence:
+        """Return the beginning of the answer of an encoder-decoder model to `prompt`."""
+        model = self.model
+        encoder_output = model.run_encoder(prompt)
+        return TokenSequence([model.decoder_start_token], model.new_cache(), encoder_output=encoder_output)
 
     def _queue_positions(self) -> Iterator[tuple[int, Event]]:
         """Report the queue position of every waiting request that has moved."""

@@ -176,6 +176,7 @@ class Generation:
             negative.tokens.append(self.sequence.tokens[-1])
             if negative.evaluated == self._model.short_text and not negative.is_long:
                 negative.cache, negative.evaluated, negative.is_long = self._model.new_cache(), 0, True
-            self.negative_logits = self._model.forward(negative.tokens[negative.evaluated :], negative.cache)
+            new = negative.tokens[negative.evaluated :]
+            self.negative_logits = self._model.forward(new, negative.cache, negative.encoder_output)
             negative.evaluated = len(negative.tokens)
         return self.negative_logits

@@ -71,6 +71,16 @@ def test_every_architecture_answers_as_generate_of_transformers_does(
     assert answer(reloadable, turn, max_new_tokens=8).text == second.text
 
 
+def test_an_encoder_decoder_model_is_guided_away_from_the_answer_to_the_negative_prompt(
+    reloadable: WorkerProcess, kinds: dict[str, Path]
+) -> None:
+    load(reloadable, kinds["t5"], TRANSFORMERS)
+    plain = answer(reloadable, FRANCE, max_new_tokens=8)
+    for negative, is_same in ((FRANCE, True), ("The moon is bright.", False)):
+        guided = answer(reloadable, FRANCE, max_new_tokens=8, guidance_scale=2.5, negative_prompt=negative)
+        assert (guided.text == plain.text) is is_same
+
+
 def test_a_full_context_ends_the_answer(reloadable: WorkerProcess, kinds: dict[str, Path]) -> None:
     assert load(reloadable, kinds["llama"], TRANSFORMERS).context_length == 256
     full = answer(reloadable, "moon " * 60, max_new_tokens=0, ban_eos_token=True)
