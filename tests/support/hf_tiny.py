@@ -15,6 +15,9 @@ _LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embe
 _FACTORS = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 4.0, 8.0, 16.0]}
 _T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 49152}
 
+_BART = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+_BART |= {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 49152}
+
 KINDS = {
     "llama": ("Llama", _SIZE | _HEADS),
     "window": ("Mistral", _SIZE | _HEADS | {"sliding_window": 24}),
@@ -24,6 +27,10 @@ KINDS = {
     "alibi": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 49152}),
     "learned": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": 49152}),
     "t5": ("T5", _T5 | {"decoder_start_token_id": 0}),
+    "bart": (
+        "Bart",
+        _BART | {"max_position_embeddings": 128, "decoder_start_token_id": 2, "forced_eos_token_id": None},
+    ),
 }
 """The transformers name of the architecture, and the sizes in its configuration, by the kind used in tests."""
 
@@ -45,7 +52,12 @@ def _write(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         kind, size = KINDS[name]
         config = getattr(transformers, f"{kind}Config")(**size, **_ENDS)
-        ending = {"T5": "ForConditionalGeneration", "GPT2": "LMHeadModel", "Gemma3Text": "ForCausalLM"}
+        ending = {
+            "T5": "ForConditionalGeneration",
+            "Bart": "ForConditionalGeneration",
+            "GPT2": "LMHeadModel",
+            "Gemma3Text": "ForCausalLM",
+        }
         cls = getattr(transformers, kind.replace("Gemma3Text", "Gemma3") + ending.get(kind, "ForCausalLM"))
         model = cls(config)
         for weight in model.parameters():  # large enough that distant tokens affect the logits

@@ -89,9 +89,7 @@ class Engine:
         self._vocabulary.prepare_grammars()
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
-        tokens = list(prompt) or self._empty_prompt()
-        if len(tokens) >= self._context and not self.model.is_encoder_decoder:
-            raise PromptTooLong(len(tokens), self._context - 1)
+        tokens = self._checked(prompt)
         negative = self._negative(params) if params["guidance_scale"] != 1 else None
         generation = Generation(call, tokens, negative, params, self.model, self._vocabulary, self._context)
         self._waiting.append(generation)
@@ -99,10 +97,16 @@ class Engine:
     def _negative(self, params: Mapping[str, Json]) -> TokenSequence:
         if not self.model.can_guide:
             raise OptionError("guidance_scale", params["guidance_scale"], _NO_GUIDANCE)
-        tokens = self.tokenize(params["negative_prompt"], params) or self._empty_prompt()
-        if len(tokens) >= self._context:
-            raise PromptTooLong(len(tokens), self._context - 1)
-        return TokenSequence(tokens, None)
+        return TokenSequence(self._checked(self.tokenize(params["negative_prompt"], params)), None)
+
+    def _checked(self, prompt: Sequence[int]) -> list[int]:
+        """Return the tokens of a prompt, which is not empty then. Raises PromptTooLong."""
+        tokens, limit = list(prompt) or self._empty_prompt(), self._context - 1
+        if self.model.is_encoder_decoder:  # its answer has a context of its own
+            limit = self.model.encoder_positions or len(tokens)
+        if len(tokens) > limit:
+            raise PromptTooLong(len(tokens), limit)
+        return tokens
 
     def _empty_prompt(self) -> list[int]:
         """Return the token that an empty prompt stands for, as an answer must continue some token."""
@@ -235,8 +239,7 @@ class Engine:
     def _decoder_sequence(self, prompt: Sequence[int]) -> TokenSequence:
         """Return the beginning of the answer of an encoder-decoder model to `prompt`."""
         model = self.model
-        encoder_output = model.run_encoder(prompt)
-        return TokenSequence([model.decoder_start_token], model.new_cache(), encoder_output=encoder_output)
+        return TokenSequence([model.decoder_start_token], model.new_cache(), encoder_output=model.run_encoder(prompt))
 
     def _queue_positions(self) -> Iterator[tuple[int, Event]]:
         """Report the queue position of every waiting request that has moved."""
@@ -384,11 +387,9 @@ class Engine:
                 yield generation.call, generation.next_tokens(logits)
                 return True
             text, reason = generation.sample(logits)
-        except NoTokenLeft as error:  # the other answers continue
-            yield generation.call, Failed(GenerationFailed(self.model.name, str(error)))
-            return True
-        except WebUIError as error:  # a grammar has turned out to be too complex
-            yield generation.call, Failed(error)
+        except (NoTokenLeft, WebUIError) as error:  # the other answers continue
+            failure = error if isinstance(error, WebUIError) else GenerationFailed(self.model.name, str(error))
+            yield generation.call, Failed(failure)
             return True
         if text is not None:
             yield generation.call, text

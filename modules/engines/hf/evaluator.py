@@ -140,6 +140,9 @@ class Evaluator(TextTokenizer, ABC):
         """The number of tokens without the padding of the vocabulary."""
         return min(self.vocabulary_size, self.vocab_size)
 
+    encoder_positions: int | None = None
+    """Tokens of a prompt that an encoder reads at most, None for any number."""
+
     # -- models that batch, encoder-decoder models ------------------------------------------------------------------
 
     def forward_batch(self, tokens: Sequence[int], starts: Sequence[int], end: int, cache: Any) -> Tensor:

@@ -44,6 +44,8 @@ class Model(Evaluator):
         self.short_text = self._long_rope.limit
         self.computes_all_logits = "logits_to_keep" not in self._accepted
         self.can_batch = "attention_mask" in self._accepted and not is_encoder_decoder
+        if is_encoder_decoder:
+            self.encoder_positions = _encoder_positions(self.module.config)
         self._cache_argument = "past_key_values" if "past_key_values" in parameters else "cache_params"
         self.config = self.module.config.get_text_config(decoder=True)
         self.device = _input_device(self.module)
@@ -187,6 +189,12 @@ def _input_device(module: Any) -> torch.device:
     """Return the device for input tokens: where accelerate computes, if the first weights are offloaded to disk."""
     device = torch.device(module.device)
     return device if device.type != "meta" else torch.device(module._hf_hook.execution_device)
+
+
+def _encoder_positions(config: Any) -> int | None:
+    """Return how many positions an encoder has. T5's are relative, and have no end."""
+    names = ("max_encoder_position_embeddings", "max_position_embeddings")
+    return next((int(found) for name in names if (found := getattr(config, name, None))), None)
 
 
 def _layers(module: Any) -> Iterable[Any]:

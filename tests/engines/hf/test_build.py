@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from modules.core.paths import ROOT
-from modules.core.worker_errors import LoadFailed
+from modules.core.worker_errors import LoadFailed, PromptTooLong
 from modules.runtime.worker_process import WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import TRANSFORMERS, load, load_arguments
-from tests.support.answers import answer, ask, forget, together
+from tests.support.answers import Crowd, answer, ask, forget, together
 from tests.support.hf_memory_probe import answers_short_of_memory, prefix_cache_bytes
 from tests.support.hf_reference import transformers_answers
 from tests.support.hf_tiny import KINDS, tiny_models
@@ -26,6 +26,7 @@ from tests.support.linked_folder import linked_folder
 from tests.support.own_code import own_model
 from tests.support.pickled_weights import pickle_program, pickle_weights
 
+ENCODER_DECODERS = ("t5", "bart")
 FRANCE = "The capital of France is"
 PROMPTS = ["Once upon a time, in a small village", "The moon is bright. " * 8, "one"]
 TOKENS = 27
@@ -56,7 +57,7 @@ def test_every_architecture_answers_as_generate_of_transformers_does(
     reloadable: WorkerProcess, kinds: dict[str, Path], kind: str
 ) -> None:
     """Compare answers given one by one, in a batch, with the prefix cache, and after a second turn."""
-    name = "AutoModelForSeq2SeqLM" if kind == "t5" else "AutoModelForCausalLM"
+    name = "AutoModelForSeq2SeqLM" if kind in ENCODER_DECODERS else "AutoModelForCausalLM"
     expected = [
         generated["text"] for generated in transformers_answers(kinds[kind], PROMPTS, TOKENS, name, dtype="float32")
     ]
@@ -69,6 +70,17 @@ def test_every_architecture_answers_as_generate_of_transformers_does(
     second = answer(reloadable, turn, max_new_tokens=8)
     forget(reloadable)
     assert answer(reloadable, turn, max_new_tokens=8).text == second.text
+
+
+def test_a_prompt_beyond_the_positions_of_an_encoder_is_refused(
+    reloadable: WorkerProcess, kinds: dict[str, Path]
+) -> None:
+    load(reloadable, kinds["bart"], TRANSFORMERS)
+    crowd = Crowd(reloadable)
+    fine = crowd.ask("moon " * 60, max_new_tokens=60, ban_eos_token=True)
+    with pytest.raises(PromptTooLong, match="128"):
+        answer(reloadable, "moon " * 150)
+    assert crowd.answer(fine).done.completion_tokens == 60
 
 
 def test_an_encoder_decoder_model_is_guided_away_from_the_answer_to_the_negative_prompt(
