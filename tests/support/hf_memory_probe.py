@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules.core.events import Failed, Text
+from modules.core.events import Done, Failed, Progress, Text
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.answers import parameters
@@ -28,6 +28,11 @@ def answers_short_of_memory(folder: Path) -> dict[str, Any]:
 def prefix_cache_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
     """Return the limit of the prefix cache on a GPU and in main memory of these sizes, in bytes."""
     return forked(_prefix_cache_bytes, gpu_free, gpu_total, main_total)
+
+
+def interrupted_second_turn(folder: Path) -> tuple[list[float], int]:
+    """Interrupt the prefill of a second turn. Return the progress after that, and how many tokens were cached."""
+    return forked(_interrupted_second_turn, folder)
 
 
 def _prefix_cache_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
@@ -76,6 +81,28 @@ def answer_all(engine: Any, prompts: Sequence[str], **changes: Any) -> list[str]
             answers[call] += event.text if isinstance(event, Text) else ""
             answers[call] += str(event.error) if isinstance(event, Failed) else ""
     return answers
+
+
+def _interrupted_second_turn(folder: Path) -> tuple[list[float], int]:
+    from modules.engines.hf import build
+
+    options = option_values(resolve(LOADERS["Transformers"], model={}, saved={}, flags={}, form={"cpu": True}))
+    engine = build.engine(folder, options, build.torch_environment(), lambda _: None)
+    engine.model.prefill_chunk = 16
+    answer_all(engine, [EARLIER * 8])
+    (first,) = engine._prefixes._prefixes  # type: ignore[attr-defined]
+    engine.submit(0, [*first.tokens, *range(5, 45)], parameters(max_new_tokens=2, ban_eos_token=True))
+    progress, cached = [], -1
+    for step in range(100):
+        engine.interrupt(urgent=step == 1)
+        for _, event in engine.step():
+            if isinstance(event, Progress) and step > 1:
+                progress.append(event.done)
+            cached = event.cached_tokens if isinstance(event, Done) else cached
+        engine.resume()
+        if engine.idle:
+            break
+    return progress, cached
 
 
 def _answers(folder: Path) -> dict[str, Any]:

@@ -256,7 +256,8 @@ class Engine:
         sequence = negative if negative is not None and negative.remaining else generation.sequence
         chunk = PREFILL_CHUNK_WHILE_DECODING if self._decoding else self.model.prefill_chunk
         logits = self._evaluate(sequence, sequence.remaining if self._prefill_at_once else chunk)
-        if logits is None:
+        if logits is None:  # what was in the cache may have to be evaluated again
+            generation.cached_tokens = min(generation.cached_tokens, generation.sequence.evaluated)
             return
         if sequence is negative:
             generation.negative_logits = logits

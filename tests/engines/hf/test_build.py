@@ -19,7 +19,7 @@ from modules.runtime.worker_process import WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.support.answers import Crowd, answer, ask, forget, together
-from tests.support.hf_memory_probe import answers_short_of_memory, prefix_cache_bytes
+from tests.support.hf_memory_probe import answers_short_of_memory, interrupted_second_turn, prefix_cache_bytes
 from tests.support.hf_reference import transformers_answers
 from tests.support.hf_tiny import KINDS, tiny_models
 from tests.support.linked_folder import linked_folder
@@ -253,6 +253,13 @@ def test_the_prefix_cache_is_freed_for_an_answer_that_needs_its_memory(kinds: di
     for case, (expected, texts, prefixes) in answers.items():
         assert texts == expected, case
         assert prefixes == len(texts), f"{case}: the earlier prefixes were freed"
+
+
+def test_a_prompt_that_begins_again_after_an_interruption_counts_no_cached_tokens(kinds: dict[str, Path]) -> None:
+    progress, cached = interrupted_second_turn(kinds["window"])
+    assert cached == 0, "a sliding window that has moved on cannot go back to before the interrupted chunk"
+    assert len(progress) > 3
+    assert all(0 < done <= 1 for done in progress)
 
 
 def test_the_prefix_cache_is_limited_by_the_free_memory_of_the_gpu(backend: None) -> None:
