@@ -10,6 +10,8 @@ from tests.support.forked import forked
 
 _SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "vocab_size": 49152}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+_HYBRID = _SIZE | {"num_attention_heads": 4, "num_key_value_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 8}
+_HYBRID |= {"mamba_d_state": 8, "mamba_n_groups": 1, "attn_layer_indices": [1, 3]}
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 _LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 48}
 _FACTORS = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 4.0, 8.0, 16.0]}
@@ -24,6 +26,7 @@ KINDS = {
     "long": ("Phi3", _SIZE | _HEADS | {"rope_parameters": _LONG | _FACTORS, "original_max_position_embeddings": 48}),
     "mixed": ("Gemma3Text", _SIZE | _HEADS | {"sliding_window": 24, "query_pre_attn_scalar": 8}),
     "state": ("Mamba", {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "vocab_size": 49152}),
+    "hybrid": ("Bamba", _HYBRID),
     "alibi": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 49152}),
     "learned": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": 49152}),
     "t5": ("T5", _T5 | {"decoder_start_token_id": 0}),

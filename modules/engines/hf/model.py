@@ -51,6 +51,9 @@ class Model(Evaluator):
         self.device = _input_device(self.module)
         self.eos_tokens = frozenset(self._configured_eos_tokens())
         self.vocab_size = int(self.module.get_output_embeddings().weight.shape[0])
+        # Some models with recurrent layers, such as Bamba, count positions from 0 at every token otherwise.
+        states_positions = "position_ids" in self._accepted and not self._shifted_parts
+        self._needs_positions = states_positions and kv_cache.has_recurrent_state(self.new_cache())
         self._interrupt_requested = self._is_interruptible = False
         for layer in _layers(self.module):
             layer.register_forward_pre_hook(self._raise_if_interrupted)
@@ -70,7 +73,11 @@ class Model(Evaluator):
     def forward(self, tokens: Sequence[int], cache: Any, encoder_output: Any = None, last: int = 1) -> Tensor:
         ids = torch.tensor([tokens], device=self.device)
         argument = "decoder_input_ids" if self.is_encoder_decoder else "input_ids"
-        return self._logits({argument: ids}, cache, encoder_output, last)[0]
+        inputs = {argument: ids}
+        if self._needs_positions:
+            begin = cache.get_seq_length()
+            inputs["position_ids"] = torch.arange(begin, begin + len(tokens), device=self.device)[None]
+        return self._logits(inputs, cache, encoder_output, last)[0]
 
     def interrupt(self, requested: bool) -> None:
         self._interrupt_requested = requested
