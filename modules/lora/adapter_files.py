@@ -30,7 +30,7 @@ _GGUF_TENSOR = re.compile(r"(.+)\.lora_([ab])")
 _PEFT_DEFAULT = 8  # of both rank and alpha
 _MAX_NAME_LENGTH = 160
 _MAX_RANK = 1 << 20
-_MAX_PATTERN_LENGTH, _MAX_GROUPS, _MAX_REPETITIONS = 500, 8, 2
+_MAX_PATTERN_LENGTH, _MAX_CHOICES, _MAX_REPETITIONS = 500, 256, 2
 _BYTES_PER_NUMBER = {"F32": 4, "F16": 2, "BF16": 2}
 # Types that llama.cpp cannot multiply with: its process would abort.
 _UNSUPPORTED_TYPES = ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64")
@@ -193,15 +193,17 @@ def _is_number(value: object) -> bool:
 def _is_quick(pattern: str) -> bool:
     """Whether a stranger's regular expression can be matched with names of modules in a moment, whatever these are.
 
-    Repeated groups may take exponential time, and each repetition of a character multiplies it by the name's length.
+    Repeated groups may take exponential time. Each repetition of a character multiplies it by the name's length, each
+    optional character by two, and each group by its alternatives.
     """
-    plain = re.sub(r"\\.", "x", pattern)
+    plain = re.sub(r"\\.", "x", pattern).replace("(?:", "(")
     repetitions = len(re.findall(r"[*+{]", plain))
+    choices = 2 ** plain.count("?") * math.prod(part.count("|") + 1 for part in plain.split("("))
     return (
         len(pattern) <= _MAX_PATTERN_LENGTH
-        and not re.search(r"\)[*+?{]|\(\?(?!:)", plain)
-        and plain.count("(") <= _MAX_GROUPS
+        and not re.search(r"\)[*+?{]|\(\?", plain)
         and repetitions <= _MAX_REPETITIONS
+        and choices <= _MAX_CHOICES
     )
 
 
