@@ -38,7 +38,7 @@ _SECRET = re.compile(
 _EXAMPLE = '"me:my secret"'
 """In a comment of the file as it is shipped."""
 _HELP = ("-h", "--help")  # the parser would print it and exit
-_PLACEHOLDER = re.compile(HIDDEN + r"(\d+)")
+_PLACEHOLDER = re.compile(HIDDEN + r"(\d{1,9})")
 _TOO_LONG: Words = {
     "en": f"the text is longer than {MAX_BYTES} bytes; shorten it",
     "zh": f"文字超过 {MAX_BYTES} 字节，请缩短",

@@ -92,7 +92,8 @@ def test_a_command_line_is_shown_without_secrets() -> None:
 
 
 def test_a_secret_cannot_be_moved_to_where_it_would_be_shown(file: FlagsFile, subtests: pytest.Subtests) -> None:
-    for text in (f"--model {HIDDEN}1", f"# {HIDDEN}1", f"--api-key {HIDDEN}7", f"--api-key {HIDDEN}0"):
+    unknown = (f"--api-key {HIDDEN}{number}" for number in ("7", "0", "9" * 5000))
+    for text in (f"--model {HIDDEN}1", f"# {HIDDEN}1", *unknown):
         with subtests.test(text=text), pytest.raises(CommandLineError, match="stands for a secret"):
             file.save(text)
     assert file.path.read_text() == SECRET

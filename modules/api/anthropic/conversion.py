@@ -34,7 +34,7 @@ SPELLED: Mapping[str, str] = {
 }
 """Anthropic's names of a chat completion's fields."""
 
-_ELEMENT = re.compile(r"(messages|tools)\[(\d+)\](?:\.content(?:\[(\d+)\](?:\.image_url)?)?|\.function\b)?")
+_ELEMENT = re.compile(r"(messages|tools)\[(\d{1,9})\](?:\.content(?:\[(\d{1,9})\](?:\.image_url)?)?|\.function\b)?")
 """A message or tool of a chat completion, with what its fields are called there."""
 
 _TEXT: Words = {"en": "a text", "zh": "文本"}

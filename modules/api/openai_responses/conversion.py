@@ -24,7 +24,7 @@ _NAMES = {
 }
 """Fields of chat completions, and those of Responses that they are made of."""
 
-_ELEMENT = re.compile(r"(messages|tools)\[(\d+)\](?:\.function\b)?")
+_ELEMENT = re.compile(r"(messages|tools)\[(\d{1,9})\](?:\.function\b)?")
 
 
 @dataclass(frozen=True)

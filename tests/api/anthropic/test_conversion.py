@@ -226,6 +226,7 @@ def test_errors_and_reports_of_the_chat_completion_have_the_paths_of_the_request
         "messages[3].content[2]": "messages[1].content[2]",
         "tools[0].function.strict": "tools[1].strict",
         "temperature": "temperature",
+        f"tools[{'9' * 5000}]": f"tools[{'9' * 5000}]",  # a field that a client has made up
     }
     assert {path: found.origins.path(path) for path in paths} == paths
     assert found.report(["tools[0].function.strict"]) == ["tools[0]", "tools[1].strict"]

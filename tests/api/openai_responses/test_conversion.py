@@ -123,6 +123,8 @@ def test_errors_of_the_chat_completion_name_the_fields_of_the_response() -> None
     assert conversion.path("messages[1].content[2]") == "input[1].content[2]"
     assert conversion.path("tools[0].function.name") == "tools[1].name"
     assert conversion.path("max_completion_tokens") == "max_output_tokens"
+    made_up = f"tools[{'9' * 5000}]"
+    assert conversion.path(made_up) == made_up
     error = conversion.respelled(Unsupported(both("messages[1].content[0]: no images")))
     assert str(error) == "input[1].content[0]: no images"
 
