@@ -155,7 +155,11 @@ class ModelBin:
         return entry
 
     def restore(self, entry_id: str) -> BinEntry:
-        """Move the files of an entry back. Raises NotInBin or NotRestorable, and then nothing has been moved."""
+        """Move the files of an entry back.
+
+        Raises NotInBin or NotRestorable, and then nothing has been moved, but for files that cannot be moved to the
+        bin again: the rest can still be restored.
+        """
         entry = self._find(entry_id)
         files = self._folder / entry.id / _FILES
         moves = [(files / name, self._top / name) for name in entry.paths if os.path.lexists(files / name)]
