@@ -157,13 +157,13 @@ class FlagsFile:
         Beginnings that end before a value tell nothing of other errors. Returns 0 if no line is at fault.
         """
         line = 0
-        for end in range(len(words), 0, -1):
+        for end in [number for number, line_words in enumerate(words, 1) if line_words][::-1]:
             try:
                 parse([*_joined(words[:end]), *self._typed])
                 break
             except WebUIError as other:
                 if _subject(other) == _subject(error):
-                    line = end if words[end - 1] else line
+                    line = end
                 elif not isinstance(other, CommandLineError):
                     break
         return line
