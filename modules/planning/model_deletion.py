@@ -55,10 +55,12 @@ class ModelDeletion:
         deletion = plan_deletion(self._catalog.folder, record, records, self._chosen_projectors(record, records))
         self._refuse_loaded(deletion)
         self._refuse_downloading(deletion)
-        settings = {model.name: dict(self._settings.remove(model.name)) for model in deletion.models}
+        settings: dict[str, Mapping[str, Any]] = {}
         try:
+            for model in deletion.models:
+                settings[model.name] = dict(self._settings.remove(model.name))
             entry = self._bin.delete(deletion, {model: saved for model, saved in settings.items() if saved})
-        except NotDeletable:
+        except (NotDeletable, SettingsError):
             self._put_back(settings)
             raise
         if self._prompts is not None:

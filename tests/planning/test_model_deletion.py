@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,13 @@ import pytest
 from modules.app import App
 from modules.catalog.errors import NotDeletable
 from modules.catalog.record import ModelRecord
-from modules.core.errors import ModelNotFound, Unsupported
+from modules.core.errors import ModelNotFound, SettingsError, Unsupported, both
 from modules.downloads.record import DownloadSpec
 from modules.engines.prompt_cache.folder import PromptFolder, model_key
 from modules.planning.model_deletion import ModelDeletion
 from tests.engines.prompt_cache import prompts as saved
 from tests.support import echo_plans
-from tests.support.checkpoint_files import put
+from tests.support.checkpoint_files import checkpoint, put
 from tests.support.downloading import until
 from tests.support.gguf_files import gguf
 from tests.support.hub_server import HubServer
@@ -161,6 +161,25 @@ def test_settings_stay_if_the_disk_refuses_to_move_the_model(
         app.deletion.delete("a.gguf")
     assert app.model_settings.get("a.gguf") == {"loader": "llama.cpp", "n_ctx": 512}
     assert (models / "a.gguf").is_file() and app.deletion.entries() == []
+
+
+def test_settings_stay_if_those_of_another_model_in_the_folder_cannot_be_removed(
+    app: App, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(models / "llama")
+    put(models / "llama" / "extra.gguf", gguf())
+    save(app, "llama", 512)
+    remove = app.model_settings.remove
+
+    def refuse_extra(name: str) -> Mapping[str, object]:
+        if name == "llama/extra.gguf":
+            raise SettingsError("config-user.yaml", both("No space left on device"))
+        return remove(name)
+
+    monkeypatch.setattr(app.model_settings, "remove", refuse_extra)
+    with pytest.raises(SettingsError):
+        app.deletion.delete("llama")
+    assert app.model_settings.get("llama") == {"loader": "llama.cpp", "n_ctx": 512}
 
 
 def test_a_folder_that_a_running_download_will_replace_is_not_deleted(app: App, models: Path, hub: HubServer) -> None:
