@@ -179,20 +179,26 @@ def test_two_tabs_keep_both_texts_and_the_model_goes_on_without_a_page(window: W
     window.open("/zh/")
 
 
+def delay_answers(page: Page, part: str, milliseconds: int) -> None:
+    """Let the answers of addresses with `part` arrive late, as over a slow connection."""
+    page.evaluate(
+        """([part, milliseconds]) => {
+            const send = window.fetch;
+            window.fetch = async (url, options) => {
+                const answer = await send(url, options);
+                if (String(url).includes(part)) await new Promise((go) => setTimeout(go, milliseconds));
+                return answer;
+            };
+        }""",
+        [part, milliseconds],
+    )
+
+
 def test_what_is_typed_while_a_change_of_another_tab_is_read_is_kept(window: Window) -> None:
     page = window.page
     write(page, STORY)
     name = page.locator("#nb-name").inner_text()
-    page.evaluate(
-        """() => {
-            const send = window.fetch;
-            window.fetch = async (url, options) => {
-                const answer = await send(url, options);
-                if (String(url).includes("/text?")) await new Promise((go) => setTimeout(go, 700));
-                return answer;
-            };
-        }"""
-    )
+    delay_answers(page, "/text?", 700)
     with page.expect_response(re.compile("/text[?]")):
         changed = {"text": f"{STORY} old"}
         page.request.post(f"{window.url}/notebook/{name}/save", data=changed, headers={"Origin": window.url})
@@ -205,6 +211,42 @@ def test_what_is_typed_while_a_change_of_another_tab_is_read_is_kept(window: Win
     expect(page.locator("#nb-keep")).to_have_count(0)
     page.reload()
     expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
+
+
+def test_what_is_typed_is_kept_if_a_change_of_another_tab_arrives_while_it_is_saved(window: Window) -> None:
+    page = window.page
+    write(page, STORY)
+    name = page.locator("#nb-name").inner_text()
+    delay_answers(page, "/text?", 2500)
+    delay_answers(page, "/save", 4000)
+    with page.expect_response(re.compile("/text[?]")):
+        changed = {"text": f"{STORY} old"}
+        page.request.post(f"{window.url}/notebook/{name}/save", data=changed, headers={"Origin": window.url})
+    with page.expect_response(re.compile("/save")):
+        page.locator("#nb-text").fill(f"{STORY} large")
+    expect(page.locator("#nb-keep")).to_be_visible()
+    expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
+    page.locator("#nb-keep").click()
+    expect(page.locator("#nb-keep")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
+
+
+def test_what_is_typed_while_another_text_is_opened_is_saved(window: Window) -> None:
+    page = window.page
+    write(page, "The other one")
+    other = page.locator("#nb-name").inner_text()
+    page.locator("#nb-new").click()
+    write(page, STORY)
+    first = page.locator("#nb-name").inner_text()
+    delay_answers(page, "/text?", 900)
+    with page.expect_response(re.compile("/text[?]")):
+        page.evaluate("name => { location.hash = `#notebook/${encodeURIComponent(name)}`; }", other)
+    page.locator("#nb-text").fill(f"{STORY} large")
+    expect(page.locator("#nb-text")).to_have_value("The other one")
+    page.evaluate("name => { location.hash = `#notebook/${encodeURIComponent(name)}`; }", first)
+    expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
+    page.reload()
 
 
 def test_a_writer_goes_on_after_an_answer_of_the_server_got_lost(window: Window) -> None:

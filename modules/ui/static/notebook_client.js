@@ -61,6 +61,7 @@ export async function open(name) {
   const number = ++opening;
   try {
     const answer = await get(route("text", name));
+    if (!(await leave())) return false; // something was typed meanwhile
     if (number !== opening) return true;
     take(answer);
     recall();
@@ -134,11 +135,13 @@ function take(answer) {
 }
 
 const reload = async () => {
-  const name = doc.name;
+  const { name, rev } = doc;
   const number = ++opening;
   const answer = await get(route("text", name)).catch(() => null);
+  if (saving) await saving;
   if (!answer || number !== opening || doc.name !== name) return;
-  if (!unsaved) take(answer);
+  if (!unsaved && doc.rev !== rev) reload(); // it was saved meanwhile
+  else if (!unsaved) take(answer);
   else if (answer.rev !== doc.rev || answer.running !== doc.running) {
     conflict = true; // something was typed meanwhile
     emit("state");
