@@ -16,7 +16,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -222,6 +222,22 @@ class Window:
         self.choose("tx-model", name)
         expect(self.page.locator("#tx-facts [data-model]")).to_have_attribute("data-model", name)
         expect(self.page.locator("#tx-marks [data-marks]")).to_have_attribute("data-model", name)
+
+    def hold_answers(self, part: str) -> Callable[[], None]:
+        """Keep answers of addresses with `part` from the page, until the function that is returned is called."""
+        self.page.evaluate(
+            """part => {
+                const send = window.fetch;
+                const released = new Promise((release) => { (window.held ??= {})[part] = release; });
+                window.fetch = async (url, options) => {
+                    const answer = await send(url, options);
+                    if (String(url).includes(part)) await released;
+                    return answer;
+                };
+            }""",
+            part,
+        )
+        return lambda: self.page.evaluate("part => window.held[part]()", part)
 
     def load(self, name: str, **options: str) -> None:
         """Pick a model on the Model page, set number options, press Load."""

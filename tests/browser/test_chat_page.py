@@ -413,6 +413,36 @@ def test_what_is_typed_while_a_question_is_sent_stays(window: Window) -> None:
     window.page.locator("#tx-input").fill("")
 
 
+def test_what_is_written_while_a_reply_is_replaced_stays(window: Window) -> None:
+    first, second = window.import_conversations(["灯塔", "海"])
+    box = window.page.locator("#tx-input")
+    window.page.evaluate("id => sessionStorage.setItem(`tx-draft-${id}`, '写了一半')", second)
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    expect(window.page.locator(".tx-msg")).to_have_count(2)
+    release = window.hold_answers("/edit")
+    box.fill("新回答")
+    with window.page.expect_response(re.compile("/edit")):
+        box.press("Control+Shift+L")
+        window.page.evaluate("id => { location.hash = `#chat/${id}`; }", second)
+    expect(box).to_have_value("写了一半")
+    release()
+    window.page.wait_for_timeout(300)
+    expect(box).to_have_value("写了一半")
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    expect(body(last_answer(window))).to_have_text("新回答")
+    expect(box).to_have_value("")
+    box.fill("更新")
+    release = window.hold_answers("/edit")
+    with window.page.expect_response(re.compile("/edit")):
+        box.press("Control+Shift+L")
+    box.fill("更新，然后呢")
+    release()
+    expect(body(last_answer(window))).to_have_text("更新")
+    expect(box).to_have_value("，然后呢")
+    box.fill("")
+    window.page.reload()
+
+
 def unload(window: Window) -> None:
     window.tab("模型")
     window.page.locator("#tx-unload").click()

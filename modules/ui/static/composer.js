@@ -215,18 +215,25 @@ function finish(answer) {
   show();
 }
 
-/** Keep of what is written in a conversation, or was when another one was opened, only what came after `asked`. */
-function forgetSent(asked, id) {
-  const key = `tx-draft-${asked.conversation}`;
+/** Keep of what is written in a conversation, or was when another one was opened, only what came after `sent`; the
+ * server may have given the conversation an id. */
+export function forgetText(sent, before, id = before) {
+  const key = `tx-draft-${before}`;
   const written = sessionStorage.getItem(key) ?? "";
-  const rest = written.startsWith(asked.text) ? written.slice(asked.text.length) : written;
+  const rest = written.startsWith(sent) ? written.slice(sent.length) : written;
   sessionStorage.removeItem(key);
   if (rest) sessionStorage.setItem(`tx-draft-${id}`, rest);
+  if (before !== currentId()) return;
+  setText(rest);
+  countSoon();
+}
+
+function forgetSent(asked, id) {
+  forgetText(asked.text, asked.conversation, id);
   const more = keptFiles(asked.conversation).filter(({ sha256 }) => !asked.attachments.some((one) => one.sha256 === sha256));
   keepFiles(asked.conversation, []);
   keepFiles(id, more);
   if (asked.conversation !== currentId()) return;
-  setText(rest);
   drawFiles();
   start.value = usualStart();
 }

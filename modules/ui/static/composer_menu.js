@@ -1,6 +1,6 @@
 // The menu beside the text: what can be done with what is written, other than to send it, and with the last messages.
 import { element as setupButton, openSetup } from "./chat_setup.js";
-import { begin, focusInput, hiddenControls, impersonate, offerUndo, replaceText, report, takeBack, text, write } from "./composer.js";
+import { begin, focusInput, forgetText, hiddenControls, impersonate, offerUndo, replaceText, report, takeBack, text, write } from "./composer.js";
 import { currentId, post } from "./chat_client.js";
 import { iconButton } from "./dom.js";
 import { address } from "./notebook_list.js";
@@ -32,9 +32,10 @@ const isFree = () => {
 async function replaceLastReply() {
   if (!isFree() || !isWritten()) return;
   const reply = lastReply();
-  const content = text();
+  const [id, content] = [currentId(), text()];
   if (!reply || !(await change("edit", { message: reply.id, content }))) return;
-  write("");
+  forgetText(content, id);
+  if (id !== currentId()) return; // another conversation was opened meanwhile
   offerUndo(tr("reply_replaced"), () => {
     change("edit", { message: reply.id, content: reply.content, rev: null });
     write(content);
@@ -49,9 +50,11 @@ function copyLastReply() {
 /** Add what is written as a message of `role`; no answer is asked for. */
 async function addMessage(role) {
   if (!isFree() || !isWritten() || !(await begin())) return;
-  if (!(await change("add", { role, content: text() }))) return;
+  const [id, content] = [currentId(), text()];
+  if (!(await change("add", { role, content }))) return;
+  forgetText(content, id);
+  if (id !== currentId()) return; // another conversation was opened meanwhile
   report("");
-  write("");
   focusInput();
 }
 
