@@ -179,33 +179,19 @@ def test_two_tabs_keep_both_texts_and_the_model_goes_on_without_a_page(window: W
     window.open("/zh/")
 
 
-def delay_answers(page: Page, part: str, milliseconds: int) -> None:
-    """Let the answers of addresses with `part` arrive late, as over a slow connection."""
-    page.evaluate(
-        """([part, milliseconds]) => {
-            const send = window.fetch;
-            window.fetch = async (url, options) => {
-                const answer = await send(url, options);
-                if (String(url).includes(part)) await new Promise((go) => setTimeout(go, milliseconds));
-                return answer;
-            };
-        }""",
-        [part, milliseconds],
-    )
-
-
 def test_what_is_typed_while_a_change_of_another_tab_is_read_is_kept(window: Window) -> None:
     page = window.page
     write(page, STORY)
     name = page.locator("#nb-name").inner_text()
-    delay_answers(page, "/text?", 700)
+    release = window.hold_answers("/text?")
     with page.expect_response(re.compile("/text[?]")):
         changed = {"text": f"{STORY} old"}
         page.request.post(f"{window.url}/notebook/{name}/save", data=changed, headers={"Origin": window.url})
     page.locator("#nb-text").press("End")
     page.keyboard.type(" large")
+    release()
     expect(page.locator("#nb-keep")).to_be_visible()
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(300)
     expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
     page.locator("#nb-keep").click()
     expect(page.locator("#nb-keep")).to_have_count(0)
@@ -217,13 +203,15 @@ def test_what_is_typed_is_kept_if_a_change_of_another_tab_arrives_while_it_is_sa
     page = window.page
     write(page, STORY)
     name = page.locator("#nb-name").inner_text()
-    delay_answers(page, "/text?", 2500)
-    delay_answers(page, "/save", 4000)
+    release_text, release_save = window.hold_answers("/text?"), window.hold_answers("/save")
     with page.expect_response(re.compile("/text[?]")):
         changed = {"text": f"{STORY} old"}
         page.request.post(f"{window.url}/notebook/{name}/save", data=changed, headers={"Origin": window.url})
     with page.expect_response(re.compile("/save")):
         page.locator("#nb-text").fill(f"{STORY} large")
+    release_text()
+    page.wait_for_timeout(300)
+    release_save()
     expect(page.locator("#nb-keep")).to_be_visible()
     expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
     page.locator("#nb-keep").click()
@@ -239,14 +227,43 @@ def test_what_is_typed_while_another_text_is_opened_is_saved(window: Window) -> 
     page.locator("#nb-new").click()
     write(page, STORY)
     first = page.locator("#nb-name").inner_text()
-    delay_answers(page, "/text?", 900)
+    release = window.hold_answers("/text?")
     with page.expect_response(re.compile("/text[?]")):
         page.evaluate("name => { location.hash = `#notebook/${encodeURIComponent(name)}`; }", other)
     page.locator("#nb-text").fill(f"{STORY} large")
+    release()
     expect(page.locator("#nb-text")).to_have_value("The other one")
     page.evaluate("name => { location.hash = `#notebook/${encodeURIComponent(name)}`; }", first)
     expect(page.locator("#nb-text")).to_have_value(f"{STORY} large")
     page.reload()
+
+
+def test_what_is_typed_stays_when_an_undo_arrives_and_a_deletion_is_refused(window: Window) -> None:
+    page = window.page
+    write(page, STORY)
+    page.locator("#nb-generate").click()
+    wait_until_written(page)
+    releases = window.hold_answers("/undo"), window.hold_answers("/text?")  # which the page reads when it hears of it
+    with page.expect_response(re.compile("/undo")):
+        page.locator("#nb-undo").click()
+    page.locator("#nb-text").fill("Typed")
+    for release in releases:
+        release()
+    expect(page.locator("#nb-keep")).to_be_visible()
+    expect(page.locator("#nb-text")).to_have_value("Typed")
+    page.locator("#nb-keep").click()
+    expect(page.locator("#nb-keep")).to_have_count(0)
+
+    name = page.locator("#nb-name").inner_text()
+    page.route("**/delete?*", lambda route: route.abort())
+    page.locator("#nb-text").fill("Typed more")
+    page.locator("#nb-name").click()
+    with page.expect_event("requestfailed", lambda request: "/delete" in request.url):
+        page.locator(f"#nb-list li[data-name='{name}']").get_by_role("button", name="删除").click()
+    page.keyboard.press("Escape")
+    page.unroute("**/delete?*")
+    page.reload()
+    expect(page.locator("#nb-text")).to_have_value("Typed more")
 
 
 def test_a_writer_goes_on_after_an_answer_of_the_server_got_lost(window: Window) -> None:

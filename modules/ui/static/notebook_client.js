@@ -141,12 +141,17 @@ const reload = async () => {
   if (saving) await saving;
   if (!answer || number !== opening || doc.name !== name) return;
   if (!unsaved && doc.rev !== rev) reload(); // it was saved meanwhile
-  else if (!unsaved) take(answer);
+  else takeUnlessTyped(answer);
+};
+
+/** Show a state of the open text, or ask which one to keep if something was typed while it was read. */
+function takeUnlessTyped(answer) {
+  if (!unsaved) take(answer);
   else if (answer.rev !== doc.rev || answer.running !== doc.running) {
-    conflict = true; // something was typed meanwhile
+    conflict = true;
     emit("state");
   }
-};
+}
 
 // -- saving ---------------------------------------------------------------------------------------------------------------
 
@@ -231,8 +236,11 @@ addEventListener("pagehide", () => {
 /** Go one generation back ("undo") or forward ("redo"). */
 export async function step(action) {
   if (doc.running || !(await flush()) || !doc.name) return;
+  const { name } = doc;
   try {
-    take(await post(route(action), { rev: doc.rev }));
+    const answer = await post(route(action), { rev: doc.rev });
+    if (saving) await saving;
+    if (doc.name === name) takeUnlessTyped(answer); // else another text was opened meanwhile
   } catch (problem) {
     fail(problem);
   }
@@ -260,16 +268,16 @@ export async function rename(name) {
 
 /** Delete a text. Returns whether it is gone. */
 export async function remove(name) {
-  if (name === doc.name) {
-    clearTimeout(timer);
-    if (saving) await saving;
-    unsaved = false;
-  }
+  if (name === doc.name) await flush(); // as it can be brought back
   try {
     await post(route("delete", name));
   } catch (problem) {
     fail(problem);
     return false;
+  }
+  if (name === doc.name) {
+    clearTimeout(timer);
+    unsaved = false;
   }
   return true;
 }
