@@ -76,6 +76,16 @@ def test_a_model_is_loaded_and_unloaded_from_the_header(shared_window: Window) -
     expect(page.locator("#tx-model input")).to_have_value(MODEL)
 
 
+def test_no_state_of_a_model_is_shown_before_the_server_has_told_it(shared_window: Window) -> None:
+    page, pill = shared_window.page.locator("#tx-page"), shared_window.page.locator("#tx-pill")
+    expect(pill).to_be_visible()
+    shown = page.get_attribute("class")
+    page.evaluate("page => { page.className = '' }")
+    expect(pill).to_be_hidden()
+    page.evaluate("(page, shown) => { page.className = shown }", shown)
+    expect(pill).to_be_visible()
+
+
 def test_a_conversation_keeps_its_place_and_what_was_typed_while_another_page_is_shown(shared_window: Window) -> None:
     window, page = shared_window, shared_window.page
     page.set_viewport_size({"width": 1200, "height": 500})
