@@ -53,7 +53,8 @@ class Model(Evaluator):
         self.vocab_size = int(self.module.get_output_embeddings().weight.shape[0])
         # Some models with recurrent layers, such as Bamba, count positions from 0 at every token otherwise.
         states_positions = "position_ids" in self._accepted and not self._shifted_parts
-        self._needs_positions = states_positions and kv_cache.has_recurrent_state(self.new_cache())
+        cache = kv_cache.new_cache(self.config, is_encoder_decoder)
+        self._needs_positions = states_positions and kv_cache.has_recurrent_state(cache)
         self._interrupt_requested = self._is_interruptible = False
         for layer in _layers(self.module):
             layer.register_forward_pre_hook(self._raise_if_interrupted)
