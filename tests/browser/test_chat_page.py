@@ -387,16 +387,18 @@ def delay_requests(window: Window, part: str, milliseconds: int) -> None:
 
 def test_another_conversation_that_is_opened_while_a_question_is_sent_stays_open(window: Window) -> None:
     _, second = window.import_conversations(["灯塔", "海"])
+    listed = window.page.locator("#tx-conversations .tx-entry")
+    expect(window.page.locator(f"#tx-conversations [href='#chat/{second}']")).to_be_visible()
+    before = listed.count()
     window.page.evaluate("id => sessionStorage.setItem(`tx-draft-${id}`, '写了一半')", second)
     delay_requests(window, "gradio_api", 1000)
     window.ask(QUESTION)
     window.page.evaluate("id => { location.hash = `#chat/${id}`; }", second)
     expect(window.page.locator(".tx-msg")).to_have_count(2)
-    running = window.page.locator("#tx-conversations .tx-entry-running")
-    expect(running).to_have_count(1)
+    expect(listed).to_have_count(before + 1)
     assert window.page.url.endswith(second)
     expect(window.page.locator("#tx-input")).to_have_value("写了一半")
-    expect(running).to_have_count(0)
+    expect(window.page.locator("#tx-conversations .tx-entry-running")).to_have_count(0)
     window.page.locator("#tx-input").fill("")
     window.page.reload()
 
