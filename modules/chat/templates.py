@@ -104,7 +104,7 @@ class ModelTemplate:
 
 @dataclass
 class _Probed:
-    """What a template can take, once it has been probed. The lock is held while its first user probes it."""
+    """Holds what a template can take, once it has been probed. The lock is held while its first user probes it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     features: TemplateFeatures | None = None

@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 class Kept(NamedTuple):
-    """What one visitor has. Incognito conversations are in a store that is never on the disk."""
+    """The stores and uploads of one visitor. Incognito conversations are in a store that is never on the disk."""
 
     conversations: ConversationStore
     notebooks: NotebookStore
