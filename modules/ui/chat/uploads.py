@@ -61,8 +61,9 @@ class Uploads:
         Raises AttachmentRefused for one that is no longer kept.
         """
         kept = {one.sha256: one for one in self.find([hash for hash, _ in files])}
+        attachments = []
         for hash, name in files[:MAX_ATTACHMENTS]:
             if hash not in kept:
                 raise AttachmentRefused(safe_name(name), _NOT_KEPT)
-        named = [(kept[hash], name) for hash, name in files[:MAX_ATTACHMENTS]]
-        return tuple(replace(one, name=safe_name(name)) if name else one for one, name in named)
+            attachments.append(replace(kept[hash], name=safe_name(name)) if name else kept[hash])
+        return tuple(attachments)
