@@ -46,6 +46,12 @@ def wait_until_written(page: Page, before: str = STORY) -> str:
     return page.locator("#nb-text").input_value()
 
 
+def save_elsewhere(window: Window, name: str, text: str) -> None:
+    """Save a text as another tab does."""
+    address = f"{window.url}/notebook/{name}/save"
+    window.page.request.post(address, data={"text": text}, headers={"Origin": window.url})
+
+
 def test_a_writer_goes_on_from_another_token_and_back_again(window: Window, server: Server) -> None:
     page = window.page
     write(page, STORY)
@@ -185,8 +191,7 @@ def test_what_is_typed_while_a_change_of_another_tab_is_read_is_kept(window: Win
     name = page.locator("#nb-name").inner_text()
     release = window.hold_answers("/text?")
     with page.expect_response(re.compile("/text[?]")):
-        changed = {"text": f"{STORY} old"}
-        page.request.post(f"{window.url}/notebook/{name}/save", data=changed, headers={"Origin": window.url})
+        save_elsewhere(window, name, f"{STORY} old")
     page.locator("#nb-text").press("End")
     page.keyboard.type(" large")
     release()
@@ -205,8 +210,7 @@ def test_what_is_typed_is_kept_if_a_change_of_another_tab_arrives_while_it_is_sa
     name = page.locator("#nb-name").inner_text()
     release_text, release_save = window.hold_answers("/text?"), window.hold_answers("/save")
     with page.expect_response(re.compile("/text[?]")):
-        changed = {"text": f"{STORY} old"}
-        page.request.post(f"{window.url}/notebook/{name}/save", data=changed, headers={"Origin": window.url})
+        save_elsewhere(window, name, f"{STORY} old")
     with page.expect_response(re.compile("/save")):
         page.locator("#nb-text").fill(f"{STORY} large")
     release_text()
