@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -13,11 +14,11 @@ from modules.api.answers import AnswerFormat, Answers, begin
 from modules.api.auth import KEY
 from modules.api.generations import GenerationCall
 from modules.api.model_use import use_model
-from modules.api.prompts import chat_prompt, tool_use
+from modules.api.prompts import chat_prompt, plain_messages, tool_use
 from modules.api.schemas import ChatRequest
 from modules.api.single_call import SingleCallParser
 from modules.api.state import ApiState
-from modules.chat.prompt import ChatPrompt
+from modules.chat.prompt import ChatPrompt, NotRendered, PromptForm, rendered_form
 from modules.chat.templates import ChatTemplates
 from modules.chat.tools.use import ToolUse
 from modules.core.events import Json
@@ -59,7 +60,24 @@ class ChatCall:
 async def prepare_chat(state: ApiState, model: LoadedModel, body: ChatRequest) -> ChatCall:
     """Return what `model` gets of a request. Raises what `parameters.resolve` and `prompts.chat_prompt` raise."""
     params, ignored = parameters.resolve(body, model, state.defaults_of(model), state.app.flags.on("strict_api"))
-    return await state.threads.run(_prepare, state.app.templates, model, body, params, ignored)
+    templates = state.app.templates
+    form = await _rendered_form(state, model, body)
+    if form is not None:
+        with suppress(NotRendered):
+            return _prepare(templates, model, body, params, ignored, form)
+    return await state.threads.run(_prepare, templates, model, body, params, ignored)
+
+
+async def _rendered_form(state: ApiState, model: LoadedModel, body: ChatRequest) -> PromptForm | None:
+    """Return the form of a short conversation, which has been rendered together with others that came with it.
+
+    None for one that is to be prepared in a thread, as that may take a while.
+    """
+    messages = plain_messages(body)
+    rendered = None if messages is None else await state.renderings.prompt(model, messages)
+    if messages is None or rendered is None:
+        return None
+    return rendered_form(state.app.templates, rendered.template, messages, rendered.text)
 
 
 def _prepare(
@@ -68,9 +86,10 @@ def _prepare(
     body: ChatRequest,
     params: dict[str, Json],
     ignored: Sequence[str],
+    rendered: PromptForm | None = None,
 ) -> ChatCall:
     use = tool_use(templates, model, body)
-    prompt = chat_prompt(templates, model, body, params, use)
+    prompt = chat_prompt(templates, model, body, params, use, rendered)
     form = answer_form(body, use, Thought.of(templates, prompt))
     params.pop("answer_grammar", None)
     if form.grammar is not None:

@@ -12,7 +12,7 @@ from modules.api.request_body import respelled
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.chat.gap_prompt import gap_prompt
 from modules.chat.images import image_part, mark_images
-from modules.chat.prompt import ChatPrompt, text_prompt
+from modules.chat.prompt import ChatPrompt, PromptForm, text_prompt
 from modules.chat.prompt import chat_prompt as prompt_of_chat
 from modules.chat.templates import ChatTemplates
 from modules.chat.tools.tool import Tool
@@ -22,6 +22,9 @@ from modules.core.events import Json
 from modules.core.fill_in_middle import FimTokens
 from modules.core.prompt import Prompt
 from modules.runtime.loaded_model import LoadedModel
+
+FEW_MESSAGES, SHORT_TEXT = 32, 16_000
+"""Messages, and characters of all their contents, that are prepared in less than a millisecond."""
 
 
 def tool_use(templates: ChatTemplates, model: LoadedModel, request: ChatRequest) -> ToolUse | None:
@@ -36,12 +39,18 @@ def tool_use(templates: ChatTemplates, model: LoadedModel, request: ChatRequest)
 
 
 def chat_prompt(
-    templates: ChatTemplates, model: LoadedModel, request: ChatRequest, params: Mapping[str, Json], use: ToolUse | None
+    templates: ChatTemplates,
+    model: LoadedModel,
+    request: ChatRequest,
+    params: Mapping[str, Json],
+    use: ToolUse | None,
+    form: PromptForm | None = None,
 ) -> ChatPrompt:
     """Return the prompt of a chat completion. Raises Unsupported, OptionError, or what `ChatTemplates.render` raises.
 
-    A prompt is refused only if it cannot be evaluated at all; an answer that meets the end of the context says so
-    by its finish_reason, "length". Therefore the room asked for is that of a single token.
+    A prompt is refused only if it cannot be evaluated at all; an answer that meets the end of the context says so by
+    its finish_reason, "length". Therefore the room asked for is that of a single token. `form` is by default that of
+    the template that is used for the model.
     """
     if request.continue_ and request.messages[-1].role != "assistant":
         expected = {"en": "a message of the assistant as the last one", "zh": "以 assistant 的消息结尾"}
@@ -63,6 +72,7 @@ def chat_prompt(
         drop_oldest=drop,
         hysteresis=False,
         template_kwargs={**request.template_kwargs, **tools},
+        form=form,
         images=images,
     )
     if not use or not use.tools:
@@ -70,6 +80,22 @@ def chat_prompt(
     prompt = chat.prompt
     shown = dataclasses.replace(prompt, stop=(*prompt.stop, *use.stop), visible=(*prompt.visible, *use.visible))
     return dataclasses.replace(chat, prompt=shown)
+
+
+def plain_messages(request: ChatRequest) -> list[dict[str, Any]] | None:
+    """Return the messages that `chat_prompt` has rendered for a short conversation of nothing but texts.
+
+    None for another one, which may take longer to prepare.
+    """
+    if request.tools or request.continue_ or request.template_kwargs or len(request.messages) > FEW_MESSAGES:
+        return None
+    messages, size = [], 0
+    for index, message in enumerate(request.messages):
+        if not isinstance(message.content, str) or message.tool_calls or message.role == "tool":
+            return None
+        size += len(message.content)
+        messages.append(_message(index, message, {}))
+    return messages if size <= SHORT_TEXT else None
 
 
 def _message(index: int, message: Message, files: dict[str, bytes]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from modules.chat.errors import ImageLeftOut, ImagesUnsupported
 from modules.chat.message import Message
 from modules.chat.reasoning_markers import reasoning_markers
 from modules.chat.stop_strings import template_stops
-from modules.chat.templates import ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
+from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
 from modules.core.errors import Unsupported, Words
 from modules.core.events import Done, Json
 from modules.core.image_marks import marked_numbers
@@ -184,6 +184,27 @@ def _used_images(
     return tuple(image if number in numbers else Image(image.id, b"") for number, image in enumerate(images))
 
 
+class NotRendered(Exception):
+    """Raised where a rendering is needed that `rendered_form` does not have."""
+
+
+def rendered_form(
+    templates: ChatTemplates, template: ModelTemplate, messages: Sequence[Message], text: str
+) -> PromptForm:
+    """Return the form of a model's own `template` that waits for no rendering: it has that of `messages`, `text`.
+
+    Its `render` raises NotRendered for all other messages.
+    """
+
+    def render(asked: Sequence[Message], continue_last: bool) -> str:
+        if continue_last or asked != messages:
+            raise NotRendered
+        return text
+
+    stop = ALPACA_STOPS if template.is_ours else ()
+    return PromptForm(render, template, stop, next_turn=partial(templates.next_turn, template))
+
+
 def instruct_form(
     templates: ChatTemplates,
     model: LoadedModel,
@@ -294,6 +315,8 @@ def _most_tokens(text: str) -> float:
     """
     if marked_numbers(text):
         return math.inf
+    if text.isascii():
+        return len(text) + 2
     forms = (text, unicodedata.normalize("NFKD", text))
     return max(map(_bytes, forms)) + 2
 

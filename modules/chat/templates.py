@@ -51,6 +51,8 @@ _CONTINUED_TEXT_ENDS = "ContinuedTextEndsHere"
 REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 """Keys of messages under which their thoughts may be."""
 _NOTED = "chat_template"
+_NEXT_TURN = "next turn"
+"""The name by which `ChatTemplates.probed` remembers it."""
 _RESERVED = ("messages", "add_generation_prompt")
 """Variables of a template that a request states by other means."""
 
@@ -152,7 +154,7 @@ class ChatTemplates:
         features = self._features(source, template)
 
         def rendered(shown: Sequence[Message], prompt: bool) -> str:
-            variables = {"messages": _with_aliases(mend(shown, features)), "add_generation_prompt": prompt}
+            variables = _variables(shown, features, prompt)
             with_images = self._render_images(source, template, common, variables)
             return self._render(source, common, variables, template.model) if with_images is None else with_images
 
@@ -175,11 +177,21 @@ class ChatTemplates:
         kwargs = dict(template_kwargs or {})
         source = template.for_tools(kwargs.get("tools"))
         features, common = self._features(source, template), _common(template) | kwargs
-        variants = [
-            {"messages": _with_aliases(mend(messages, features)), "add_generation_prompt": prompt}
-            for messages, prompt in conversations
-        ]
+        variants = [_variables(messages, features, prompt) for messages, prompt in conversations]
         return self._render_variants(source, common, variants, template.model)
+
+    def render_together(self, template: ModelTemplate, conversations: Sequence[Sequence[Message]]) -> list[Rendering]:
+        """Render the prompts for the next answers to conversations without pictures, by one request.
+
+        Raises TemplateStopped if all of them together exceed a limit, or NoDefaultTemplate.
+        """
+        source = template.for_tools(None)
+        features = self._features(source, template)
+        variants = [_variables(messages, features, True) for messages in conversations]
+        try:
+            return self._renderer.render(source, _common(template), variants)
+        except LimitExceeded as error:
+            raise TemplateStopped(template.model, error.limit) from None
 
     def _render_variants(
         self, source: str, common: Mapping[str, Json], variants: Sequence[Mapping[str, Json]], model: str
@@ -230,12 +242,11 @@ class ChatTemplates:
     def variables(self, template: ModelTemplate) -> tuple[TemplateVariable, ...]:
         """Return the known variables that the model's template reads. Raises what `features` raises."""
         source = template.for_tools(None)
-        features = self._features(source, template)
-
-        with self._probing(source, template) as (probed, render):
-            if probed.variables is None:
-                probed.variables = probe_variables(render, features.system, features.parts)
-            return probed.variables
+        features, known = self._features(source, template), self._known(source)
+        with self._probing(known, source, template) as render:
+            if known.variables is None:
+                known.variables = probe_variables(render, features.system, features.parts)
+            return known.variables
 
     def probed(
         self, source: str, template: ModelTemplate, name: str, probe: Callable[[RenderAll, TemplateFeatures, str], T]
@@ -244,16 +255,25 @@ class ChatTemplates:
 
         Raises what `features` raises.
         """
-        features = self._features(source, template)
-        with self._probing(source, template) as (probed, render):
-            if name not in probed.more:
-                probed.more[name] = probe(render, features, source)
-            found: T = probed.more[name]
-            return found
+        features, known = self._features(source, template), self._known(source)
+        if name not in known.more:
+            with self._probing(known, source, template) as render:
+                if name not in known.more:
+                    known.more[name] = probe(render, features, source)
+        found: T = known.more[name]
+        return found
 
     def next_turn(self, template: ModelTemplate) -> str:
         """Return what the template puts between an answer and the next question. Raises what `features` raises."""
-        return self.probed(template.for_tools(None), template, "next turn", probe_next_turn)
+        return self.probed(template.for_tools(None), template, _NEXT_TURN, probe_next_turn)
+
+    def is_probed(self, template: ModelTemplate) -> bool:
+        """Whether `features` and `next_turn` of a template for plain conversations are known."""
+        if template.fault is not None or (template.named and not template.source):
+            return False
+        with self._lock:
+            probed = self._probed.get(template.source or ALPACA)
+        return probed is not None and probed.features is not None and _NEXT_TURN in probed.more
 
     def notes(self, template: ModelTemplate) -> tuple[Note, ...]:
         """Return what a user should know of the model's template: that it is missing, unusable, or takes less."""
@@ -282,25 +302,27 @@ class ChatTemplates:
         return rendering.text
 
     def _features(self, source: str, template: ModelTemplate) -> TemplateFeatures:
-        with self._probing(source, template) as (probed, render):
-            if probed.features is None:
-                probed.features = with_known_markers(probe(render), source)
-            return probed.features
+        known = self._known(source)
+        if known.features is None:
+            with self._probing(known, source, template) as render:
+                known.features = known.features or with_known_markers(probe(render), source)
+        return known.features
 
-    @contextlib.contextmanager
-    def _probing(self, source: str, template: ModelTemplate) -> Iterator[tuple[_Probed, RenderAll]]:
-        """Yield what is known of a template, and a function that renders it. Others who ask for it wait meanwhile.
-
-        Raises TemplateStopped.
-        """
+    def _known(self, source: str) -> _Probed:
+        """Return what is known of a template."""
         with self._lock:
-            probed = self._probed.setdefault(source, _Probed())
+            known = self._probed.setdefault(source, _Probed())
             self._probed.move_to_end(source)
             while len(self._probed) > _REMEMBERED_TEMPLATES:
                 self._probed.popitem(last=False)
-        with probed.lock:
+        return known
+
+    @contextlib.contextmanager
+    def _probing(self, known: _Probed, source: str, template: ModelTemplate) -> Iterator[RenderAll]:
+        """Yield a function that renders a template. Others who probe it wait meanwhile. Raises TemplateStopped."""
+        with known.lock:
             try:
-                yield probed, partial(self._renderer.render, source, _common(template))
+                yield partial(self._renderer.render, source, _common(template))
             except LimitExceeded as error:
                 raise TemplateStopped(template.model, error.limit) from None
 
@@ -309,6 +331,11 @@ def _common(template: ModelTemplate) -> dict[str, Json]:
     """Return the variables that every rendering of a template gets."""
     always = {"tools": None, "documents": None, "add_generation_prompt": True}
     return {**always, **template.special_tokens, **template.variables}
+
+
+def _variables(messages: Sequence[Message], features: TemplateFeatures, prompt: bool) -> dict[str, Json]:
+    """Return the variables of one rendering, with or without the generation prompt."""
+    return {"messages": _with_aliases(mend(messages, features)), "add_generation_prompt": prompt}
 
 
 def ends_in_thought(message: Message) -> bool:

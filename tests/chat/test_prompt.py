@@ -21,14 +21,16 @@ from modules.chat.message import Message
 from modules.chat.prompt import (
     MOST_CANDIDATES,
     ChatPrompt,
+    NotRendered,
     PromptForm,
     chat_prompt,
     instruct_form,
     prompt_text,
+    rendered_form,
     room,
     text_prompt,
 )
-from modules.chat.templates import ChatTemplates, ModelTemplate
+from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate
 from modules.core.errors import Unsupported
 from modules.core.events import Done, Text
 from modules.core.image_marks import mark, marked_numbers
@@ -359,6 +361,26 @@ def test_a_reply_is_continued_where_it_stopped(model: LoadedModel) -> None:
     not_begun = continued(content="")
     assert not_begun.prompt.text == "user: hi\nanswer:"
     assert parsed(not_begun, "<think>x") == [("reasoning", "x")]
+
+
+def test_a_conversation_that_was_rendered_before_has_the_same_prompt_and_is_rendered_for_nothing_else(
+    model: LoadedModel,
+) -> None:
+    template = TEMPLATES.of(model.record, model.info)
+
+    def form(messages: list[Message]) -> PromptForm:
+        return rendered_form(TEMPLATES, template, messages, TEMPLATES.render(template, messages))
+
+    messages = [SYSTEM, *conversation(LONG, LONG, LONG)]
+    whole = chat(model, messages, drop_oldest=False)
+    assert chat(model, messages, drop_oldest=False, form=form(messages)) == whole
+    for others, options in ((messages[:-1], {}), (messages, {"continue_last": True})):
+        with pytest.raises(NotRendered):
+            chat(model, others, drop_oldest=False, form=form(messages), **options)
+    with pytest.raises(NotRendered):  # shorter conversations have to be rendered
+        chat(model, messages, form=form(messages))
+    alpaca = ModelTemplate("tiny", "")
+    assert rendered_form(TEMPLATES, alpaca, messages, "text").stop == ALPACA_STOPS
 
 
 def test_the_text_of_a_prompt_is_without_what_was_dropped_before(model: LoadedModel) -> None:
