@@ -6,7 +6,10 @@ It is an application of its own, so that its errors have their own edge (`errors
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -50,11 +53,32 @@ class ApiFirst:
             await self._server(scope, receive, send)
 
 
+class GenerationFirst:
+    """Pass requests that generate to an application of their `routes` alone, and all others to `api`.
+
+    `api` has these routes, too: it answers other methods than POST.
+    """
+
+    def __init__(self, api: ASGIApp, routes: Sequence[Route]) -> None:
+        self._api, self._generating = api, Starlette(routes=routes)
+        self._paths = frozenset(route.path for route in routes)
+        errors.register_handlers(self._generating)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        generates = scope["type"] == "http" and scope["method"] == "POST" and _path(scope) in self._paths
+        await (self._generating if generates else self._api)(scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    """Return the path of a request below where the application is mounted."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
 def mount_api(server: FastAPI, app: App) -> Mount:
     """Add all endpoints under /v1, and those at the root, to `server`. Return what is mounted at /v1."""
     state = ApiState(app)
     generating = [*openai.generation_routes(state), *anthropic.routes(state), *openai_responses.routes(state)]
-    api = FastAPI(openapi_url=None, routes=generating)
+    api = FastAPI(openapi_url=None, routes=[*generating])
     api.include_router(openai.model_routes(app))
     api.include_router(embeddings.routes(state))
     api.include_router(inspection.routes(state))
@@ -65,7 +89,7 @@ def mount_api(server: FastAPI, app: App) -> Mount:
     api.include_router(prices.routes(app))
     api.include_router(training.routes(app))
     errors.register_handlers(api)
-    mounted = Mount("/v1", _guarded(api, app))
+    mounted = Mount("/v1", _guarded(GenerationFirst(api, generating), app))
     server.router.routes.append(mounted)
     health = FastAPI(openapi_url=None, routes=server_info.health_routes(app).routes)
     errors.register_handlers(health)

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -112,7 +112,7 @@ def error_response(
     return json_response(body, status, headers)
 
 
-def register_handlers(api: FastAPI) -> None:
+def register_handlers(api: Starlette) -> None:
     """Let `api` answer all errors in this format."""
     api.add_exception_handler(WebUIError, _answer_known)
     api.add_exception_handler(RequestValidationError, _answer_unreadable_body)

@@ -1,7 +1,8 @@
 """The endpoints that generate or count the tokens of a conversation, as routes of Starlette.
 
 FastAPI's own routes take a fifth of the main process's time for a short answer, with 500 of them at once: it compares
-the path with all routes twice, and solves dependencies that these endpoints do not have (`benchmarks/streams.py`).
+the path with all routes twice, and solves dependencies that these endpoints do not have. Its middleware takes another
+twentieth (`benchmarks/streams.py`), so that `app.GenerationFirst` passes by it.
 """
 
 from __future__ import annotations

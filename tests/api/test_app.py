@@ -8,7 +8,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from modules.api.app import ApiFirst
+from modules.api.app import ApiFirst, GenerationFirst
+from modules.core.errors import OptionError
 
 
 async def endpoint(request: Request) -> Response:
@@ -29,3 +30,18 @@ def test_only_requests_below_v1_skip_the_server_and_both_ways_lead_to_the_same_e
     assert short.get("/v1/absent").status_code == 404
     for path in ("/", "/v10/models/a", "/page/v1/models/a"):
         assert short.get(path).json() == {"page": path}
+
+
+async def refusing(request: Request) -> Response:
+    raise OptionError("n", await request.json(), {"en": "a number", "zh": "数字"})
+
+
+def test_requests_that_generate_pass_by_the_middleware_of_the_others() -> None:
+    routes = [Route("/completions", refusing, methods=["POST"])]
+    others = Starlette(routes=[*routes, Route("/{rest:path}", endpoint, methods=["GET", "PUT"])])
+    client = TestClient(Starlette(routes=[Mount("/v1", GenerationFirst(others, routes))]))
+    refused = client.post("/v1/completions", json="many")
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "n"
+    assert client.put("/v1/completions").json()["rest"] == "completions"
+    assert client.get("/v1/models").json()["rest"] == "models"
+    assert client.post("/v1/v1/completions").status_code == 405

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from modules.api import parameters
@@ -24,7 +24,7 @@ from modules.api.state import ApiState
 from modules.runtime.loaded_model import GENERATE
 
 
-def routes(state: ApiState) -> list[BaseRoute]:
+def routes(state: ApiState) -> list[Route]:
     async def create(body: MessagesRequest, request: Request) -> ASGIApp:
         return await answer(request, body.stream, lambda: _begin(state, request, body), ANTHROPIC)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from modules.api import parameters
@@ -51,7 +51,7 @@ def model_routes(app: App) -> APIRouter:
 # -- completions -----------------------------------------------------------------------------------------------------
 
 
-def generation_routes(state: ApiState) -> list[BaseRoute]:
+def generation_routes(state: ApiState) -> list[Route]:
     async def completions(body: CompletionRequest, request: Request) -> ASGIApp:
         return await answer(request, body.stream, lambda: _begin_completion(state, request, body))
 

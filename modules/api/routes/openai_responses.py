@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from modules.api.answering import answer
@@ -23,7 +23,7 @@ from modules.core.errors import WebUIError
 from modules.runtime.loaded_model import GENERATE
 
 
-def routes(state: ApiState) -> list[BaseRoute]:
+def routes(state: ApiState) -> list[Route]:
     async def create_response(body: ResponsesRequest, request: Request) -> ASGIApp:
         conversion = convert(body)
         builder = ResponsesBuilder(body, conversion)
