@@ -28,4 +28,4 @@ async def answer(
             texts = await answers.generations.collect()
             return json_response(answers.builder.whole(texts, answers.generations.finished), headers=answers.headers)
         finally:
-            await answers.close()
+            answers.close()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableSet, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping, MutableSet, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,13 +36,18 @@ class AnswerFormat(Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers under way, each of which has begun. `close` stops them and releases their model."""
+    """Answers under way, each of which has begun. `release` ends the use of their model."""
 
     generations: Generations
     builder: AnswerFormat
     count: int
     headers: Mapping[str, str]
-    close: Callable[[], Awaitable[None]]
+    release: Callable[[], None]
+
+    def close(self) -> None:
+        """Stop those that are still running, and release their model."""
+        self.generations.close()
+        self.release()
 
 
 async def begin(
@@ -57,11 +61,12 @@ async def begin(
 
     `owner` says who asked for them. The model is released when they end.
     """
-    async with AsyncExitStack() as stack:
-        stack.callback(use.release)
+    with use.released_on_error():
         generations = Generations(use.model, calls, owner)
-        stack.push_async_callback(generations.aclose)
-        running.add(generations)
-        await generations.wait_for_first_events()
-        return Answers(generations, builder, len(calls), {**use.headers, **builder.headers}, stack.pop_all().aclose)
-    raise AssertionError("the block above returns or raises")
+        try:
+            running.add(generations)
+            await generations.wait_for_first_events()
+        except BaseException:
+            generations.close()
+            raise
+        return Answers(generations, builder, len(calls), {**use.headers, **builder.headers}, use.release)

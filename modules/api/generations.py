@@ -19,7 +19,7 @@ class GenerationCall:
 
 
 class Generations:
-    """Start generating at once, and stop with `aclose`. `take` returns (index of the call, reply).
+    """Start generating at once, and stop with `close`. `take` returns (index of the call, reply).
 
     `finished` has the Done of each call that has ended. If a call fails, its error is raised to the consumer. `owner`
     says who asked for them. All methods are for the event loop in which it was made.
@@ -95,7 +95,7 @@ class Generations:
             if number not in self.finished:
                 self._deliver(number, Done("cancelled", completion_tokens=self._tokens[number]))
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Stop the generations that are still running."""
         for stop in self._stops:
             stop()

@@ -73,7 +73,7 @@ class EventStream:
             await sender.start(answers.headers)
             await self._send_events(answers, sender)
         finally:
-            await answers.close()
+            answers.close()
 
     async def _send_events(self, answers: Answers, sender: _Sender) -> None:
         """Send the events of all answers, those that arrived together as one message."""

@@ -63,6 +63,9 @@ class _Generation:
             texts += [reply for _, reply in replies if isinstance(reply, Text)]
         return [texts]
 
+    def close(self) -> None:
+        """Have nothing to stop."""
+
 
 async def _read(message: Message) -> None:
     """Take a message at once."""
@@ -74,12 +77,12 @@ class _Server:
     def __init__(self, begin: Callable[[], Awaitable[_Generation]], stream: bool = True) -> None:
         self.closed = 0
 
-        async def close() -> None:
+        def release() -> None:
             self.closed += 1
 
         async def answers() -> Answers:
             generation = await begin()
-            return Answers(generation, _Words(), 1, _Words.headers, close)  # type: ignore[arg-type]
+            return Answers(generation, _Words(), 1, _Words.headers, release)  # type: ignore[arg-type]
 
         async def route(request: Request) -> Response:
             return await answer(request, stream, answers)
