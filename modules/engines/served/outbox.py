@@ -13,6 +13,8 @@ PAUSE_SECONDS = 0.05
 """Least time between two hand-ons. Twenty writes a second look as smooth as a hundred."""
 PAUSE_PER_CALL = 0.00025
 """Seconds that each call under way adds to the pause: what a hand-on costs is paid less often the more there are."""
+FIRST_PAUSE_SECONDS = 0.01
+"""Least time before the hand-on of a first text, which somebody waits for."""
 MOST_UNREAD = 1 << 20
 """Characters of one call that may wait; then nothing more is read of it from the server."""
 
@@ -44,7 +46,7 @@ class Outbox:
     """Collects events by their calls: of several texts one, of several positions in a queue the last.
 
     Any thread may put events; one thread takes them, and opens and closes calls. `drained` is called with a call whose
-    text was MOST_UNREAD, as soon as it has been taken. The first text of a call waits for PAUSE_SECONDS at most,
+    text was MOST_UNREAD, as soon as it has been taken. The first text of a call waits for FIRST_PAUSE_SECONDS at most,
     however many calls there are.
     """
 
@@ -128,7 +130,7 @@ class Outbox:
             return None
         rest = self._all_taken_at + self.pause
         if self._fresh:
-            rest = min(rest, self._taken_at + PAUSE_SECONDS)
+            rest = min(rest, self._taken_at + FIRST_PAUSE_SECONDS)
         return rest - self._clock()
 
     def _take_due(self) -> list[tuple[int, Event]]:

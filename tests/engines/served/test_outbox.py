@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from modules.core.events import Done, Logprob, Text, TokenLogprobs, Waiting
-from modules.engines.served.outbox import MOST_UNREAD, PAUSE_SECONDS, Outbox
+from modules.engines.served.outbox import FIRST_PAUSE_SECONDS, MOST_UNREAD, PAUSE_SECONDS, Outbox
 
 
 class Clock:
@@ -68,11 +68,11 @@ def test_the_first_text_of_a_call_does_not_wait_for_the_pause_of_a_thousand() ->
     assert outbox.take() == [(1, Text("first"))]
     outbox.put(1, Text("second"))
     outbox.put(2, Waiting(1))
-    clock.now += PAUSE_SECONDS + 0.001
+    clock.now += FIRST_PAUSE_SECONDS + 0.001
     assert outbox.take() == [(2, Waiting(1))]
     outbox.put(2, Text("third"))
     outbox.put(3, Done("stop"))
-    clock.now += PAUSE_SECONDS + 0.001
+    clock.now += FIRST_PAUSE_SECONDS + 0.001
     assert sorted(outbox.take(), key=lambda one: one[0]) == [(2, Text("third")), (3, Done("stop"))]
     clock.now += outbox.pause
     assert outbox.take() == [(1, Text("second"))]
