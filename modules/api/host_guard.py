@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -120,6 +121,7 @@ def _with_policy(send: Send, host: str) -> Send:
     return send_with_policy
 
 
+@lru_cache(maxsize=64)
 def _policy_headers(host: str) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-security-policy", _POLICY.format(host=host).encode("latin-1")),

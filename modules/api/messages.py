@@ -112,6 +112,8 @@ class Message(BaseModel):
     @property
     def template_fields(self) -> dict[str, Any]:
         """The fields beside role and content that a chat template may use."""
+        if not self.model_extra and not self.tool_calls:
+            return {}
         extra = self._extra
         fields: dict[str, Any] = {name: str(extra[name]) for name in _TEMPLATE_FIELDS if name in extra}
         if self.tool_calls:
@@ -122,6 +124,8 @@ class Message(BaseModel):
     @property
     def ignored(self) -> list[str]:
         """The fields that the answer does without."""
+        if not self.model_extra:
+            return []
         read = {
             *_TEMPLATE_FIELDS,
             *(name for name in _REASONING if isinstance(self._extra.get(name), str)),

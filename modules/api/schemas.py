@@ -176,6 +176,8 @@ class ChatRequest(GenerationRequest):
     @property
     def functions(self) -> list[FunctionDefinition]:
         """The tools that the model is shown: those that it may call, or all if it must call certain ones."""
+        if not self.tools:
+            return []
         names = self._tool_names if self.choice.mode == "required" else self.choice.names
         return [function for function in functions(self.tools) if function.name in names]
 

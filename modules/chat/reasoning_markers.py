@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
-from modules.chat.features import TemplateFeatures
 from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.core.reasoning import KNOWN_MARKERS, ReasoningMarkers
 
@@ -18,14 +17,15 @@ def reasoning_markers(
     other models: many templates show none, and fine-tuned models follow other formats than their template's. Raises
     what `ChatTemplates.features` raises.
     """
-    markers = _possible(templates.features(template))
+    markers = _possible(templates.features(template).markers)
     opened = next((one for one in markers if prompt_text.rstrip().endswith(one.open)), None)
     if opened is None:
         return markers, False
     return (opened, *(one for one in markers if one is not opened)), True
 
 
-def _possible(features: TemplateFeatures) -> tuple[ReasoningMarkers, ...]:
-    own: Sequence[ReasoningMarkers] = (features.markers,) if features.markers else ()
-    opened = {one.open for one in own}
-    return (*own, *(known for known in KNOWN_MARKERS if known.open not in opened))
+@lru_cache(maxsize=32)
+def _possible(own: ReasoningMarkers | None) -> tuple[ReasoningMarkers, ...]:
+    if own is None:
+        return tuple(KNOWN_MARKERS)
+    return (own, *(known for known in KNOWN_MARKERS if known.open != own.open))

@@ -104,6 +104,8 @@ def _parse_list(key: str, text: str) -> list[str]:
 
     Half of a surrogate pair is refused: tokenizers take none.
     """
+    if not text:
+        return []
     try:
         strings: list[str] = json.loads(f"[{text}]")
         "".join(strings).encode()

@@ -42,6 +42,9 @@ class Totals:
         )
 
 
+_BEGUN, _FAILED = Totals(generations=1), Totals(failures=1)
+
+
 class GenerationTotals:
     """Owner of the numbers; any thread may call."""
 
@@ -55,7 +58,7 @@ class GenerationTotals:
 
     def counting(self, deliver: Deliver) -> Deliver:
         """Count a generation that begins now. Return `deliver`, which counts how it ends as well."""
-        self._add(Totals(generations=1))
+        self._add(_BEGUN)
 
         def count(event: Event) -> None:
             if not isinstance(event, Text):
@@ -68,7 +71,7 @@ class GenerationTotals:
         if isinstance(event, Done):
             self._add(_of(event))
         elif isinstance(event, Failed):
-            self._add(Totals(failures=1))
+            self._add(_FAILED)
 
     def _add(self, more: Totals) -> None:
         with self._lock:
