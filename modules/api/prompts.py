@@ -127,6 +127,11 @@ def _part(where: str, part: Part, files: dict[str, bytes]) -> dict[str, str]:
     )
 
 
+def is_text(request: CompletionRequest) -> bool:
+    """Whether `plain_prompts` asks the worker nothing: a text is continued, not token numbers or a gap in a text."""
+    return isinstance(request.prompt, str) and not request.suffix
+
+
 def plain_prompts(model: LoadedModel, request: CompletionRequest, params: Mapping[str, Json]) -> list[Prompt]:
     """Return the prompts of a completion. Token numbers become text, which asks the worker.
 

@@ -21,7 +21,7 @@ from modules.api.generation_route import generation_route
 from modules.api.generations import GenerationCall
 from modules.api.model_list import describe_model, list_models
 from modules.api.model_use import use_model
-from modules.api.prompts import echoed_prompts, plain_prompts
+from modules.api.prompts import echoed_prompts, is_text, plain_prompts
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.state import ApiState
 from modules.app import App
@@ -74,7 +74,10 @@ async def _begin_completion(state: ApiState, request: Request, body: CompletionR
     with use.released_on_error():
         model, strict = use.model, state.app.flags.on("strict_api")
         params, ignored = parameters.resolve(body, model, state.defaults_of(model), strict)
-        prompts = await state.threads.run(plain_prompts, model, body, params)
+        if is_text(body):
+            prompts = plain_prompts(model, body, params)
+        else:
+            prompts = await state.threads.run(plain_prompts, model, body, params)
         echoes = await state.threads.run(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
         echoes = [echo for echo in echoes for _ in range(body.n)]
         usage_chunk = body.stream_options.include_usage
