@@ -5,6 +5,7 @@
 //   "conversation"  the open conversation as it is now; see modules/ui/chat/snapshot.py
 //   "live"          what has been added to the answer that is being written
 //   "placed"        Gradio has drawn the element that the chat is in
+//   "written"       the text of the next message or its attachments have changed here
 //   "connected"     the stream of events has begun, or begun again
 //   "draft"         what the model has written for the user so far: {text, done, error}
 //   "list"          the list of conversations has changed: ask `GET /chat/list` again

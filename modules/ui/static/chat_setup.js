@@ -1,9 +1,10 @@
 // The button that says who speaks in the open conversation, and the panel that changes it: mode, character and persona.
 import { avatar } from "./avatar.js";
 import { currentId, events, get, open } from "./chat_client.js";
-import { begin, focusInput, report } from "./composer.js";
+import { begin } from "./composer.js";
 import { make, rendered } from "./dom.js";
 import { icon } from "./icons.js";
+import { focusInput, report } from "./message_box.js";
 import { choices, choose } from "./new_chat.js";
 import { openPanel, placeAt } from "./popups.js";
 import { register } from "./shortcuts.js";

@@ -1,8 +1,9 @@
 // The menu beside the text: what can be done with what is written, other than to send it, and with the last messages.
 import { element as setupButton, openSetup } from "./chat_setup.js";
-import { begin, focusInput, forgetText, hiddenControls, impersonate, offerUndo, replaceText, report, takeBack, text, write } from "./composer.js";
+import { begin, hiddenControls, impersonate, takeBack } from "./composer.js";
 import { currentId, post } from "./chat_client.js";
 import { iconButton } from "./dom.js";
+import { focusInput, forgetText, offerUndo, replaceText, report, text, write } from "./message_box.js";
 import { address } from "./notebook_list.js";
 import { openMenu } from "./popups.js";
 import { register } from "./shortcuts.js";

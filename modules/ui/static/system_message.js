@@ -1,6 +1,7 @@
 // The field of the system message, which belongs to the conversation. modules/ui/chat/tab.py draws it among the parameters.
 import { currentId, events, post } from "./chat_client.js";
-import { countSoon, report } from "./composer.js";
+import { countSoon } from "./context_meter.js";
+import { report } from "./message_box.js";
 import { choose, chosenSystem } from "./new_chat.js";
 import { change, conversation } from "./transcript.js";
 
