@@ -1,11 +1,12 @@
 // The messages of the open conversation. Each is drawn once; of an answer that is being written only the last block is
 // drawn again.
-import { avatar } from "./avatar.js";
-import { currentId, events, get, open, post } from "./chat_client.js";
+import { currentId, events, open, post } from "./chat_client.js";
 import { toggleWrapping } from "./code_wrapping.js";
 import { iconButton, make, rendered } from "./dom.js";
 import { keepEdit, keptEdits } from "./kept_edits.js";
-import { language, tr } from "./texts.js";
+import { draw, grow, nameSpeaker, update } from "./message.js";
+import { showReceipt } from "./receipt.js";
+import { tr } from "./texts.js";
 
 const scroller = make("div", { id: "tx-transcript", tabindex: "0", role: "region", "aria-label": tr("conversation") });
 const list = make("div", { id: "tx-messages" });
@@ -49,87 +50,6 @@ new ResizeObserver(() => following && scrollToEnd()).observe(list);
 new ResizeObserver(() => following && scrollToEnd()).observe(scroller);
 
 // -- drawing ----------------------------------------------------------------------------------------------------------
-
-const blocks = (container, first, htmls) => {
-  while (container.children.length > first) container.lastElementChild.remove();
-  container.append(...htmls.map((html) => rendered(html, "tx-block")));
-};
-
-function draw(body) {
-  const node = make("article", { class: `tx-msg tx-${body.role === "user" ? "user" : "bot"}`, "data-id": body.id, tabindex: "-1" });
-  const speaker = make("div", { class: "tx-speaker", hidden: true });
-  const content = make("div", { class: "tx-body tx-md" });
-  const facts = make("div", { class: "tx-facts-line" });
-  const thoughts = make("div", { class: "tx-thoughts tx-md" });
-  const thought = make("details", { class: "tx-thought", hidden: true }, make("summary", {}), thoughts);
-  const files = make("ul", { class: "tx-files" });
-  node.append(speaker, ...(body.role === "user" ? [files, content] : [thought, content]), make("div", { class: "tx-note" }), make("div", { class: "tx-actions" }), facts);
-  node.parts = { speaker, content, facts, thought, thoughts, files };
-  return node;
-}
-
-/** Return who speaks in messages of `role` by the conversation `setup`; null where nobody plays a character. */
-const speakerOf = (role, { mode, character, persona }) => {
-  if (!mode || mode === "instruct") return null;
-  return role === "user" ? { name: tr("you"), ...persona } : { name: tr("assistant"), ...character };
-};
-
-function nameSpeaker(node, role, setup) {
-  const who = speakerOf(role, setup);
-  const { speaker } = node.parts;
-  const shownNow = who ? `${who.id}\n${who.name}\n${who.picture}` : "";
-  if (speaker.dataset.shown === shownNow) return;
-  speaker.dataset.shown = shownNow;
-  speaker.hidden = !who;
-  speaker.replaceChildren(...(who ? [avatar(who), make("span", {}, who.name)] : []));
-  node.setAttribute("aria-label", who ? tr("message_of", { name: who.name }) : role === "user" ? tr("message_of_user") : tr("message_of_model"));
-}
-
-/** Return a small view of a picture, which opens the whole one in a new tab. */
-function pictureOf({ name, size, picture }) {
-  const address = `/chat/${encodeURIComponent(currentId())}/picture/${picture}`;
-  const image = make("img", { src: address, alt: name, loading: "lazy", decoding: "async" });
-  return make("a", { class: "tx-picture", href: address, target: "_blank", rel: "noopener", title: `${name} · ${size}`, "aria-label": tr("open_picture", { name }) }, image);
-}
-
-function update(node, body) {
-  const { content, facts, thought, thoughts, files } = node.parts;
-  if (!body.writing || node.dataset.message === undefined) {
-    blocks(content, 0, body.blocks);
-    blocks(thoughts, 0, body.thoughts);
-  }
-  node.dataset.message = body.id;
-  thought.hidden = !body.thoughts.length;
-  thought.querySelector("summary").textContent = body.thought_label;
-  node.classList.toggle("tx-writing", body.writing);
-  if (!body.writing) node.classList.remove("tx-started");
-  facts.textContent = body.facts;
-  node.querySelector(".tx-note").textContent = body.incomplete ? tr("interrupted") : "";
-  files.replaceChildren(...body.attachments.map((one) => make("li", {}, one.picture ? pictureOf(one) : `${one.name} · ${one.size}`)));
-  node.querySelector(".tx-actions").replaceChildren(...actions(body));
-}
-
-function actions(body) {
-  const { id, role, versions } = body;
-  const at = versions.indexOf(id);
-  const user = role === "user";
-  const steps = versions.length < 2 ? [] : [
-    iconButton("previous", tr("previous_version"), "previous", { disabled: at === 0 }),
-    make("span", { class: "tx-version" }, `${at + 1}/${versions.length}`),
-    iconButton("next", tr("next_version"), "next", { disabled: at === versions.length - 1 }),
-  ];
-  return [
-    ...steps,
-    iconButton("copy", tr("copy_message"), "copy"),
-    iconButton("edit", tr("edit_message"), "edit"),
-    iconButton("again", tr("regenerate"), "again"),
-    !user && iconButton("more", tr("continue"), "forward"),
-    iconButton("branch", tr("branch_here"), "branch"),
-    !user && body.has_receipt && iconButton("receipt", tr("receipt"), "receipt"),
-    iconButton("remove", tr("remove_message"), "bin"),
-    iconButton("expand", tr("more_actions"), "more"),
-  ].filter(Boolean);
-}
 
 function show(body) {
   if (body.id !== currentId()) return;
@@ -199,15 +119,8 @@ function arrange(wanted) {
 function live(body) {
   const node = nodes.get(body.message);
   if (body.id !== currentId() || !node) return;
-  const { content, facts, thought, thoughts } = node.parts;
   shown.rev = body.rev;
-  blocks(content, body.first, body.blocks);
-  blocks(thoughts, body.first_thought, body.thoughts);
-  thought.hidden = !thoughts.children.length;
-  thought.querySelector("summary").textContent = body.thought_label;
-  node.classList.toggle("tx-started", content.children.length + thoughts.children.length > 0);
-  node.classList.toggle("tx-thinking", body.phase === "thinking");
-  facts.textContent = body.line;
+  grow(node, body);
 }
 
 events.addEventListener("open", () => {
@@ -284,7 +197,7 @@ const buttons = {
     const made = await change("branch", { message: body.id });
     if (made) open(made.id);
   },
-  receipt: (body) => showReceipt(body),
+  receipt: (body) => showReceipt(shown.id, body.id, () => ask("again", { message: body.id })),
   remove: (body, button) => confirmRemoval(body, button),
   expand: (body, button) => {
     button.closest(".tx-actions").classList.add("tx-all");
@@ -357,49 +270,4 @@ function openEditor(body, text) {
   content.after(box);
   fit();
   return area;
-}
-
-/** Return a value of a receipt as text: names and values a line each. */
-const asText = (value) => {
-  if (Array.isArray(value)) return value.map(asText).join("\n");
-  if (value === null || typeof value !== "object") return String(value);
-  return Object.entries(value).map(([key, part]) => `${key}: ${typeof part === "object" ? JSON.stringify(part) : part}`).join("\n");
-};
-
-/** Return the labels and texts of a receipt; what it does not have is left out. */
-function receiptRows({ model = {}, template = {}, seconds = {}, ...receipt }) {
-  const rows = [
-    [tr("receipt_model"), [model.name, model.format, model.quantization].filter(Boolean).join(" · ")],
-    [tr("receipt_hash"), model.hash],
-    [tr("receipt_loader"), receipt.loader],
-    [tr("receipt_options"), asText(receipt.options ?? {})],
-    [tr("receipt_loras"), (receipt.loras ?? []).map(({ name, weight }) => `${name}: ${weight}`).join("\n")],
-    [tr("receipt_template"), template.ours ? "Alpaca" : template.name || template.sha256],
-    [tr("receipt_notes"), (template.notes ?? []).map((note) => note[language] ?? "").join("\n")],
-    [tr("receipt_parameters"), asText(receipt.parameters ?? {})],
-    [tr("receipt_seed"), receipt.seed],
-    [tr("receipt_tokens"), asText(receipt.tokens ?? {})],
-    [tr("receipt_seconds"), Object.entries(seconds).map(([key, value]) => `${key}: ${Number(value).toFixed(2)}`).join("\n")],
-    [tr("receipt_reason"), receipt.reason],
-    [tr("receipt_time"), receipt.time && new Date(receipt.time * 1000).toLocaleString(language)],
-    [tr("receipt_version"), receipt.version],
-  ];
-  return rows.filter(([, text]) => text !== undefined && text !== null && text !== "");
-}
-
-async function showReceipt(body) {
-  const sheet = make("dialog", { class: "tx-sheet", "aria-label": tr("receipt") });
-  const answer = await get(`/chat/${encodeURIComponent(shown.id)}/receipt?message=${body.id}`).catch((error) => ({ error: error.message }));
-  const rows = receiptRows(answer.receipt ?? {}).flatMap(([label, text]) => [make("dt", {}, label), make("dd", {}, String(text))]);
-  const close = () => { sheet.close(); sheet.remove(); };
-  sheet.append(
-    make("h2", {}, tr("receipt")),
-    answer.error ? make("p", { role: "alert" }, answer.error) : make("dl", {}, ...rows),
-    answer.prompt ? make("details", {}, make("summary", {}, tr("exact_prompt")), make("pre", { lang: language }, answer.prompt)) : "",
-    make("div", { class: "tx-edit-buttons" },
-      make("button", { type: "button", class: "tx-primary", click: () => { close(); ask("again", { message: body.id }); } }, tr("again_with_these")),
-      make("button", { type: "button", click: close }, tr("close"))));
-  sheet.addEventListener("close", () => sheet.remove());
-  document.body.append(sheet);
-  sheet.showModal();
 }
