@@ -7,6 +7,7 @@
 //   "list"    the list of texts has changed
 import { get, post } from "./chat_client.js";
 import { commonPrefix, cut, toUnits } from "./notebook_positions.js";
+import { giveUpAll, request } from "./notebook_requests.js";
 import { language, tr } from "./texts.js";
 
 const SAVE_DELAY = 1000;
@@ -290,37 +291,12 @@ function fail(problem) {
   emit("state");
 }
 
-// -- what needs the parameters goes through Gradio --------------------------------------------------------------------------
+// -- the model writes -----------------------------------------------------------------------------------------------------
 
-let number = 0;
 let writes = 0;
-const waiting = new Map();
 
-/** Ask the server for one of the actions of modules/ui/notebook/tab.py. Throws an Error with its message. */
-export function ask(action, body = {}) {
-  if (!window.txNotebookAsk) return Promise.reject(new Error(tr("page_starts")));
-  const n = ++number;
-  window.txNotebookAsk({ n, action, name: doc.name, rev: doc.rev, ...body });
-  return new Promise((resolve, reject) => {
-    waiting.set(n, { resolve, reject });
-    setTimeout(() => giveUp([n]), 120000);
-  });
-}
-
-/** Do not wait for answers that got lost. */
-function giveUp(numbers) {
-  for (const n of numbers) {
-    waiting.get(n)?.reject(new Error(tr("nb_no_answer")));
-    waiting.delete(n);
-  }
-}
-
-document.addEventListener("tx-notebook-answer", ({ detail }) => {
-  const found = waiting.get(detail.n);
-  waiting.delete(detail.n);
-  if (detail.error) found?.reject(Object.assign(new Error(detail.error), { load: detail.load ?? "", status: detail.status }));
-  else found?.resolve(detail);
-});
+/** Ask for an action that needs the parameters, as `request`. */
+export const ask = (action, body = {}) => request({ action, name: doc.name, rev: doc.rev, ...body });
 
 /** Have the model write: `action` is "generate", "regenerate" or "pick". What cannot be done changes nothing. */
 export async function write(action, body) {
@@ -372,7 +348,7 @@ function connect() {
   }
   // EventSource reconnects by itself, but not after an error status, such as that of a server which is starting.
   stream.addEventListener("error", () => {
-    if (stream === source) giveUp([...waiting.keys()]); // a server that was restarted answers none
+    if (stream === source) giveUpAll();
     if (stream.readyState === EventSource.CLOSED) setTimeout(() => stream === source && connect(), 2000);
   });
 }
