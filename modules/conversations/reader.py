@@ -14,6 +14,7 @@ from modules.conversations import file_format, ids, original
 from modules.conversations.conversation import ROOT, Conversation
 from modules.conversations.errors import InvalidConversation
 from modules.conversations.file_format import FormatProblem
+from modules.conversations.folder import Folder, Stamp
 from modules.conversations.titles import derive_title, printable
 from modules.core.errors import Words
 from modules.core.events import Json
@@ -52,6 +53,20 @@ class Opened:
     conversation: Conversation
     foreign: bool = False
     problem: Words | None = None
+
+
+def read_content(folder: Folder, path: PurePosixPath, stamp: Stamp) -> bytes:
+    """Return the content of a file. Raises InvalidConversation if it is too large, and OSError."""
+    if stamp.size > MAX_BYTES:
+        size = f"{stamp.size // 1_000_000} MB"
+        raise InvalidConversation(path.name, {"en": f"it is too large ({size})", "zh": f"文件过大（{size}）"})
+    return folder.read(path)
+
+
+def unreadable(error: OSError) -> Words:
+    """Return why a file cannot be read, as the end of a sentence."""
+    reason = error.strerror or str(error)
+    return {"en": f"it cannot be read ({reason})", "zh": f"无法读取（{reason}）"}
 
 
 def open_conversation(id: str, path: PurePosixPath, content: bytes, modified: float, put: original.Put) -> Opened:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -33,6 +34,7 @@ from modules.conversations.file_format import to_bytes
 from modules.conversations.folder import DiskFolder, Folder, MemoryFolder, Stamp
 from modules.conversations.reader import Opened, Summary, summarize, summary_of
 from modules.conversations.search import Query
+from modules.conversations.summary_cache import SummaryCache
 from modules.conversations.titles import checked_title
 from modules.core.errors import Words
 from modules.core.events import Json
@@ -40,7 +42,6 @@ from modules.core.events import Json
 T = TypeVar("T")
 Listener = Callable[[str], None]
 Summaries = list[Summary]
-_Cache = dict[str, tuple[Stamp, Summary]]  # by path
 
 SEARCH_LIMIT = 100
 _MAX_OPENED = 16
@@ -52,8 +53,8 @@ class ConversationStore:
     """The conversations in `folder`, which need not exist; in memory alone if it is None.
 
     Methods with an id raise ConversationNotFound; those that open a file, InvalidConversation; those that change one,
-    also ReadOnlyConversation and ConversationNotSaved. `version` grows whenever the list changes. All methods may be
-    called from any thread. `is_kept` is whether they are on the disk.
+    also ReadOnlyConversation and ConversationNotSaved. All methods may be called from any thread. `is_kept` is whether
+    they are on the disk.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -61,11 +62,15 @@ class ConversationStore:
         self._name = "" if folder is None else str(folder)
         self.is_kept = folder is not None
         self.blobs = BlobStore(None if folder is None else folder / "attachments")
-        self.version = 0
+        self._summaries = SummaryCache(self._folder, partial(self._notify, ""))
         self._lock = threading.Lock()  # of the fields below; held for moments only
-        self._summaries: _Cache = {}
         self._opened: OrderedDict[str, tuple[Stamp, Opened]] = OrderedDict()  # by id
         self._listeners: list[Listener] = []
+
+    @property
+    def version(self) -> int:
+        """Grows whenever the list changes."""
+        return self._summaries.version
 
     # -- notifications -------------------------------------------------------------------------------------------------
 
@@ -94,7 +99,7 @@ class ConversationStore:
 
     def list(self) -> Summaries:
         """Return what the list shows: pinned conversations first, then the newest."""
-        return sorted(self._refresh().values(), key=_order)
+        return sorted(self._summaries.refresh().values(), key=_order)
 
     def search(self, text: str, limit: int = SEARCH_LIMIT) -> Summaries:
         """Return the first `limit` conversations of the list in whose title or texts all words of `text` occur."""
@@ -102,7 +107,7 @@ class ConversationStore:
         if not query.words:
             return self.list()
         found: Summaries = []
-        for path, summary in sorted(self._refresh().items(), key=lambda item: _order(item[1])):
+        for path, summary in sorted(self._summaries.refresh().items(), key=lambda item: _order(item[1])):
             snippet = query.match(summary.title, self._texts(PurePosixPath(path), query))
             if snippet is not None:
                 found.append(dataclasses.replace(summary, snippet=snippet))
@@ -115,56 +120,6 @@ class ConversationStore:
             content = self._folder.read(path)
             if query.may_match(content):
                 yield from reader.texts(content)
-
-    def _refresh(self) -> dict[str, Summary]:
-        """Return the summaries by path, of which those of changed files are read again."""
-        with self._lock:
-            known = dict(self._summaries)  # before the scan, so that changes of this process after it are noticed
-        fresh: dict[str, tuple[Stamp, Summary]] = {}
-        for path, stamp in self._folder.scan().items():
-            cached = known.get(path)
-            if cached is not None and cached[0] == stamp:
-                fresh[path] = cached
-            elif (read := self._summarize(PurePosixPath(path), stamp)) is not None:
-                fresh[path] = read
-        summaries = {path: summary for path, (_, summary) in fresh.items()}
-        if fresh != known:
-            self._publish(known, fresh, differs=summaries != {path: summary for path, (_, summary) in known.items()})
-        return summaries
-
-    def _publish(self, known: _Cache, fresh: _Cache, differs: bool) -> None:
-        """Put what was read into the cache, except for files that this process has changed in the meantime."""
-        with self._lock:
-            for path in known.keys() | fresh.keys():
-                if self._summaries.get(path) != known.get(path):
-                    continue
-                if path in fresh:
-                    self._summaries[path] = fresh[path]
-                else:
-                    del self._summaries[path]
-            self.version += differs
-        if differs:
-            self._notify("")
-
-    def _summarize(self, path: PurePosixPath, stamp: Stamp) -> tuple[Stamp, Summary] | None:
-        """Return the summary of a file; None if it is not a conversation's, or was deleted at this moment."""
-        id, modified = ids.id_of(path), stamp.modified / 1e9
-        if id is None:
-            return None
-        try:
-            return stamp, summarize(id, path, self._read_file(path, stamp), modified)
-        except InvalidConversation as error:
-            return stamp, reader.damaged(id, path, modified, error.problem)
-        except FileNotFoundError:
-            return None
-        except OSError as error:  # to be tried again each time: permissions change without the file changing
-            return stamp._replace(inode=-1), reader.damaged(id, path, modified, _unreadable(error))
-
-    def _read_file(self, path: PurePosixPath, stamp: Stamp) -> bytes:
-        if stamp.size > reader.MAX_BYTES:
-            size = f"{stamp.size // 1_000_000} MB"
-            raise InvalidConversation(path.name, {"en": f"it is too large ({size})", "zh": f"文件过大（{size}）"})
-        return self._folder.read(path)
 
     # -- one conversation ----------------------------------------------------------------------------------------------
 
@@ -181,11 +136,11 @@ class ConversationStore:
                 if cached is not None and cached[0] == stamp:
                     self._opened.move_to_end(id)
                     return path, cached[1]
-            content = self._read_file(path, stamp)
+            content = reader.read_content(self._folder, path, stamp)
         except FileNotFoundError:
             raise ConversationNotFound(id) from None
         except OSError as error:
-            raise InvalidConversation(path.name, _unreadable(error)) from error
+            raise InvalidConversation(path.name, reader.unreadable(error)) from error
         opened = reader.open_conversation(id, path, content, stamp.modified / 1e9, self._put_blob)
         self._remember(id, stamp, opened)
         return path, opened
@@ -275,12 +230,7 @@ class ConversationStore:
     def _write(self, path: PurePosixPath, conversation: Conversation) -> None:
         stamp = self._folder.write(path, to_bytes(conversation))
         self._remember(conversation.id, stamp, Opened(conversation.copy()))
-        summary = summary_of(conversation)
-        with self._lock:
-            before = self._summaries.get(str(path))
-            self._summaries[str(path)] = (stamp, summary)
-            if before is None or before[1] != dataclasses.replace(summary, rev=before[1].rev):
-                self.version += 1
+        self._summaries.put(path, stamp, summary_of(conversation))
 
     def rename(self, id: str, title: str, rev: int | None = None) -> None:
         """Set the title; "" means a derived one. Raises InvalidTitle or StaleConversation."""
@@ -308,7 +258,7 @@ class ConversationStore:
 
     def _numbered_title(self, title: str) -> str:
         """Return the title with the first number from 2 that no other conversation has."""
-        taken = {summary.title for summary in self._refresh().values()}
+        taken = {summary.title for summary in self._summaries.refresh().values()}
         base = re.sub(r" \([0-9]+\)$", "", title)
         number = 2
         while f"{base} ({number})" in taken:
@@ -326,9 +276,8 @@ class ConversationStore:
             except FileNotFoundError:
                 raise ConversationNotFound(id) from None
             with self._lock:
-                self._summaries.pop(str(path), None)
                 self._opened.pop(id, None)
-                self.version += 1
+            self._summaries.remove(path)
         self._notify(id)
 
     def restore(self, id: str) -> None:
@@ -341,7 +290,7 @@ class ConversationStore:
                 raise ConversationNotFound(id) from None
             except FileExistsError:
                 raise ConversationExists(path.name) from None
-        self._refresh()
+        self._summaries.refresh()
         self._notify(id)
 
     def deleted(self) -> Summaries:
@@ -369,8 +318,7 @@ class ConversationStore:
             if count:
                 self.blobs.forget_unused(self._used_blobs())
         if count:
-            with self._lock:
-                self.version += 1
+            self._summaries.note_change()
             self._notify("")
         return count
 
@@ -401,8 +349,3 @@ class ConversationStore:
 
 def _order(summary: Summary) -> tuple[bool, float, str]:
     return not summary.pinned, -summary.updated, summary.id
-
-
-def _unreadable(error: OSError) -> Words:
-    reason = error.strerror or str(error)
-    return {"en": f"it cannot be read ({reason})", "zh": f"无法读取（{reason}）"}
