@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from modules.core.errors import Unsupported, WebUIError
+from modules.core.errors import Unsupported, WebUIError, Words
 from modules.core.events import Info, Progress, Result
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied
 from modules.engines.prompt_cache.folder import PromptFolder
@@ -22,7 +22,11 @@ from modules.runtime.worker_process import SHORT_WAITING, WorkerProcess
 from modules.system import rpc_node
 from modules.system.terminal import terminal_language
 
-_ON_ANOTHER_MACHINE = {"en": "Run on another machine: %s", "zh": "请在另一台机器上执行：%s"}
+_LOADED: Words = {
+    "en": "Loaded {model} with {loader} in {seconds:.1f} s.",
+    "zh": "已用 {loader} 加载 {model}，用时 {seconds:.1f} 秒。",
+}
+_ON_ANOTHER_MACHINE: Words = {"en": "Run on another machine: %s", "zh": "请在另一台机器上执行：%s"}
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +122,12 @@ class ModelLoad:
             elif isinstance(event, Result):
                 return Info.from_json(event.value)
         raise AssertionError("a load ended without a result")
+
+
+def log_loaded(model: LoadedModel, seconds: float) -> None:
+    """Say in the terminal that a model is ready, and how long its load took."""
+    facts = {"model": model.record.name, "loader": model.loader.name, "seconds": seconds}
+    log.info("%s", _LOADED[terminal_language()].format(**facts))
 
 
 def _require_nodes(plan: LoadPlan) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from modules.core.errors import NoModelLoaded, WebUIError, Words
+from modules.core.errors import WebUIError
 from modules.core.events import Json, Progress
 from modules.core.worker_errors import LoadCancelled, LoadFailed, Unloaded, WorkerDied, WorkerStuck
 from modules.engines.prompt_cache.folder import PromptFolder
-from modules.loaders.availability import unavailable
 from modules.runtime.alarm import Alarm
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.errors import InsufficientMemory, ModelsBusy
@@ -25,20 +24,14 @@ from modules.runtime.load_queue import LoadQueue, end_loads
 from modules.runtime.load_task import LoadTask, load_for_request
 from modules.runtime.loaded_model import Lease, LoadedModel
 from modules.runtime.memory_room import MemoryRoom
-from modules.runtime.model_load import ModelLoad
+from modules.runtime.model_load import ModelLoad, log_loaded
 from modules.runtime.resident import ResidencyLimits, Resident
 from modules.runtime.resident_table import ResidentTable
 from modules.runtime.status import Status
 from modules.runtime.totals import GenerationTotals
 from modules.runtime.waiting import MakePlan, RecentFailures, Waiter, WaitingRequests
-from modules.system.terminal import terminal_language
 
 log = logging.getLogger(__name__)
-
-_LOADED: Words = {
-    "en": "Loaded {model} with {loader} in {seconds:.1f} s.",
-    "zh": "已用 {loader} 加载 {model}，用时 {seconds:.1f} 秒。",
-}
 
 
 class ModelManager:
@@ -153,15 +146,11 @@ class ModelManager:
 
     def _refuse_hopeless(self, name: str, make_plan: MakePlan | None) -> None:
         """Raise why a request for a model cannot even wait."""
-        entry = self._table.get(name)
         if not self._queue.has(name):
             self._failures.check(name)
-            if make_plan is None and (entry is None or entry.state == "failed"):
-                error = entry.error if entry is not None else None
-                raise error if isinstance(error, WorkerDied) else NoModelLoaded()
-        self._waiting.forget_cancelled()
-        if len(self._waiting) >= self._limits.queue:
-            raise ModelsBusy(name)
+            if make_plan is None:
+                self._table.require(name)
+        self._waiting.check_room(name, self._limits.queue)
 
     def _open_model(self, name: str) -> LoadedModel | None:
         """Return a model that is ready and gives leases."""
@@ -183,12 +172,12 @@ class ModelManager:
                     self._waiting.refuse(name, Unloaded())
         self._start_next()
         self._state.notify_all()
-        self._set_alarm()
+        times = (self._waiting.next_deadline(self._queue.loading_name), self._table.next_sleep())
+        self._alarm.set(min((at for at in times if at is not None), default=None))  # when `expire` is needed next
 
     def _grant(self, name: str, model: LoadedModel) -> None:
         """Give a model that is open to all who wait for it."""
-        keep_alive = self._waiting.grant(name, model)
-        if keep_alive is not None:
+        if (keep_alive := self._waiting.grant(name, model)) is not None:
             self._table.find(name).keep_alive = keep_alive
 
     # -- loads and unloads by hand ------------------------------------------------------------------------------------
@@ -214,9 +203,8 @@ class ModelManager:
         InsufficientMemory, ModelsBusy, or LoadCancelled after a later request; no half-loaded model is left then.
         """
         number = number or self.next_number()
-        if reason := unavailable(plan.loader, plan.record.format, plan.options) or plan.record.problem:
-            raise reason
         task = LoadTask(number, plan.record.name, plan)
+        task.planned()  # raises why it cannot be loaded
         with self._state:
             if task.number < self._latest.number:
                 task.outcome.set_exception(LoadCancelled(plan.record.name))
@@ -316,8 +304,7 @@ class ModelManager:
         if task.is_cancelled:
             model.close()
             raise LoadCancelled(task.name)
-        facts = {"model": model.record.name, "loader": model.loader.name, "seconds": time.monotonic() - began}
-        log.info("%s", _LOADED[terminal_language()].format(**facts))
+        log_loaded(model, time.monotonic() - began)
         if isinstance(model.death, WorkerDied):  # it died before it was ready, so `_on_death` ignored it
             self._on_death(model.death)
         return model
@@ -408,9 +395,3 @@ class ModelManager:
             self._eviction.expect(models)
             self._settle()
         self._eviction.close(models)
-
-    def _set_alarm(self) -> None:
-        """Have `expire` called when it is next needed."""
-        times = [waiter.deadline for waiter in self._waiting if waiter.name != self._queue.loading_name]
-        times += [at for at in [self._table.next_sleep()] if at is not None]
-        self._alarm.set(min(times, default=None))

@@ -48,6 +48,13 @@ class ResidentTable:
             raise ModelNotFound(name)
         return self._entries[name]
 
+    def require(self, name: str) -> None:
+        """Raise NoModelLoaded, or the WorkerDied that ended it, for a model that is no resident or has failed."""
+        entry = self._entries.get(name)
+        if entry is None or entry.state == "failed":
+            error = entry.error if entry is not None else None
+            raise error if isinstance(error, WorkerDied) else NoModelLoaded()
+
     def ready_model(self, name: str) -> LoadedModel | None:
         entry = self._entries.get(name)
         return entry.model if entry is not None and entry.is_ready else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -36,11 +36,14 @@ class WaitingRequests:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def __iter__(self) -> Iterator[Waiter]:
-        return iter(list(self._waiters))
-
     def add(self, waiter: Waiter) -> None:
         self._waiters.append(waiter)
+
+    def check_room(self, name: str, most: int) -> None:
+        """Raise ModelsBusy if `most` requests wait already, so that none for the model `name` may."""
+        self.forget_cancelled()
+        if len(self._waiters) >= most:
+            raise ModelsBusy(name)
 
     def forget_cancelled(self) -> None:
         """Drop the requests whose clients have left."""
@@ -74,6 +77,10 @@ class WaitingRequests:
         self._waiters = [waiter for waiter in self._waiters if waiter not in late]
         for waiter in late:
             _refuse(waiter, ModelsBusy(waiter.name))
+
+    def next_deadline(self, loading: str) -> float | None:
+        """Return when `refuse_overdue` is needed next."""
+        return min((waiter.deadline for waiter in self._waiters if waiter.name != loading), default=None)
 
     def _take(self, name: str) -> list[Waiter]:
         taken = [waiter for waiter in self._waiters if waiter.name == name]

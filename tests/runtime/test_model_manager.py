@@ -61,7 +61,7 @@ def test_the_terminal_says_in_its_language_how_long_a_load_took(
     owner: ModelManager, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
-    with caplog.at_level(logging.INFO, logger="modules.runtime.model_manager"):
+    with caplog.at_level(logging.INFO, logger="modules.runtime.model_load"):
         model = load(owner)
     assert caplog.messages[0].startswith(f"已用 {model.loader.name} 加载 {model.record.name}，用时 ")
 
