@@ -1,64 +1,26 @@
-"""Conversations are kept as files: found again, changed atomically, searched, and deleted with undo."""
+"""Conversations are kept as files: found again, changed atomically, searched, and branched."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from modules.conversations.conversation import Attachment, ChatMessage, Conversation
+from modules.conversations.conversation import Conversation
 from modules.conversations.errors import (
-    ConversationExists,
     ConversationNotFound,
     ConversationNotSaved,
-    InvalidConversation,
-    InvalidTitle,
     MessageNotFound,
-    ReadOnlyConversation,
     StaleConversation,
     VisitorMemoryFull,
 )
-from modules.conversations.reader import MAX_BYTES
 from modules.conversations.store import ConversationStore
-
-HISTORY = json.dumps({"internal": [["What is <b>?", "Bold & more"]], "visible": [["", ""]]})
-
-
-@pytest.fixture(params=["disk", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ConversationStore:
-    return ConversationStore(tmp_path / "logs" if request.param == "disk" else None)
-
-
-def say(*texts: str, role: str = "user") -> Callable[[Conversation], ChatMessage]:
-    def edit(conversation: Conversation) -> ChatMessage:
-        return [conversation.add(role, text) for text in texts][-1]
-
-    return edit
-
-
-def started(store: ConversationStore, text: str, **fields: object) -> str:
-    id = store.create(**fields).id
-    store.change(id, None, say(text))
-    return id
-
-
-def foreign(store_folder: Path, name: str = "instruct/old.json", content: str = HISTORY) -> Path:
-    path = store_folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
-
-
-def titles(store: ConversationStore) -> list[str]:
-    return [summary.title for summary in store.list()]
-
+from tests.support.conversation_files import HISTORY, foreign, say, started, titles
 
 # -- reading and changing ----------------------------------------------------------------------------------------------
 
@@ -174,47 +136,7 @@ def test_ids_that_do_not_exist_are_refused(store: ConversationStore, subtests: p
                 action(id)
 
 
-# -- the list and search -----------------------------------------------------------------------------------------------
-
-
-def test_pinned_conversations_come_first_and_then_the_newest(store: ConversationStore) -> None:
-    first, second, third = (started(store, text) for text in ("one", "two", "three"))
-    assert titles(store) == ["three", "two", "one"]
-    store.change(second, None, say("more"))
-    store.pin(first, True)
-    assert titles(store) == ["one", "two", "three"]
-    store.pin(first, False)
-    assert [summary.id for summary in store.list()] == [second, third, first]
-
-
-def test_titles_are_derived_until_one_is_given(store: ConversationStore) -> None:
-    id = started(store, "The first question")
-    assert titles(store) == ["The first question"]
-    store.rename(id, "  假期 ")
-    assert titles(store) == ["假期"] and store.read(id).title == "假期"
-    store.rename(id, "")
-    assert titles(store) == ["The first question"]
-    with pytest.raises(InvalidTitle):
-        store.rename(id, "a\nb")
-    with pytest.raises(StaleConversation):
-        store.rename(id, "stale", rev=1)
-
-
-def test_a_title_follows_the_version_of_the_question_that_is_shown(store: ConversationStore) -> None:
-    id = started(store, "first version")
-    store.change(id, None, lambda conversation: conversation.add("user", "second version", parent=""))
-    assert titles(store) == ["second version"]
-    assert (
-        titles(ConversationStore(store._folder.root)) == ["second version"] if hasattr(store._folder, "root") else True
-    )
-
-
-def test_a_title_is_that_of_the_version_shown_though_another_one_goes_on(tmp_path: Path) -> None:
-    store = ConversationStore(tmp_path)
-    id = started(store, "first version")
-    store.change(id, None, say("answer", role="assistant"))
-    store.change(id, None, lambda conversation: conversation.add("user", "second version", parent=""))
-    assert titles(store) == titles(ConversationStore(tmp_path)) == ["second version"]
+# -- search, notifications and branches --------------------------------------------------------------------------------
 
 
 def test_search_looks_into_titles_and_texts(store: ConversationStore) -> None:
@@ -228,28 +150,6 @@ def test_search_looks_into_titles_and_texts(store: ConversationStore) -> None:
     assert [hit.id for hit in store.search("象棋 about")] == [one]
     assert [hit.id for hit in store.search("zugzwang", limit=1)] == [two]
     assert store.search("checkmate") == [] and store.search("  ") == store.list()
-
-
-def test_the_version_grows_with_changes_of_the_list_alone(store: ConversationStore) -> None:
-    id = started(store, "text")
-    store.list()
-    version = store.version
-    store.list()
-    store.search("text")
-    store.change(id, None, lambda conversation: conversation.replace(conversation.current, content="text"), touch=False)
-    assert store.version == version
-    actions: list[Callable[[], object]] = [
-        lambda: store.change(id, None, say("more")),
-        lambda: store.rename(id, "title"),
-        lambda: store.pin(id, True),
-        lambda: store.create(),
-        lambda: store.delete(id),
-        lambda: store.restore(id),
-    ]
-    for action in actions:
-        action()
-        assert store.version > version
-        version = store.version
 
 
 def test_listeners_are_told_the_id_after_each_change(store: ConversationStore) -> None:
@@ -285,99 +185,6 @@ def test_an_imported_conversation_keeps_its_times_but_not_its_id(store: Conversa
     assert added.id.startswith("Alice~1") and store.read(added.id) == added
 
 
-# -- the bin -----------------------------------------------------------------------------------------------------------
-
-
-def test_deleting_can_be_undone(store: ConversationStore) -> None:
-    id = started(store, "text")
-    before = store.read(id)
-    store.delete(id)
-    assert store.list() == [] and store.count_deleted() == 1
-    with pytest.raises(ConversationNotFound):
-        store.read(id)
-    with pytest.raises(ConversationNotFound):
-        store.change(id, None, say("lost"))
-    (deleted,) = store.deleted()
-    assert (deleted.id, deleted.title) == (id, "text") and 0 < deleted.deleted <= time.time()
-    store.restore(id)
-    assert store.read(id) == before and store.count_deleted() == 0
-    with pytest.raises(ConversationNotFound):
-        store.restore(id)
-
-
-def test_an_emptied_bin_restores_nothing(store: ConversationStore) -> None:
-    id, kept = started(store, "text"), started(store, "kept")
-    store.delete(id)
-    store.pin(kept, True)
-    version = store.version
-    assert store.empty_bin() == 0 and store.version == version
-    assert store.empty_bin(0) == 1 and store.version > version
-    assert store.deleted() == [] and [summary.id for summary in store.list()] == [kept]
-    with pytest.raises(ConversationNotFound):
-        store.restore(id)
-
-
-def test_deleting_can_be_undone_after_a_restart(tmp_path: Path) -> None:
-    store = ConversationStore(tmp_path)
-    path = foreign(tmp_path, "chat/爱丽丝/我的 [1].json")
-    (id,) = (summary.id for summary in store.list())
-    store.change(id, None, say("more"))
-    store.delete(id)
-    assert not list((tmp_path / "chat").rglob("*.*"))
-    again = ConversationStore(tmp_path)
-    again.restore(again.deleted()[0].id)
-    assert len(again.read(id).messages) == 3
-    assert path.with_name(path.name + ".orig").read_text() == HISTORY
-
-
-def test_a_restored_conversation_replaces_no_other(tmp_path: Path) -> None:
-    store = ConversationStore(tmp_path)
-    path = foreign(tmp_path)
-    store.delete("old")
-    foreign(tmp_path, content="{}")
-    with pytest.raises(ConversationExists):
-        store.restore("old")
-    assert path.read_text() == "{}"
-    store.delete("old")
-    store.restore("old")
-    assert path.read_text() == "{}" and store.count_deleted() == 1
-    path.unlink()
-    store.restore("old")
-    assert path.read_text() == HISTORY
-
-
-def test_the_bin_is_emptied_by_age(tmp_path: Path) -> None:
-    store = ConversationStore(tmp_path)
-    old, new = started(store, "old"), started(store, "new")
-    store.delete(old)
-    (day,) = (tmp_path / ".trash").iterdir()
-    day.rename(day.with_name(time.strftime("%Y%m%d", time.localtime(time.time() - 31 * 86400))))
-    store.delete(new)
-    (tmp_path / ".trash" / "notes").mkdir()
-    assert store.empty_bin() == 1
-    assert [summary.id for summary in store.deleted()] == [new]
-    assert store.empty_bin(0) == 1 and store.count_deleted() == 0
-    assert (tmp_path / ".trash" / "notes").exists()
-
-
-def test_attachments_are_kept_as_long_as_a_conversation_has_them(tmp_path: Path) -> None:
-    store = ConversationStore(tmp_path)
-    blobs: dict[str, str] = {}
-    for name in ("kept", "in the bin", "gone"):
-        blobs[name] = store.blobs.put(name.encode())
-        id = started(store, name)
-        file = Attachment("a.txt", "text", blobs[name], len(name))
-        store.change(id, None, lambda made, file=file: made.replace(made.current, attachments=(file,)))
-        os.utime(tmp_path / "attachments" / blobs[name], (0, 0))
-    ids = {summary.title: summary.id for summary in store.list()}
-    store.delete(ids["gone"])
-    (day,) = (tmp_path / ".trash").iterdir()
-    day.rename(day.with_name("20200101"))
-    store.delete(ids["in the bin"])
-    assert store.empty_bin() == 1
-    assert [blobs[name] in store.blobs for name in blobs] == [True, True, False]
-
-
 # -- files of others ---------------------------------------------------------------------------------------------------
 
 
@@ -393,115 +200,6 @@ def test_the_first_change_of_an_old_file_keeps_its_bytes(tmp_path: Path) -> None
     foreign(tmp_path, content=HISTORY.replace("Bold", "Fat"))
     store.change("old", 0, say("more"))
     assert "Fat" in path.with_name("old.json.orig-2").read_text() and backup.read_text() == HISTORY
-
-
-def test_messages_of_an_old_file_have_the_same_ids_each_time(tmp_path: Path) -> None:
-    foreign(tmp_path)
-    assert ConversationStore(tmp_path).read("old") == ConversationStore(tmp_path).read("old")
-
-
-def test_damaged_files_are_listed_with_their_fault_and_left_alone(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    damaged = {
-        "empty": "",
-        "cut off": HISTORY[:-9],
-        "binary": "\x00\x01",
-        "list": "[]",
-        "number": "1" * 5000,
-        "nested": "[" * 100_000,
-        "other": '{"messages": []}',
-        "rows": '{"internal": [["a"]]}',
-        "ours": '{"format": "text-studio/chat", "version": 1, "title": 5}',
-        "messages": '{"format": "text-studio/chat", "version": 1, "messages": []}',
-    }
-    paths = {name: foreign(tmp_path, f"instruct/{name}.json", content) for name, content in damaged.items()}
-    (tmp_path / "instruct" / "latin.json").write_bytes(b'{"internal": [["\xe9", ""]]}')
-    store = ConversationStore(tmp_path)
-    problems = {summary.id: summary.problem for summary in store.list()}
-    assert problems.keys() == damaged.keys() | {"latin"}
-    assert store.search("title") == store.search("bold") == []
-    for name, path in paths.items():
-        with subtests.test(name):
-            assert problems[name] is not None and problems[name]["en"] and problems[name]["zh"]
-            for action in (
-                store.read,
-                lambda name: store.change(name, None, say("x")),
-                lambda name: store.pin(name, True),
-            ):
-                with pytest.raises(InvalidConversation):
-                    action(name)
-            assert path.read_text() == damaged[name]
-    store.delete("empty")
-    store.restore("empty")
-
-
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    path = foreign(tmp_path)
-    os.truncate(path, MAX_BYTES + 1)
-    store = ConversationStore(tmp_path)
-    (summary,) = store.list()
-    assert "100 MB" in summary.problem["en"]
-    with pytest.raises(InvalidConversation):
-        store.read("old")
-
-
-def test_a_file_that_cannot_be_read_is_listed_with_the_reason_until_it_can(tmp_path: Path) -> None:
-    path = foreign(tmp_path)
-    path.unlink()
-    path.symlink_to("/proc/self/mem")  # can be opened, but its beginning cannot be read
-    store = ConversationStore(tmp_path)
-    (summary,) = store.list()
-    assert summary.id == "old" and "cannot be read" in summary.problem["en"] and "无法读取" in summary.problem["zh"]
-    with pytest.raises(InvalidConversation, match="cannot be read"):
-        store.read("old")
-    assert store.search("bold") == []
-    path.unlink()
-    path.write_text(HISTORY)
-    (summary,) = store.list()
-    assert summary.problem is None and len(store.read("old").messages) == 2
-
-
-def test_an_old_file_is_read_though_its_attachments_cannot_be_stored(tmp_path: Path) -> None:
-    attached = {"attachments": [{"name": "a.txt", "content": "goose"}]}
-    foreign(tmp_path, content=json.dumps({"internal": [["q", "a"]], "visible": [], "metadata": {"user_0": attached}}))
-    (tmp_path / "attachments").write_text("a file in the place of the folder")
-    (file,) = ConversationStore(tmp_path).read("old").path()[0].attachments
-    assert (file.text, file.sha256) == ("goose", hashlib.sha256(b"goose").hexdigest())
-
-
-def test_half_a_surrogate_pair_in_a_file_is_replaced(tmp_path: Path) -> None:
-    foreign(tmp_path, content=json.dumps({"internal": [["half \ud83d, whole 😀", "a"]], "visible": []}))
-    assert ConversationStore(tmp_path).read("old").path()[0].content == "half \ufffd, whole 😀"
-
-
-def test_a_file_of_a_newer_version_is_shown_but_not_changed(tmp_path: Path) -> None:
-    store = ConversationStore(tmp_path)
-    id = started(store, "text")
-    path = tmp_path / "instruct" / f"{id}.json"
-    path.write_text(path.read_text().replace('"version":1', '"version":2'))
-    assert store.read(id).path()[0].content == "text"
-    (summary,) = store.list()
-    assert summary.title == "text" and summary.problem == store.problem(id) and "newer" in summary.problem["en"]
-    with pytest.raises(ReadOnlyConversation):
-        store.change(id, None, say("lost"))
-    path.write_text('{"format": "text-studio/chat", "version": 2, "messages": {"a": 5}, "title": 5}')
-    with pytest.raises(InvalidConversation, match="newer"):
-        store.read(id)
-
-
-def test_files_of_other_programs_are_noticed(tmp_path: Path) -> None:
-    store = ConversationStore(tmp_path)
-    heard: list[str] = []
-    store.subscribe(heard.append)
-    assert store.list() == []
-    path = foreign(tmp_path)
-    version = store.version
-    assert titles(store) == ["old"] and store.version > version and heard == [""]
-    path.write_text(HISTORY.replace("Bold", "Fat"))
-    assert [hit.id for hit in store.search("fat")] == ["old"]
-    path.unlink()
-    assert store.list() == []
-    with pytest.raises(ConversationNotFound):
-        store.read("old")
 
 
 def test_a_change_of_another_process_is_noticed(tmp_path: Path) -> None:
