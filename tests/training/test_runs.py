@@ -1,88 +1,22 @@
-"""Training runs: the queue, their states on disk, stop, resume and delete, with a stand-in for the training process."""
+"""Training runs: the queue, stop, discard and delete, with a stand-in for the training process."""
 
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from modules.catalog.record import ModelRecord
-from modules.core.errors import both
-from modules.core.training_errors import (
-    AdapterExists,
-    NotResumable,
-    RunBusy,
-    TrainerDied,
-    TrainingFailed,
-    TrainingRunNotFound,
-)
-from modules.engines.training.job import CHECKPOINTS, WHOLE
-from modules.engines.training.samples import Sample
-from modules.runtime.turns import Turns
-from modules.training.parameters import parse_parameters
-from modules.training.run import RunFolder, RunView
-from modules.training.runs import RunRequest, TrainingRuns
+from modules.core.training_errors import AdapterExists, NotResumable, RunBusy, TrainingFailed, TrainingRunNotFound
+from modules.engines.training.job import CHECKPOINTS
+from modules.training.run import RunFolder
+from modules.training.runs import TrainingRuns
 from tests.support.echo_trainer import UPDATES
-
-SECONDS = 20
-SAMPLES = [Sample(row, (("Question?", False), (" Answer.", True)), eos=True) for row in range(1, 6)]
-
-Start = Callable[..., str]
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[TrainingRuns]:
-    made = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def start(runs: TrainingRuns, tmp_path: Path) -> Start:
-    """Start a run with a LoRA of that name, for a model whose name controls the stand-in."""
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-
-    def begin(lora: str, model_name: str = "model", **parameters: Any) -> str:
-        return runs.start(request(model, lora, model_name, **parameters))
-
-    return begin
-
-
-@pytest.fixture
-def waiting(tmp_path: Path) -> Iterator[TrainingRuns]:
-    """Runs that wait for their turn, which does not come, so that no process is started."""
-    turns = Turns()
-    at_work = turns.queue(both("x"))
-    made = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.no_such_module", turns)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    yield made
-    made.close()
-    at_work.end()
-
-
-def request(model: Path, lora: str, model_name: str = "model", **parameters: Any) -> RunRequest:
-    record = ModelRecord(model_name, model, "safetensors", 1)
-    return RunRequest(record, {}, parse_parameters({"lora_name": lora, **parameters}), SAMPLES)
-
-
-def reach(runs: TrainingRuns, name: str, update: int) -> None:
-    until = time.monotonic() + SECONDS
-    while runs.view(name).update < update:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+from tests.support.training_runs import SECONDS, Start, reach, request
 
 
 def test_a_run_trains_and_puts_its_lora_into_the_folder(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
@@ -108,18 +42,6 @@ def test_runs_wait_for_each_other_in_order(runs: TrainingRuns, start: Start) -> 
     assert [view.state for view in ended] == ["finished"] * 3
     assert ended[0].ended <= ended[1].started and ended[1].ended <= ended[2].started
     assert [view.name for view in runs.snapshot()] == ["c", "b", "a"]
-
-
-def test_a_stopped_run_has_a_lora_and_goes_on_from_its_last_checkpoint(runs: TrainingRuns, start: Start) -> None:
-    name = start("a", "held")
-    reach(runs, name, 5)
-    runs.stop(name)
-    stopped = runs.wait(name, SECONDS)
-    assert (stopped.state, stopped.reason, stopped.adapter, stopped.resumable) == ("stopped", "stopped", "a", True)
-    assert stopped.update == 5
-    runs.resume(name)
-    finished = runs.wait(name, SECONDS)
-    assert (finished.state, finished.update) == ("finished", UPDATES)
 
 
 def test_a_run_is_stopped_at_once_while_its_data_is_tokenized(
@@ -175,15 +97,6 @@ def test_a_discarded_run_leaves_no_lora_and_no_checkpoints(runs: TrainingRuns, s
         runs.resume(name)
 
 
-def test_a_process_that_dies_is_named_and_the_run_can_be_resumed(runs: TrainingRuns, start: Start) -> None:
-    name = start("a", "die")
-    view = runs.wait(name, SECONDS)
-    assert (view.state, view.resumable, view.update) == ("failed", True, 5)
-    assert isinstance(view.error, TrainerDied) and "SIGKILL" in str(view.error)
-    runs.resume(name)
-    assert runs.wait(name, SECONDS).state == "finished"
-
-
 def test_a_failed_run_says_why_and_the_next_one_trains(runs: TrainingRuns, start: Start) -> None:
     failing, following = start("a", "fail"), start("b", "junk")
     view = runs.wait(failing, SECONDS)
@@ -223,37 +136,6 @@ def test_a_run_that_cannot_be_written_leaves_no_folder(runs: TrainingRuns, start
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(runs.folder.iterdir()) == []
-
-
-def test_a_run_that_another_program_has_just_taken_is_not_resumed(
-    waiting: TrainingRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("modules.training.runs._LOCK_SECONDS", 0)
-    waiting.start(request(tmp_path / "model", "a"))
-    waiting.stop("a")
-    taken = RunFolder(waiting.folder / "a").lock()
-    assert taken is not None
-    with pytest.raises(RunBusy):
-        waiting.resume("a")
-    os.close(taken)
-    waiting.resume("a")
-    assert waiting.view("a").state == "queued"
-
-
-def test_a_run_whose_state_cannot_be_written_is_not_resumed_and_not_locked(
-    waiting: TrainingRuns, tmp_path: Path, subtests: pytest.Subtests
-) -> None:
-    waiting.start(request(tmp_path / "model", "a"))
-    waiting.stop("a")
-    state = waiting.folder / "a" / "state.json"
-    state.unlink()
-    (state / "taken").mkdir(parents=True)
-    for action in (waiting.resume, waiting.discard):
-        with subtests.test(action=action.__name__), pytest.raises(TrainingFailed, match="directory"):
-            action("a")
-    shutil.rmtree(state)
-    waiting.resume("a")
-    assert waiting.view("a").state == "queued"
 
 
 def test_a_run_that_waits_is_taken_out_of_the_queue(waiting: TrainingRuns, tmp_path: Path) -> None:
@@ -307,82 +189,6 @@ def test_what_killed_deletions_have_left_behind_is_deleted_at_start(waiting: Tra
     assert [path.name for path in waiting.folder.iterdir()] == ["a"]
 
 
-def test_a_run_is_resumed_while_others_look_whether_it_goes_on(runs: TrainingRuns, start: Start) -> None:
-    name = start("a", "die")
-    runs.wait(name, SECONDS)
-    looking = RunFolder(runs.folder / name).lock()
-    assert looking is not None
-    threading.Timer(0.1, os.close, [looking]).start()
-    runs.resume(name)
-    assert runs.wait(name, SECONDS).state == "finished"
-
-
-def test_runs_of_a_server_that_has_ended_are_interrupted(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
-    running, queued = start("a", "held"), start("b")
-    reach(runs, running, 5)
-    runs.close()
-    later = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
-    assert [(view.name, view.state) for view in later.snapshot()] == [("b", "interrupted"), ("a", "interrupted")]
-    later.resume(running)
-    later.resume(queued)
-    assert [later.wait(name, SECONDS).state for name in (running, queued)] == ["finished", "finished"]
-    later.close()
-
-
-def test_a_run_whose_server_was_killed_is_interrupted_with_its_figures(tmp_path: Path, runs: TrainingRuns) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    child = os.fork()
-    if child == 0:
-        other = TrainingRuns(tmp_path / "runs", tmp_path / "loras", "tests.support.echo_trainer")
-        other.start(request(model, "a", "held"))
-        time.sleep(SECONDS)
-        os._exit(1)
-    until = time.monotonic() + SECONDS
-    while not any(view.update >= 3 and view.state == "running" for view in runs.snapshot()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    with pytest.raises(RunBusy):
-        runs.resume("a")
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    view = runs.view("a")
-    assert (view.state, view.resumable) == ("interrupted", True) and view.update >= 3 and view.loss is not None
-
-
-def test_a_checkpoint_that_was_cut_off_is_not_resumed(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
-    name = start("a", "die")
-    runs.wait(name, SECONDS)
-    (tmp_path / "runs" / name / CHECKPOINTS / "checkpoint-3" / WHOLE).unlink()
-    assert not runs.view(name).resumable
-
-
-def test_resume_is_refused_if_what_the_checkpoints_are_for_has_changed(
-    runs: TrainingRuns, start: Start, tmp_path: Path, subtests: pytest.Subtests
-) -> None:
-    name = start("a", "die")
-    runs.wait(name, SECONDS)
-    folder = tmp_path / "runs" / name
-    config = folder / CHECKPOINTS / "checkpoint-3" / "adapter_config.json"
-    changes = (
-        ("rank", config, '{"r": 4}'),
-        ("rank", config, "{"),
-        ("rank", config, "[]"),
-        ("data", folder / "train.jsonl", ""),
-        ("data", folder / "train.jsonl", None),
-        ("base model", tmp_path / "model" / "config.json", '{"x": 1}'),
-    )
-    for what, path, text in changes:
-        before = path.read_text()
-        path.write_text(text) if text is not None else path.unlink()
-        with subtests.test(what=what, text=text), pytest.raises(NotResumable, match=f"{what}.* has changed"):
-            runs.resume(name)
-        path.write_text(before)
-    (tmp_path / "model").rename(tmp_path / "renamed")
-    with subtests.test(what="the model is gone"), pytest.raises(NotResumable, match="no longer exists"):
-        runs.resume(name)
-
-
 def test_a_lora_of_that_name_is_replaced_only_if_that_was_asked_for(
     runs: TrainingRuns, start: Start, tmp_path: Path
 ) -> None:
@@ -394,16 +200,6 @@ def test_a_lora_of_that_name_is_replaced_only_if_that_was_asked_for(
     name = start("a", always_override=True)
     assert runs.wait(name, SECONDS).state == "finished"
     assert [path.name for path in lora.parent.iterdir()] == ["a"] and not (lora / "old").exists()
-
-
-def test_a_run_is_not_resumed_if_another_lora_has_taken_its_name(
-    runs: TrainingRuns, start: Start, tmp_path: Path
-) -> None:
-    name = start("a", "die")
-    runs.wait(name, SECONDS)
-    (tmp_path / "loras" / "a").mkdir(parents=True)
-    with pytest.raises(AdapterExists):
-        runs.resume(name)
 
 
 def test_a_disk_that_fails_ends_the_run_and_its_process(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
@@ -443,53 +239,7 @@ def test_a_run_whose_folder_is_deleted_while_it_trains_is_listed_and_can_be_stop
     assert runs.wait(start("b"), SECONDS).state == "finished"
 
 
-def test_a_damaged_log_ends_where_it_is_damaged(runs: TrainingRuns, start: Start, subtests: pytest.Subtests) -> None:
-    name = start("a")
-    runs.wait(name, SECONDS)
-    path = runs.folder / name / "log.jsonl"
-    first = path.read_bytes().splitlines(keepends=True)[0]
-    lines = (b"\xff\xfe", b"[]", b"5", b"null", b"[" * 100_000, b'{"event": "update"}', b'{"event": []}')
-    wrong = first.replace(b'"update": 1', b'"update": "nan"'), first.replace(b"0.0001", b"null")
-    for line in (*lines, *wrong):
-        path.write_bytes(first + line + b"\n" + first)
-        with subtests.test(line=ascii(line[:30])):
-            assert [entry["update"] for entry in runs.log(name)] == [1]
-            assert runs.view(name).state == "finished"
-
-
 def test_names_that_are_no_runs_are_refused(runs: TrainingRuns, subtests: pytest.Subtests) -> None:
     for name in ("", ".", "..", "../loras", "nothing", "a\0b", "/etc"):
         with subtests.test(name=ascii(name)), pytest.raises(TrainingRunNotFound):
             runs.view(name)
-
-
-def test_a_log_is_read_again_only_once_it_has_changed(runs: TrainingRuns, start: Start) -> None:
-    name = start("a")
-    runs.wait(name, SECONDS)
-    assert runs.view(name).update == UPDATES
-    log = runs.folder / name / "log.jsonl"
-    before, text = log.stat(), log.read_text()
-    log.write_text("x" * len(text))
-    os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert [view.update for view in runs.snapshot()] == [UPDATES]
-    log.write_text("".join(text.splitlines(keepends=True)[:3]))
-    assert [(view.update, view.loss) for view in runs.snapshot()] == [(3, 7.0)]
-
-
-def test_an_evaluation_that_is_no_number_is_not_the_best(runs: TrainingRuns, start: Start) -> None:
-    name = start("a")
-    runs.wait(name, SECONDS)
-    entries = [{"event": "evaluation", "update": update, "loss": loss} for update, loss in ((1, "nan"), (2, 1.5))]
-    (runs.folder / name / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    (view,) = runs.snapshot()
-    assert view.best == (2, 1.5)
-    json.dumps(view.to_json(), allow_nan=False)
-
-
-def test_a_damaged_state_counts_as_interrupted(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
-    name = start("a")
-    runs.wait(name, SECONDS)
-    for text in ("", "[]", '{"state": 1, "unknown": 2}'):
-        (tmp_path / "runs" / name / "state.json").write_text(text)
-        view: RunView = runs.view(name)
-        assert view.state == "interrupted" and view.update == UPDATES
