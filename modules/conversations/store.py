@@ -12,7 +12,6 @@ import hashlib
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -38,6 +37,7 @@ from modules.conversations.summary_cache import SummaryCache
 from modules.conversations.titles import checked_title
 from modules.core.errors import Words
 from modules.core.events import Json
+from modules.core.recent import Recent
 
 T = TypeVar("T")
 Listener = Callable[[str], None]
@@ -64,7 +64,7 @@ class ConversationStore:
         self.blobs = BlobStore(None if folder is None else folder / "attachments")
         self._summaries = SummaryCache(self._folder, partial(self._notify, ""))
         self._lock = threading.Lock()  # of the fields below; held for moments only
-        self._opened: OrderedDict[str, tuple[Stamp, Opened]] = OrderedDict()  # by id
+        self._opened: Recent[str, tuple[Stamp, Opened]] = Recent(_MAX_OPENED)  # by id
         self._listeners: list[Listener] = []
 
     @property
@@ -134,7 +134,7 @@ class ConversationStore:
             with self._lock:
                 cached = self._opened.get(id)
                 if cached is not None and cached[0] == stamp:
-                    self._opened.move_to_end(id)
+                    self._opened[id] = cached
                     return path, cached[1]
             content = reader.read_content(self._folder, path, stamp)
         except FileNotFoundError:
@@ -167,9 +167,6 @@ class ConversationStore:
     def _remember(self, id: str, stamp: Stamp, opened: Opened) -> None:
         with self._lock:
             self._opened[id] = (stamp, opened)
-            self._opened.move_to_end(id)
-            while len(self._opened) > _MAX_OPENED:
-                self._opened.popitem(last=False)
 
     def create(self, **fields: Json) -> Conversation:
         """Create an empty conversation with the given fields, and return a copy of it."""

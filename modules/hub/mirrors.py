@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from modules.core.errors import ModelProblem
+from modules.core.recent import Recent
 from modules.formats.gguf_header import GgufHeader
 from modules.hub import file_choices, repo_id
 from modules.hub.access_token import AccessToken
@@ -40,8 +41,8 @@ class Mirrors:
     def __init__(self, flag: str, setting: Callable[[], str], token: AccessToken | None = None) -> None:
         self._flag, self._setting, self._token = flag, setting, token
         self._lock = threading.Lock()  # guards the two caches
-        self._repositories: dict[tuple[tuple[str, ...], RepoAddress], Repository] = {}  # least recently used first
-        self._headers: dict[_HeaderKey, GgufHeader] = {}  # least recently added first
+        self._repositories: Recent[tuple[tuple[str, ...], RepoAddress], Repository] = Recent(CACHED_REPOSITORIES)
+        self._headers: Recent[_HeaderKey, GgufHeader] = Recent(CACHED_HEADERS)
         self._chosen: str | None = None  # on the page, since the program started
         if flag:
             parse_endpoints(flag)
@@ -92,10 +93,7 @@ class Mirrors:
             cached = None if refresh else self._repositories.get(key)
         repository = cached or self._fetch_repository(address)
         with self._lock:
-            self._repositories.pop(key, None)
             self._repositories[key] = repository
-            while len(self._repositories) > CACHED_REPOSITORIES:
-                del self._repositories[next(iter(self._repositories))]
         return repository
 
     def cached_repository(self, address: RepoAddress) -> Repository | None:
@@ -141,8 +139,6 @@ class Mirrors:
         header = cached or self._fetch_header(repository, files)
         with self._lock:
             self._headers[key] = header
-            while len(self._headers) > CACHED_HEADERS:
-                del self._headers[next(iter(self._headers))]
         return header
 
     def _fetch_header(self, repository: Repository, files: Sequence[RemoteFile]) -> GgufHeader:

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from modules.conversations.errors import VisitorMemoryFull
 from modules.conversations.folder import Stamp
 from modules.conversations.search import Query
 from modules.core.errors import NameTaken, Words
+from modules.core.recent import Recent
 from modules.notebook import history_file
 from modules.notebook.errors import (
     NotebookMemoryFull,
@@ -76,7 +76,7 @@ class NotebookStore:
         self._prompts = None if prompts is None else DiskNotebooks(prompts)
         self.version = 0
         self._lock = threading.Lock()  # of the fields below; held for moments only
-        self._opened: OrderedDict[str, tuple[Stamp, Notebook]] = OrderedDict()
+        self._opened: Recent[str, tuple[Stamp, Notebook]] = Recent(_MAX_OPENED)
         self._listeners: list[Listener] = []
 
     # -- notifications -------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class NotebookStore:
         with self._lock:
             cached = self._opened.get(name)
             if cached is not None and cached[0] == stamp:
-                self._opened.move_to_end(name)
+                self._opened[name] = cached
                 return cached[1]
         stamp, content = _read_file(self._folder, name)
         text = _decoded(path, content)
@@ -165,9 +165,6 @@ class NotebookStore:
     def _remember(self, stamp: Stamp, notebook: Notebook) -> None:
         with self._lock:
             self._opened[notebook.name] = (stamp, notebook)
-            self._opened.move_to_end(notebook.name)
-            while len(self._opened) > _MAX_OPENED:
-                self._opened.popitem(last=False)
 
     def create(self, text: str, name: str = "") -> Notebook:
         """Store a new text. Its name is the time, or `name`; with a number, if there is a text of that name."""

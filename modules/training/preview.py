@@ -6,13 +6,13 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modules.catalog.record import ModelRecord
 from modules.core.errors import WebUIError
 from modules.core.events import Json
+from modules.core.recent import Recent
 from modules.core.training_errors import TrainerDied
 from modules.engines.training.job import JOB, TrainingJob
 from modules.engines.training.samples import Sample, samples_hash
@@ -35,7 +35,7 @@ class Previews:
     def __init__(self, program: str = PROGRAM) -> None:
         self._program = program
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, Json] = OrderedDict()
+        self._known: Recent[str, Json] = Recent(_KEPT)
 
     def preview(
         self,
@@ -54,12 +54,9 @@ class Previews:
         if prepared.training:
             key = _key(record, options, parameters, prepared.training, seed)
             with self._lock:
-                if key not in self._known:
-                    self._known[key] = self._run(record, options, parameters, prepared.training, seed)
-                self._known.move_to_end(key)
-                while len(self._known) > _KEPT:
-                    self._known.popitem(last=False)
-                tokens = self._known[key]
+                known = self._known.get(key)
+                tokens = self._run(record, options, parameters, prepared.training, seed) if known is None else known
+                self._known[key] = tokens
         files = [file for file in (prepared.file, prepared.evaluation_file) if file]
         return {
             **tokens,

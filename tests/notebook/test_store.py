@@ -130,8 +130,9 @@ def test_a_search_ends_at_its_limit(store: NotebookStore, monkeypatch: pytest.Mo
     assert len(store.list("word")) == 2 and len(store.list()) == 3
 
 
-def test_only_the_last_texts_are_kept_open(store: NotebookStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_last_texts_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_MAX_OPENED", 2)
+    store = NotebookStore(tmp_path)
     for name in ("a", "b", "c"):
         store.create(name, name)
     first, second = store.read("c"), store.read("b")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from modules.core.errors import Unsupported
 from modules.core.events import Json
 from modules.core.prompt import Image
+from modules.core.recent import Recent
 from modules.core.worker_errors import GenerationFailed, ImageUnreadable
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.image_cells import FIRST_CELLS
@@ -84,7 +85,7 @@ class Vision:
         self._model = model
         self._numbers: dict[tuple[str, int], int] = {}
         self._next_number = itertools.count(FIRST_CELLS, 2)
-        self._images: OrderedDict[str, ImageTokens] = OrderedDict()
+        self._images: Recent[str, ImageTokens] = Recent(KEPT_IMAGES)
         self._embeddings: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
         self._encoded = 0
@@ -101,14 +102,12 @@ class Vision:
 
     def _read(self, image: Image) -> ImageTokens:
         with self._lock:
-            if image.id in self._images:
-                self._images.move_to_end(image.id)
-                return self._images[image.id]
+            if (known := self._images.get(image.id)) is not None:
+                self._images[image.id] = known
+                return known
         pixels = np.ascontiguousarray(decode_picture(image.data), np.uint8)
         with self._lock:  # the numbers of chunks must not depend on which thread comes first
             tokens = self._images[image.id] = self._tokenize(image.id, pixels)
-            while len(self._images) > KEPT_IMAGES:
-                self._images.popitem(last=False)
         return tokens
 
     def _tokenize(self, image_id: str, pixels: NDArray[np.uint8]) -> ImageTokens:

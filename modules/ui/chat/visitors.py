@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from starlette.responses import Response
 from modules.app import App
 from modules.conversations.folder import MAX_MEMORY_BYTES
 from modules.conversations.store import ConversationStore
+from modules.core.recent import Recent
 from modules.notebook.store import NotebookStore
 from modules.ui.chat.uploads import Uploads
 from modules.ui.login import LOGIN
@@ -43,7 +43,7 @@ class Visitors:
         self._lock = threading.Lock()
         self._owner = Kept(app.conversations, app.notebooks, ConversationStore(None), Uploads())
         self._users: dict[str, Kept] = {}
-        self._guests: OrderedDict[str, Kept] = OrderedDict()  # the one used last comes last
+        self._guests: Recent[str, Kept] = Recent(MAX_GUESTS)
 
     def store(self, scope: Mapping[str, Any], id: str = "", incognito: bool = False) -> ConversationStore:
         """Return the store of the visitor that has the conversation `id`, or with `incognito` the one in memory."""
@@ -85,14 +85,12 @@ class Visitors:
 
     def _kept_of_guest(self, token: str) -> Kept:
         with self._lock:
-            kept = self._guests.pop(token, None) if token else None
+            kept = self._guests.get(token) if token else None
             if kept is None:
                 stores = (ConversationStore(None), NotebookStore(None), ConversationStore(None))
                 kept = Kept(*stores, Uploads(MAX_MEMORY_BYTES))
             if token:
                 self._guests[token] = kept
-                if len(self._guests) > MAX_GUESTS:
-                    self._guests.popitem(last=False)
             return kept
 
 
