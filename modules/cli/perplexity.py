@@ -6,12 +6,12 @@ result alone.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from modules.app import App
+from modules.cli.output import ProgressLine, print_json
 from modules.core.errors import CommandLineError, Words
 from modules.evaluation import wikitext
 from modules.evaluation.request import EvaluationRequest, Subject
@@ -77,17 +77,11 @@ def _text(app: App) -> EvaluationText:
 
 
 def _follow(app: App, id: str, model: str, language: str) -> None:
-    """Print the progress to stderr until the run has ended; on a terminal in one line."""
-    on_terminal, shown = sys.stderr.isatty(), ""
+    """Print the progress until the run has ended."""
+    progress = ProgressLine()
     while not app.evaluations.wait(id, _POLL_SECONDS):
-        line = _progress(app.evaluations.find(id).subjects[0], model, language)
-        if line and line != shown:
-            print(
-                f"\r\x1b[K{line}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True
-            )
-            shown = line
-    if on_terminal and shown:
-        print(file=sys.stderr)
+        progress.show(_progress(app.evaluations.find(id).subjects[0], model, language))
+    progress.end()
 
 
 def _progress(state: SubjectState, model: str, language: str) -> str:
@@ -103,9 +97,7 @@ def _print_result(app: App, state: RunState, language: str) -> int:
     if subject.result is None:
         return 1
     if app.flags.on("json"):
-        print(
-            json.dumps(evaluation_json(subject.result), ensure_ascii=sys.stdout.encoding.lower() != "utf-8", indent=2)
-        )
+        print_json(evaluation_json(subject.result))
     else:
         print(evaluation_text(subject.result, language))
     return 0

@@ -6,11 +6,11 @@ result alone.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 
 from modules.app import App
+from modules.cli.output import ProgressLine, print_json
 from modules.core.errors import CommandLineError, Words
 from modules.evaluation.price_request import MODEL, PriceRequest
 from modules.evaluation.price_state import PriceState
@@ -59,19 +59,14 @@ def run(app: App, language: str) -> int:
 
 
 def _follow(app: App, id: str, language: str) -> None:
-    """Print the progress to stderr until the measurement has ended; on a terminal in one line."""
-    on_terminal, shown, loads = sys.stderr.isatty(), "", ("", -1)
+    """Print the progress until the measurement has ended."""
+    progress, loads = ProgressLine(), ("", -1)
     while not app.prices.wait(id, _POLL_SECONDS):
         state = app.prices.find(id)
-        line = _progress(state, language)
-        is_new = line != shown and (on_terminal or (state.phase, state.done) != loads)
-        if line and is_new:
-            print(
-                f"\r\x1b[K{line}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True
-            )
-            shown, loads = line, (state.phase, state.done)
-    if on_terminal and shown:
-        print(file=sys.stderr)
+        is_new = progress.on_terminal or (state.phase, state.done) != loads  # elsewhere not each second that is left
+        if is_new and progress.show(_progress(state, language)):
+            loads = (state.phase, state.done)
+    progress.end()
 
 
 def _progress(state: PriceState, language: str) -> str:
@@ -88,7 +83,7 @@ def _print_result(app: App, state: PriceState, language: str) -> int:
     if state.result is None:
         return 1
     if app.flags.on("json"):
-        print(json.dumps(state.result.to_json(), ensure_ascii=sys.stdout.encoding.lower() != "utf-8", indent=2))
+        print_json(state.result.to_json())
     else:
         print(price_text(state.result, language))
     return 0

@@ -6,12 +6,12 @@ alone.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from modules.app import App
+from modules.cli.output import ProgressLine, print_json
 from modules.config.yaml_file import YamlFile
 from modules.core.errors import CommandLineError
 from modules.training.run import ENDED, RunView
@@ -81,19 +81,14 @@ def _start(app: App) -> str:
 
 
 def _follow(app: App, name: str, language: str) -> RunView:
-    """Print the progress to stderr until the run has ended; on a terminal in one line."""
-    on_terminal, shown = sys.stderr.isatty(), ""
+    """Print the progress until the run has ended."""
+    progress = ProgressLine()
     while True:
         view = app.training.runs.wait(name, _POLL_SECONDS)
-        line = _progress(view, language)
-        if line and line != shown:
-            start, end = ("\r\x1b[K", "") if on_terminal else ("", "\n")
-            print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
-            shown = line
+        progress.show(_progress(view, language))
         if view.state in ENDED:
             break
-    if on_terminal and shown:
-        print(file=sys.stderr)
+    progress.end()
     return view
 
 
@@ -119,7 +114,7 @@ def _print_result(app: App, view: RunView, language: str) -> int:
     if view.error is not None:
         print(view.error.say_elsewhere(language), file=sys.stderr)
     if app.flags.on("json"):
-        print(json.dumps(view.to_json(language), ensure_ascii=sys.stdout.encoding.lower() != "utf-8", indent=2))
+        print_json(view.to_json(language))
     elif view.adapter:
         figures = {"adapter": view.adapter, "update": view.update, "seconds": view.seconds}
         print(_RESULTS[language].format(**figures, smoothed=view.smoothed or 0.0))
