@@ -95,12 +95,7 @@ const draw = (run, body) => {
 
 /** Ask the server for the evaluations, and draw the one shown. Calls `finished` when one has ended; returns whether one goes on. */
 export async function refresh(finished) {
-  let body;
-  try {
-    body = await get(`/perplexity/runs?run=${encodeURIComponent(chosen)}&drawn=${drawn}`);
-  } catch {
-    return false; // the page says by itself that the server does not answer
-  }
+  const body = await get(`/perplexity/runs?run=${encodeURIComponent(chosen)}&drawn=${drawn}`);
   const going = body.runs.find(({ state }) => state === "evaluating") ?? body.runs.find(({ ended: has }) => !has);
   const shown = body.runs.find(({ id }) => id === chosen);
   const next = going ?? body.runs.at(-1);

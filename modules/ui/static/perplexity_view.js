@@ -5,18 +5,15 @@ import { make } from "./dom.js";
 import { boxList, bytesText, choice, fieldRow, fillMenu, inputOf, timeText } from "./perplexity_fields.js";
 import * as run from "./perplexity_run.js";
 import * as table from "./perplexity_table.js";
+import { polling } from "./polling.js";
 import { tr } from "./texts.js";
 
 const KEPT = "tx-perplexity-form";
-const POLL_LIVE = 1000;
-const POLL_IDLE = 5000;
 const LOADED = "\n"; // the value of the loaded model, which no model can be called
 
 let lists = null;
-let timer = 0;
 let estimateTimer = 0;
 let asked = 0;
-let visible = false;
 const inputs = new Map(); // of the options, by key
 
 // -- the form -------------------------------------------------------------------------------------------------------------
@@ -148,7 +145,7 @@ startButton.addEventListener("click", async () => {
   showProblem("");
   try {
     run.choose((await post("/perplexity/start", wanted())).id);
-    await poll();
+    await evaluations.now();
     run.element.scrollIntoView({ block: "nearest", behavior: "smooth" });
   } catch (error) {
     showProblem(error.message);
@@ -200,28 +197,14 @@ async function build() {
 
 // -- what is going on -----------------------------------------------------------------------------------------------------
 
-async function poll() {
-  clearTimeout(timer);
-  if (!visible) return;
-  const going = await run.refresh(table.refresh);
-  clearTimeout(timer);
-  if (visible) timer = setTimeout(poll, going ? POLL_LIVE : POLL_IDLE);
-}
-
-document.addEventListener("visibilitychange", () => {
-  if (visible && !document.hidden) poll();
-});
+const evaluations = polling(() => run.refresh(table.refresh));
 
 /** Begin to follow the evaluations. */
 export function show() {
-  visible = true;
   build();
   table.refresh();
-  poll();
+  evaluations.begin();
 }
 
 /** Stop following them. */
-export function hide() {
-  visible = false;
-  clearTimeout(timer);
-}
+export const hide = evaluations.end;

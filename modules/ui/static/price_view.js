@@ -3,16 +3,13 @@ import { get, post } from "./chat_client.js";
 import { make, rendered } from "./dom.js";
 import { choice, fieldRow, fillMenu, timeText } from "./perplexity_fields.js";
 import { takeWanted } from "./price_buttons.js";
+import { polling } from "./polling.js";
 import { toast } from "./popups.js";
 import { tr } from "./texts.js";
 
-const POLL_LIVE = 1000;
-const POLL_IDLE = 5000;
 const PHASES = { queued: tr("pp_queued"), quality: tr("pc_quality"), measuring: tr("pc_measuring"), done: tr("pp_done"), failed: tr("pp_failed"), stopped: tr("pp_stopped") };
 
 let lists = null;
-let timer = 0;
-let visible = false;
 let chosen = ""; // the measurement that is shown
 let drawn = "";
 let ended = "";
@@ -128,7 +125,7 @@ startButton.addEventListener("click", async () => {
   showProblem("");
   try {
     choose((await post("/price/start", wanted())).id);
-    await poll();
+    await measurements.now();
     run.scrollIntoView({ block: "nearest", behavior: "smooth" });
   } catch (error) {
     showProblem(error.message);
@@ -181,29 +178,21 @@ const drawRun = (body) => {
   }
 };
 
-async function poll() {
-  clearTimeout(timer);
-  if (!visible) return;
-  let going = null;
-  try {
-    const body = await get(`/price/runs?run=${encodeURIComponent(chosen)}&drawn=${encodeURIComponent(drawn)}`);
-    going = body.runs.find(({ ended: over, state }) => !over && state !== "queued") ?? body.runs.find(({ ended: over }) => !over);
-    const next = going ?? (chosen ? null : body.runs.at(-1)); // a page that has just been opened shows the last one
-    if (next && next.id !== chosen && (body.runs.find(({ id }) => id === chosen)?.ended ?? true)) {
-      choose(next.id);
-      return poll();
-    }
-    drawRun(body);
-    showResidents(body.residents);
-    const over = body.runs.filter((one) => one.ended).map(({ id }) => id).join();
-    if (over !== ended) showKept();
-    ended = over;
-  } catch {
-    going = null; // the page says by itself that the server does not answer
+const measurements = polling(async function refresh() {
+  const body = await get(`/price/runs?run=${encodeURIComponent(chosen)}&drawn=${encodeURIComponent(drawn)}`);
+  const going = body.runs.find(({ ended: over, state }) => !over && state !== "queued") ?? body.runs.find(({ ended: over }) => !over);
+  const next = going ?? (chosen ? null : body.runs.at(-1)); // a page that has just been opened shows the last one
+  if (next && next.id !== chosen && (body.runs.find(({ id }) => id === chosen)?.ended ?? true)) {
+    choose(next.id);
+    return refresh();
   }
-  clearTimeout(timer);
-  if (visible) timer = setTimeout(poll, going ? POLL_LIVE : POLL_IDLE);
-}
+  drawRun(body);
+  showResidents(body.residents);
+  const over = body.runs.filter((one) => one.ended).map(({ id }) => id).join();
+  if (over !== ended) showKept();
+  ended = over;
+  return Boolean(going);
+});
 
 // -- kept prices ----------------------------------------------------------------------------------------------------------
 
@@ -266,19 +255,11 @@ async function build() {
   }
 }
 
-document.addEventListener("visibilitychange", () => {
-  if (visible && !document.hidden) poll();
-});
-
 /** Begin to follow the measurements. */
 export function show() {
-  visible = true;
   build();
-  poll();
+  measurements.begin();
 }
 
 /** Stop following them. */
-export function hide() {
-  visible = false;
-  clearTimeout(timer);
-}
+export const hide = measurements.end;

@@ -2,6 +2,7 @@
 // this page, and all pages show the same.
 import { get, post, reach, upload } from "./chat_client.js";
 import { make } from "./dom.js";
+import { polling } from "./polling.js";
 import { toast } from "./popups.js";
 import { tr } from "./texts.js";
 import * as compare from "./training_compare.js";
@@ -12,12 +13,8 @@ import * as preview from "./training_preview.js";
 import * as panel from "./training_run.js";
 
 const FACTS_DELAY = 500;
-const POLL_LIVE = 1000;
-const POLL_IDLE = 5000;
 
-let visible = false;
 let built = null;
-let timer = 0;
 let factsTimer = 0;
 let factsAsked = 0;
 let live = "";
@@ -136,7 +133,7 @@ panel.onStart(async () => {
   }
   panel.showProblem("");
   panel.choose(started.name);
-  await poll();
+  await runs.now();
 });
 
 // -- runs -----------------------------------------------------------------------------------------------------------------
@@ -144,7 +141,7 @@ panel.onStart(async () => {
 const actions = {
   show(run) {
     panel.choose(run.name);
-    poll();
+    runs.now();
     panel.element.querySelector(".tx-t-live").scrollIntoView({ block: "start", behavior: "smooth" });
   },
   copy: (run) => fillFrom(get(`/training/runs/parameters?name=${encodeURIComponent(run.name)}`)),
@@ -164,28 +161,21 @@ const actions = {
   exports: (run) => exporting.items(run, lists.gguf),
 };
 
-async function poll() {
-  clearTimeout(timer);
-  if (!visible) return;
-  try {
-    const body = await panel.fetchRuns();
-    const going = body.runs.find(({ state }) => state === "running") ?? body.runs.find(({ state }) => state === "queued");
-    if (going && going.name !== live && !panel.chosen()) {
-      panel.choose(going.name);
-      live = going.name;
-      poll();
-      return;
-    }
-    live = going?.name ?? "";
-    panel.showLive(body.runs.find(({ name }) => name === panel.chosen()), body);
-    list.show(body.runs, actions);
-    list.showMerge(body.merge);
-    if (body.runs.some(({ name, adapter }) => adapter && !adapters.has(name))) refreshLists(body.runs);
-    timer = setTimeout(poll, going || body.merge?.state === "running" ? POLL_LIVE : POLL_IDLE);
-  } catch {
-    timer = setTimeout(poll, POLL_IDLE); // the server does not answer; the page says so
+const runs = polling(async function refresh() {
+  const body = await panel.fetchRuns();
+  const going = body.runs.find(({ state }) => state === "running") ?? body.runs.find(({ state }) => state === "queued");
+  if (going && going.name !== live && !panel.chosen()) {
+    panel.choose(going.name);
+    live = going.name;
+    return refresh();
   }
-}
+  live = going?.name ?? "";
+  panel.showLive(body.runs.find(({ name }) => name === panel.chosen()), body);
+  list.show(body.runs, actions);
+  list.showMerge(body.merge);
+  if (body.runs.some(({ name, adapter }) => adapter && !adapters.has(name))) refreshLists(body.runs);
+  return Boolean(going) || body.merge?.state === "running";
+});
 
 const adapters = new Set(); // of the runs whose LoRAs the menus have
 
@@ -210,20 +200,13 @@ async function build() {
   }
 }
 
-document.addEventListener("tx-training-changed", poll);
-document.addEventListener("visibilitychange", () => {
-  if (visible && !document.hidden) poll();
-});
+document.addEventListener("tx-training-changed", runs.now);
 
 /** Begin to follow the runs. */
 export function show() {
-  visible = true;
   build();
-  poll();
+  runs.begin();
 }
 
 /** Stop following them. */
-export function hide() {
-  visible = false;
-  clearTimeout(timer);
-}
+export const hide = runs.end;
