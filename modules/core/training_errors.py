@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from modules.core.errors import NameTaken, UnknownName, WebUIError, Words, both
+from modules.core.worker_errors import WorkerDied
 
 
 class TrainingError(WebUIError):
@@ -188,11 +189,8 @@ class TrainerDied(TrainingError):
         "en": "The training process ended unexpectedly ({how}).{cause} The run can be resumed.{tail}",
         "zh": "训练进程意外结束（{how}）。{cause}可以继续训练。{tail}",
     }
-    killed: ClassVar[Words] = {
-        "en": " The system killed it, usually for lack of memory.",
-        "zh": "系统终止了它，通常是因为内存不足。",
-    }
-    tail: ClassVar[Words] = {"en": "\nIts last output: {words}", "zh": "\n日志末尾：{words}"}
+    killed: ClassVar[Words] = WorkerDied.killed
+    tail: ClassVar[Words] = WorkerDied.tail
     how: str
     words: str = ""
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from modules.core.errors import ModelProblem
 from modules.core.recent import Recent
@@ -27,6 +28,7 @@ MAX_ADAPTER_FILES = 8
 MAX_ADAPTER_BYTES = 1 << 30
 """Selections of more or larger GGUF files are taken for models without reading their headers."""
 
+T = TypeVar("T")
 _HeaderKey = tuple[str, str, tuple[str, ...]]
 
 
@@ -102,27 +104,25 @@ class Mirrors:
             return self._repositories.get((self.endpoints, address))
 
     def _fetch_repository(self, address: RepoAddress) -> Repository:
-        failures: list[DownloadError] = []
-        for client in self.open_clients():
-            with contextlib.closing(client):
-                try:
-                    repository = client.repository(address.repo, address.revision)
-                    return file_choices.restrict_to_folder(repository, address.folder)
-                except DownloadError as error:
-                    failures.append(error)
-        # A permanent error tells more than a mirror that could not be reached.
-        permanent = [error for error in failures if not error.transient]
-        raise [*permanent, *failures][0]
+        def ask(client: HubClient) -> Repository:
+            return file_choices.restrict_to_folder(client.repository(address.repo, address.revision), address.folder)
+
+        return self._first_answer(ask)
 
     def search(self, text: str) -> tuple[FoundRepository, ...]:
         """Search the first endpoint that answers for repositories of GGUF files. Raises DownloadError."""
+        return self._first_answer(lambda client: client.search(text))
+
+    def _first_answer(self, ask: Callable[[HubClient], T]) -> T:
+        """Return what `ask` returns for the first endpoint that answers. Raises DownloadError if none does."""
         failures: list[DownloadError] = []
         for client in self.open_clients():
             with contextlib.closing(client):
                 try:
-                    return client.search(text)
+                    return ask(client)
                 except DownloadError as error:
                     failures.append(error)
+        # A permanent error tells more than a mirror that could not be reached.
         permanent = [error for error in failures if not error.transient]
         raise [*permanent, *failures][0]
 

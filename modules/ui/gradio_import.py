@@ -51,17 +51,22 @@ def _without_stubs() -> Any:
     return package
 
 
+def _found_without(finder: MetaPathFinder, name: str) -> ModuleSpec | None:
+    """Return where the other finders find a module."""
+    sys.meta_path.remove(finder)
+    try:
+        return importlib.util.find_spec(name)
+    finally:
+        sys.meta_path.insert(0, finder)
+
+
 class _Postponer(MetaPathFinder):
     """An import hook that executes pandas only when one of its attributes is read."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != _POSTPONED:
             return None
-        sys.meta_path.remove(self)  # so that the other finders look for it
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            sys.meta_path.insert(0, self)
+        spec = _found_without(self, name)
         if spec is not None and spec.loader is not None:
             spec.loader = importlib.util.LazyLoader(spec.loader)
         return spec
@@ -76,11 +81,7 @@ class _Patcher(MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != "gradio.component_meta":
             return None
-        sys.meta_path.remove(self)  # so that the other finders look for it
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            sys.meta_path.insert(0, self)
+        spec = _found_without(self, name)
         if spec is None or spec.loader is None:
             return None
         run = spec.loader.exec_module

@@ -103,3 +103,9 @@ def split_opening(frame: Frame) -> tuple[tuple[str, ...], str, str]:
     else:
         own, rest = [*own, rest], ""
     return (*tags(frame.open), *own[:-1]), own[-1], rest
+
+
+def openers_of(frame: Frame) -> tuple[str, ...]:
+    """Return the tags with which a call may begin: those around it, and the one before its name."""
+    wrappers, opener, _ = split_opening(frame)
+    return (*wrappers, opener)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules.chat.tools.call_format import Frame, split_opening, tags
+from modules.chat.tools.call_format import Frame, openers_of, split_opening, tags
 from modules.chat.tools.json_format import JsonCalls, arguments_schema, skip_closers
 from modules.chat.tools.json_reading import MAX_NAME, read_arguments
 from modules.chat.tools.reader import NotACall, Reading, ReplyReader
@@ -38,8 +38,7 @@ class MarkedCalls:
 
     @property
     def openers(self) -> tuple[str, ...]:
-        wrappers, opener, _ = split_opening(self.frame)
-        return (*wrappers, opener)
+        return openers_of(self.frame)
 
     @property
     def closers(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules.chat.tools.call_format import Frame, split_opening, tags, text_node
+from modules.chat.tools.call_format import Frame, openers_of, tags, text_node
 from modules.chat.tools.json_format import skip_closers
 from modules.chat.tools.json_reading import MAX_NAME
 from modules.chat.tools.marked_format import call_name
@@ -43,8 +43,7 @@ class XmlCalls:
 
     @property
     def openers(self) -> tuple[str, ...]:
-        wrappers, opener, _ = split_opening(self.frame)
-        return (*wrappers, opener)
+        return openers_of(self.frame)
 
     @property
     def closers(self) -> tuple[str, ...]:
