@@ -8,7 +8,7 @@ from modules.core.errors import Words
 ALPACA_NOTE: Words = {
     "en": "No chat template was found in the model's files, so that the Alpaca format is used. "
     "Answers may be worse than in the format that the model was trained on.",
-    "zh": "模型文件中没有聊天模板，因此使用 Alpaca 格式。若与模型训练时的格式不同，回答质量可能下降。",
+    "zh": "模型文件中没有聊天模板，因此使用 Alpaca 格式。若与模型训练时的格式不同，回复质量可能下降。",
 }
 
 _NO_SYSTEM: Words = {

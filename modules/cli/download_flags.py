@@ -76,20 +76,20 @@ _FLAGS = (
     _option(
         "output",
         "",
-        {"en": "Folder", "zh": "输出目录"},
-        {"en": "Save the files in this folder.", "zh": "将文件保存到此目录。"},
+        {"en": "Folder", "zh": "输出文件夹"},
+        {"en": "Save the files in this folder.", "zh": "将文件保存到此文件夹。"},
     ),
     _option(
         "model_dir",
         "",
-        {"en": "Models folder", "zh": "模型目录"},
-        {"en": "Folder of models (default: models/).", "zh": "模型所在目录，默认 models/。"},
+        {"en": "Models folder", "zh": "模型文件夹"},
+        {"en": "Folder of models (default: models/).", "zh": "模型所在文件夹，默认 models/。"},
     ),
     _option(
         "lora_dir",
         "",
-        {"en": "LoRA folder", "zh": "LoRA 目录"},
-        {"en": "Folder of LoRAs (default: loras/).", "zh": "LoRA 所在目录，默认 loras/。"},
+        {"en": "LoRA folder", "zh": "LoRA 文件夹"},
+        {"en": "Folder of LoRAs (default: loras/).", "zh": "LoRA 所在文件夹，默认 loras/。"},
     ),
     _option(
         "clean",

@@ -175,13 +175,13 @@ class ServerLost(ServerError):
     template = {
         "en": "The connection to {server} was lost before the answer was complete: {why}. Continue the answer, or send "
         "it again; if that fails as well, check that the server still runs.",
-        "zh": "回答尚未完成，与 {server} 的连接已中断：{why}。请点击“继续生成”或重新发送；若仍失败，请确认服务器"
+        "zh": "回复尚未完成，与 {server} 的连接已中断：{why}。请点击“继续生成”或重新发送；若仍失败，请确认服务器"
         "仍在运行。",
     }
     template_elsewhere: ClassVar[Words | None] = {
         "en": "The connection to {server} was lost before the answer was complete: {why}. Send the request again; if "
         "that fails as well, check that the server still runs.",
-        "zh": "回答尚未完成，与 {server} 的连接已中断：{why}。请重新发送请求；若仍失败，请确认服务器仍在运行。",
+        "zh": "回复尚未完成，与 {server} 的连接已中断：{why}。请重新发送请求；若仍失败，请确认服务器仍在运行。",
     }
     server: str
     why: Words
@@ -192,7 +192,7 @@ class ServerBrokeOff(ServerLost):
 
     template = {
         "en": "{server} broke the answer off: {why} Try again; if that fails as well, its log says why.",
-        "zh": "{server} 中断了回答：{why} 请重试；若仍失败，原因见该服务器的日志。",
+        "zh": "{server} 中断了回复：{why} 请重试；若仍失败，原因见该服务器的日志。",
     }
     template_elsewhere = None
 

@@ -79,7 +79,7 @@ class Unloaded(WebUIError):
     status = 409
     template = {
         "en": "The model was unloaded before the answer was complete.",
-        "zh": "回答尚未完成，模型已被卸载。",
+        "zh": "回复尚未完成，模型已被卸载。",
     }
 
 

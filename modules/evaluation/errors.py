@@ -32,7 +32,7 @@ class TextNotFound(EvaluationError):
     status = 404
     template = {
         "en": "There is no text {name!r} in {folder}. Choose another one, or put a .txt file there.",
-        "zh": "{folder} 中没有文本“{name}”。请选择其他文本，或将 .txt 文件放入该目录。",
+        "zh": "{folder} 中没有文本“{name}”。请选择其他文本，或将 .txt 文件放入该文件夹。",
     }
     name: str
     folder: str

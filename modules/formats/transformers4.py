@@ -52,7 +52,7 @@ def not_read(file: str, key: str, reader: str) -> Words:
     return {
         "en": f"its {file} says {key}, which {reader} does not support: the answers would be wrong. "
         "Use the loader Transformers.",
-        "zh": f"其 {file} 中的 {key} 不受 {reader} 支持，强行加载会使回答出错。请改用加载器 Transformers。",
+        "zh": f"其 {file} 中的 {key} 不受 {reader} 支持，强行加载会使回复出错。请改用加载器 Transformers。",
     }
 
 

@@ -189,7 +189,8 @@ class LinkInTheWay(DownloadError):
     template = {
         "en": "Cannot write {file}: its path contains a symbolic link, which may lead outside the folder, or a file in "
         "place of a folder. Remove or rename it first.",
-        "zh": "无法写入 {file}：路径中有符号链接（可能指向目录之外），或本应是文件夹的位置上是文件。请先移除或重命名。",
+        "zh": "无法写入 {file}：路径中有符号链接（可能指向文件夹之外），或本应是文件夹的位置上是文件。"
+        "请先移除或重命名。",
     }
     file: str
 

@@ -43,7 +43,7 @@ _COMMON = (
         {"en": "Max new tokens", "zh": "最多新词符数"},
         {
             "en": "Maximum length of the answer in tokens; 0 = until the context is full.",
-            "zh": "回答的最大长度（词符数）；0 表示直到填满上下文。",
+            "zh": "回复的最大长度（词符数）；0 表示直到填满上下文。",
         },
         minimum=0,
         maximum=LONGEST_CONTEXT,
@@ -52,10 +52,10 @@ _COMMON = (
         "auto_max_new_tokens",
         "auto_max_new_tokens",
         False,
-        {"en": "Use all remaining context", "zh": "回答可用满上下文"},
+        {"en": "Use all remaining context", "zh": "回复可用满上下文"},
         {
             "en": "The answer may use the rest of the context; max new tokens is ignored.",
-            "zh": "回答可用满剩余的上下文，忽略“最多新词符数”。",
+            "zh": "回复可用满剩余的上下文，忽略“最多新词符数”。",
         },
     ),
     Option(
@@ -180,7 +180,7 @@ _COMMON = (
         {"en": "Seed", "zh": "随机种子"},
         {
             "en": "The same seed gives the same answer; -1 = random.",
-            "zh": "相同的种子得到相同的回答；-1 表示每次随机。",
+            "zh": "相同的种子得到相同的回复；-1 表示每次随机。",
         },
         minimum=-1,
         maximum=2**32 - 2,
@@ -581,7 +581,7 @@ _CONSTRAINTS = (
         {"en": "Grammar", "zh": "语法"},
         {
             "en": "GBNF grammar; the answer must match its root rule.",
-            "zh": "GBNF 语法：回答必须符合其 root 规则。",
+            "zh": "GBNF 语法：回复必须符合其 root 规则。",
         },
         multiline=True,
         excess=gbnf.excess,
@@ -594,7 +594,7 @@ _CONSTRAINTS = (
         {"en": "Min new tokens", "zh": "最少新词符数"},
         {
             "en": "Minimum length of the answer in tokens.",
-            "zh": "回答的最小长度（词符数），此前模型不得结束。",
+            "zh": "回复的最小长度（词符数），此前模型不得结束。",
         },
         minimum=0,
         maximum=2000,
@@ -611,7 +611,7 @@ _TEXT = (
         {"en": "Custom stopping strings", "zh": "自定义停止字符串"},
         {
             "en": "The answer ends before any of these strings. In quotes, separated by commas.",
-            "zh": "回答到这些文本之前为止；以引号括起，用逗号分隔。",
+            "zh": "回复到这些文本之前为止；以引号括起，用逗号分隔。",
         },
         pattern=_QUOTED,
         example='"\\n", "\\nYou:"',
@@ -624,7 +624,7 @@ _TEXT = (
         {"en": "Guidance scale", "zh": "指导比例"},
         {
             "en": "CFG: above 1 the answer moves away from the negative prompt. 1 = off, 1.5 is usual.",
-            "zh": "CFG：大于 1 时回答远离负面提示词；1 为不启用，常用 1.5。",
+            "zh": "CFG：大于 1 时回复远离负面提示词；1 为不启用，常用 1.5。",
         },
         minimum=-0.5,
         maximum=2.5,
@@ -661,7 +661,7 @@ _TEXT = (
         {"en": "Skip special tokens", "zh": "跳过特殊词符"},
         {
             "en": "Do not show special tokens in the answer. Some models need this off.",
-            "zh": "回答中不显示特殊词符；个别模型需取消勾选。",
+            "zh": "回复中不显示特殊词符；个别模型需取消勾选。",
         },
         group="text",
     ),
@@ -673,7 +673,7 @@ _TEXT = (
         {
             "en": "Draft up to this many tokens from earlier text: faster if the answer repeats parts of it. 0 = off. "
             "llama.cpp uses a draft only where it is faster.",
-            "zh": "每次最多从前文预测这么多个词符，回答常重复前文时更快；0 为不启用。llama.cpp 仅在确有加速时采用。",
+            "zh": "每次最多从前文预测这么多个词符，回复常重复前文时更快；0 为不启用。llama.cpp 仅在确有加速时采用。",
         },
         minimum=0,
         maximum=10,

@@ -71,7 +71,7 @@ _LIBRARY = (
         {"en": "Threads", "zh": "线程数"},
         {
             "en": "CPU threads for decoding; 0 = automatic: the first load measures which number is fastest here.",
-            "zh": "生成回答时使用的线程数；0 表示自动，由首次加载时在本机实测决定。",
+            "zh": "生成回复时使用的线程数；0 表示自动，由首次加载时在本机实测决定。",
         },
         minimum=0,
         maximum=512,  # GGML_MAX_N_THREADS
@@ -331,7 +331,7 @@ LLAMACPP = (
         {"en": "Parallel requests", "zh": "并行请求数"},
         {
             "en": "Number of requests decoded at the same time; further requests are queued.",
-            "zh": "可同时生成的回答数，超出的请求将排队等待。",
+            "zh": "可同时生成的回复数，超出的请求将排队等待。",
         },
         minimum=1,
         maximum=64,

@@ -112,7 +112,7 @@ REMOTE = (
         {"en": "Longest wait for the first token", "zh": "首词等待上限"},
         {
             "en": "Seconds until an answer must have begun; later, 60 s of silence end it.",
-            "zh": "等待回答开始的秒数上限；开始之后，静默 60 秒即中断。",
+            "zh": "等待回复开始的秒数上限；开始之后，静默 60 秒即中断。",
         },
         minimum=1,
         maximum=86_400,
@@ -125,7 +125,7 @@ REMOTE = (
         {"en": "Resume after a lost connection", "zh": "断线续写"},
         {
             "en": "If the connection breaks within an answer, ask once for the rest, if the server reports token ids.",
-            "zh": "回答途中断线时，若服务器返回词符编号，则请求一次其余部分。",
+            "zh": "回复途中断线时，若服务器返回词符编号，则请求一次其余部分。",
         },
         group="advanced",
     ),

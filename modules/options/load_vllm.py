@@ -26,7 +26,7 @@ VLLM = (
         {"en": "Context length", "zh": "上下文长度"},
         {
             "en": "Longest prompt with its answer, in tokens; 0 = the model's maximum.",
-            "zh": "提示词与回答合计的上限（词符数）；0 表示模型的上限。",
+            "zh": "提示词与回复合计的上限（词符数）；0 表示模型的上限。",
         },
         minimum=0,
         maximum=shared.LONGEST_CONTEXT,
@@ -100,7 +100,7 @@ VLLM = (
         {"en": "Answers at once", "zh": "同时生成上限"},
         {
             "en": "Maximum number of answers at the same time; others wait. 0 = vLLM's own choice.",
-            "zh": "同时生成的回答数上限，超出的排队等待；0 表示由 vLLM 决定。",
+            "zh": "同时生成的回复数上限，超出的排队等待；0 表示由 vLLM 决定。",
         },
         minimum=0,
         maximum=65536,

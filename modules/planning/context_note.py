@@ -22,7 +22,7 @@ def context_note(plan: LoadPlan) -> Note | None:
                 {
                     "en": f"The model was trained on contexts of {trained} tokens; beyond that, answers get worse. "
                     "Set an option under “Context extension” as well.",
-                    "zh": f"该模型训练时的上下文长度为 {trained} 个词符，超出后回答质量会下降。"
+                    "zh": f"该模型训练时的上下文长度为 {trained} 个词符，超出后回复质量会下降。"
                     "请同时设置“上下文扩展”中的选项。",
                 },
             )

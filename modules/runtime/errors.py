@@ -76,6 +76,6 @@ class ModelAsleep(NoModelLoaded):
     }
     template_elsewhere = {
         "en": "{model} is asleep. A request for an answer wakes it; this one does not.",
-        "zh": "{model} 正在休眠。请求生成回答即可唤醒，本接口不会唤醒模型。",
+        "zh": "{model} 正在休眠。请求生成回复即可唤醒，本接口不会唤醒模型。",
     }
     model: str

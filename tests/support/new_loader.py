@@ -21,7 +21,7 @@ load_llamacpp.LLAMACPP += (
         "repeat-times",
         1,
         {"en": "Repetitions", "zh": "重复次数"},
-        {"en": "How often the answer is repeated.", "zh": "回答重复的次数。"},
+        {"en": "How often the answer is repeated.", "zh": "回复重复的次数。"},
         minimum=1,
         maximum=9,
         step=1,

@@ -38,7 +38,7 @@ _NO_GUIDANCE = {"en": "1, unless the model is loaded with cfg-cache", "zh": "1�
 
 _NO_LOGLIKELIHOODS = {
     "en": "An encoder-decoder model has no log-likelihoods of a text: its answer is a text of its own.",
-    "zh": "编码器-解码器模型无法计算文本的对数似然：其回答是另一段文本。",
+    "zh": "编码器-解码器模型无法计算文本的对数似然：其回复是另一段文本。",
 }
 
 

@@ -175,5 +175,5 @@ class SlotPrefixCache(PrefixStore):
 
 _BUSY = {
     "en": "An answer is being generated; ask for the logits once it has ended.",
-    "zh": "正在生成回答，请等其结束后再读取 logits。",
+    "zh": "正在生成回复，请等其结束后再读取 logits。",
 }

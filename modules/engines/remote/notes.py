@@ -35,7 +35,7 @@ def notes(path: Path, options: Options, environment: Environment) -> Iterator[No
 
 
 def _unencrypted(has_key: bool) -> Note:
-    en, zh = (", and the key", "提示词、回答和密钥") if has_key else ("", "提示词和回答")
+    en, zh = (", and the key", "提示词、回复和密钥") if has_key else ("", "提示词和回复")
     return Note(
         "server_url",
         {
