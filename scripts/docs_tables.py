@@ -16,7 +16,8 @@ sys.path.insert(0, str(ROOT))
 
 from modules.cli.download_flags import FLAGS  # noqa: E402
 from modules.config.flags import SERVER  # noqa: E402
-from modules.core.errors import WebUIError, Words  # noqa: E402
+from modules.core.errors import LANGUAGES, WebUIError, Words  # noqa: E402
+from modules.core.quotes import in_quotes  # noqa: E402
 from modules.engines import failure_causes  # noqa: E402
 from modules.hub.errors import DownloadError  # noqa: E402
 from modules.loaders.registry import LOADERS  # noqa: E402
@@ -101,7 +102,12 @@ def errors(base: type[WebUIError], exclude: tuple[type[WebUIError], ...] = ()) -
     kinds = [kind for kind in error_classes(base) if not issubclass(kind, exclude)]
     templates = [words for kind in kinds for words in (kind.template, vars(kind).get("template_elsewhere")) if words]
     sentences = [template for template in templates if re.sub(r"\{\w+\}|\W", "", template["en"])]
-    return rows(["提示", "message"], ([sentence["zh"], sentence["en"]] for sentence in sentences))
+    shown = [[_with_quotes(sentence[language], language) for language in LANGUAGES] for sentence in sentences]
+    return rows(["提示", "message"], shown)
+
+
+def _with_quotes(template: str, language: str) -> str:
+    return re.sub(r"\{(\w+)!r\}", lambda name: in_quotes(f"{{{name[1]}}}", language), template)
 
 
 def error_classes(base: type[WebUIError]) -> Iterator[type[WebUIError]]:

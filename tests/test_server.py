@@ -70,7 +70,7 @@ def test_errors_are_in_the_terminals_language() -> None:
 
 def test_errors_in_the_log_are_shown_in_the_terminals_language(monkeypatch: pytest.MonkeyPatch) -> None:
     record = logging.makeLogRecord({"msg": "%s: %s", "args": ("a.gguf", PresetNotFound("calm", ""))})
-    for language, words in (("zh_CN.UTF-8", "没有名为 'calm' 的预设。"), ("en_US.UTF-8", "There is no preset 'calm'.")):
+    for language, words in (("zh_CN.UTF-8", "没有名为“calm”的预设。"), ("en_US.UTF-8", "There is no preset 'calm'.")):
         monkeypatch.setenv("LC_ALL", language)
         assert BriefFormatter("%(message)s").format(record) == f"a.gguf: {words}"
 

@@ -18,6 +18,7 @@ from modules.characters.lorebook import Lorebook, as_lines, read_lorebook
 from modules.conversations.importers.values import as_line, as_text, is_shallow
 from modules.core.errors import Words
 from modules.core.events import Json
+from modules.core.quotes import in_quotes
 
 MAX_JSON_BYTES = 2_000_000
 MAX_DEPTH = 40
@@ -90,7 +91,7 @@ def check_types(card: Mapping[str, Json]) -> None:
     body = body_of(card)
     for key in _TEXT_KEYS:
         if not isinstance(body.get(key), str | None):
-            raise CardProblem(f"its field {key!r} is not a text", f"字段 {key!r} 不是文本")
+            raise CardProblem(f"its field {key!r} is not a text", f"字段{in_quotes(key)}不是文本")
     greetings = body.get("alternate_greetings")
     if greetings is not None and not (isinstance(greetings, list) and all(isinstance(one, str) for one in greetings)):
         raise CardProblem(

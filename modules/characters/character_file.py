@@ -16,6 +16,7 @@ from modules.characters.lorebook import as_lines, read_lorebook
 from modules.config.yaml_file import as_block
 from modules.conversations.importers.values import as_line, as_list
 from modules.core.events import Json
+from modules.core.quotes import in_quotes
 
 NAME_KEYS = ("name", "bot", "<|bot|>", "char_name")
 USER_KEYS = ("your_name", "user", "<|user|>")
@@ -42,7 +43,7 @@ def read_character(id: str, data: Mapping[str, Json]) -> Character:
         return of_card(id, data)
     for key in (*_TEXT_KEYS, *_OWN_TEXTS.values()):
         if isinstance(data.get(key), list | dict):
-            raise CardProblem(f"its field {key!r} is not a text", f"字段 {key!r} 不是文本")
+            raise CardProblem(f"its field {key!r} is not a text", f"字段{in_quotes(key)}不是文本")
     card = _kept_card(data.get("card"))
     start = of_card(id, card) if card is not None else _without_card(id, data)
     return dataclasses.replace(
@@ -67,7 +68,7 @@ def _without_card(id: str, data: Mapping[str, Json]) -> Character:
     own = {field: _text(data.get(key)).strip() for field, key in _OWN_TEXTS.items()}
     book = data.get(_BOOK)
     if not isinstance(book, str | None):
-        raise CardProblem(f"its field {_BOOK!r} is not a text with JSON", f"字段 {_BOOK!r} 不是 JSON 文本")
+        raise CardProblem(f"its field {_BOOK!r} is not a text with JSON", f"字段{in_quotes(_BOOK)}不是 JSON 文本")
     return Character(
         id,
         name=id,

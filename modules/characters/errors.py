@@ -36,7 +36,7 @@ class CharacterNotFound(CharacterError):
     status = 404
     template = {
         "en": "The character {id!r} no longer exists: its file may have been deleted or renamed. Choose another one.",
-        "zh": "角色 {id!r} 已不存在，其文件可能已被删除或改名。请选择其他角色。",
+        "zh": "角色{id!r}已不存在，其文件可能已被删除或改名。请选择其他角色。",
     }
     id: str
 
@@ -46,7 +46,7 @@ class PersonaNotFound(CharacterError):
     status = 404
     template = {
         "en": "The persona {id!r} no longer exists: its file may have been deleted or renamed. Choose another one.",
-        "zh": "用户身份 {id!r} 已不存在，其文件可能已被删除或改名。请选择其他身份。",
+        "zh": "用户身份{id!r}已不存在，其文件可能已被删除或改名。请选择其他身份。",
     }
     id: str
 

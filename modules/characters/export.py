@@ -12,6 +12,7 @@ from modules.characters.errors import CardNotExported, CardProblem
 from modules.config.yaml_file import as_block, dump
 from modules.conversations.exporters.export import ExportedFile
 from modules.core.events import Json
+from modules.core.quotes import in_quotes
 
 FORMATS = ("png", "json", "yaml")
 _UNSAFE = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]+')
@@ -31,7 +32,8 @@ def export(character: Character, format: str, picture: Path | bytes | None) -> E
     if format != "png":
         known = ", ".join(FORMATS)
         raise CardNotExported(
-            name, {"en": f"there is no format {format!r}, only {known}", "zh": f"没有格式 {format!r}，只有 {known}"}
+            name,
+            {"en": f"there is no format {format!r}, only {known}", "zh": f"没有格式{in_quotes(format)}，只有 {known}"},
         )
     return ExportedFile(f"{name}.png", "image/png", _png(character, name, picture))
 

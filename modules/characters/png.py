@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from modules.characters.card import MAX_JSON_BYTES, as_version, dump_json, parse_card
 from modules.characters.errors import CardProblem
 from modules.core.events import Json
+from modules.core.quotes import in_quotes
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CARD_KEYWORDS = ("ccv3", "chara")  # the newer format first
@@ -85,7 +86,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
             name = kind.decode("ascii", "replace")
             raise CardProblem(
                 f"the checksum of its part {name!r} is wrong, so the file is damaged; download it again",
-                f"其中 {name!r} 部分的校验和错误，文件已损坏，请重新下载",
+                f"其中{in_quotes(name)}部分的校验和错误，文件已损坏，请重新下载",
             )
         yield kind, bytes(view[at + 8 : end])
         if kind == b"IEND":

@@ -72,7 +72,7 @@ class NoDefaultTemplate(WebUIError):
 
 class TemplateNotFound(UnknownName):
     status = 404
-    template = {"en": "There is no instruction template {name!r}.", "zh": "没有名为 {name!r} 的指令模板。"}
+    template = {"en": "There is no instruction template {name!r}.", "zh": "没有名为{name!r}的指令模板。"}
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from modules.app import App
 from modules.cli.output import ProgressLine, print_json
 from modules.config.yaml_file import YamlFile
 from modules.core.errors import CommandLineError
+from modules.core.quotes import in_quotes
 from modules.training.run import ENDED, RunView
 
 _POLL_SECONDS = 0.3
@@ -75,7 +76,7 @@ def _start(app: App) -> str:
     raise CommandLineError(
         {
             "en": f"--train: {named!r} is neither a YAML file of parameters nor a run that could go on.",
-            "zh": f"--train：{named!r} 既不是参数的 YAML 文件，也不是可继续的训练。",
+            "zh": f"--train：{in_quotes(named)}既不是参数的 YAML 文件，也不是可继续的训练。",
         }
     )
 

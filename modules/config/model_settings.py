@@ -15,6 +15,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import SettingsError
+from modules.core.quotes import in_quotes
 
 LOADER, LORAS = "loader", "lora"
 _UNSET = ("None", "none", "")
@@ -144,7 +145,7 @@ class ModelSettings:
         return result
 
     def _invalid_entry(self, name: str) -> SettingsError:
-        expected = {"en": f"{name!r}: expected lines of `key: value`", "zh": f"{name!r}：应为“键: 值”形式的行"}
+        expected = {"en": f"{name!r}: expected lines of `key: value`", "zh": f"{in_quotes(name)}：应为“键: 值”形式的行"}
         return SettingsError(str(self.path), expected)
 
     def _parsed_key(self, content: CommentedMap, name: str) -> Any:

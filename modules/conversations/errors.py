@@ -155,7 +155,7 @@ class UnknownExportFormat(ConversationError):
     status = 400
     template = {
         "en": "There is no export format {format!r}. Use one of: {known}.",
-        "zh": "没有名为 {format!r} 的导出格式，可用的有：{known}。",
+        "zh": "没有名为{format!r}的导出格式，可用的有：{known}。",
     }
     format: str
     known: str

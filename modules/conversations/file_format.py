@@ -11,6 +11,7 @@ from typing import Any
 from modules.conversations.conversation import MODES, ROLES, ROOT, Attachment, ChatMessage, Conversation
 from modules.core.errors import Words
 from modules.core.events import Json
+from modules.core.quotes import in_quotes
 
 FORMAT, VERSION = "text-studio/chat", 1
 
@@ -122,7 +123,7 @@ def head_from_json(id: str, data: Mapping[str, Json]) -> Conversation:
     """Return what a file says of the conversation, without its messages. Raises FormatProblem for invalid content."""
     fields = _checked(data, _CONVERSATION_KEYS, "")
     if fields.get("mode", MODES[0]) not in MODES:
-        raise FormatProblem(f"its mode {fields['mode']!r} is unknown", f"模式 {fields['mode']!r} 未知")
+        raise FormatProblem(f"its mode {fields['mode']!r} is unknown", f"模式{in_quotes(fields['mode'])}未知")
     if not isinstance(data.get("messages", {}), dict):
         raise FormatProblem("its messages are not an object", "messages 不是对象")
     return Conversation(id, **fields)

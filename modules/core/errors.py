@@ -68,6 +68,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from modules.core.quotes import fill, in_quotes
+
 LANGUAGES = ("zh", "en")
 
 Words = Mapping[str, str]
@@ -83,6 +85,7 @@ def both(text: str) -> Words:
 class WebUIError(Exception):
     """Base of all errors that users see. The fields of a subclass are its facts; `status` is the HTTP status.
 
+    In a template, `{name!r}` stands for the fact in quotation marks, as the language writes them.
     `retry_after` are seconds after which the same request may succeed; 0 if that is not known. `template_elsewhere` is
     for those who do not see the page, where `template` names parts of it.
     """
@@ -97,13 +100,13 @@ class WebUIError(Exception):
 
     def say(self, language: str) -> str:
         """Return the message in `language` ("zh" or "en")."""
-        return self.template[language].format(**self.shown(language))
+        return fill(self.template, language, self.shown(language))
 
     def say_elsewhere(self, language: str) -> str:
         """Return the message for clients of the API, and for the terminal."""
         if self.template_elsewhere is None:
             return self.say(language)
-        return self.template_elsewhere[language].format(**self.shown(language))
+        return fill(self.template_elsewhere, language, self.shown(language))
 
     def shown(self, language: str) -> dict[str, object]:
         """Return what the placeholders of `template` stand for: the facts, translated where they are Words."""
@@ -127,11 +130,17 @@ class OptionError(WebUIError):
     status = 400
     template = {
         "en": "{option}: {value!r} is not acceptable; expected {expected}.",
-        "zh": "{option}：无法接受 {value!r}，应为{expected}。",
+        "zh": "{option}：无法接受{value}，应为{expected}。",
     }
     option: str
     value: object
     expected: Words
+
+    def shown(self, language: str) -> dict[str, object]:
+        facts = super().shown(language)
+        if language == "zh":  # where numbers stand without quotation marks, after a space
+            facts["value"] = in_quotes(self.value) if isinstance(self.value, str) else f" {self.value!r}"
+        return facts
 
 
 @dataclass(eq=False)
@@ -139,36 +148,36 @@ class UnknownName(WebUIError):
     """A name that does not exist. `nearest` is the most similar one that does, or empty."""
 
     status = 400
-    suggestion: ClassVar[Words] = {"en": " Did you mean {nearest!r}?", "zh": "是否想用 {nearest!r}？"}
+    suggestion: ClassVar[Words] = {"en": " Did you mean {nearest!r}?", "zh": "是否想用{nearest!r}？"}
     name: str
     nearest: str = ""
 
     def say(self, language: str) -> str:
-        hint = self.suggestion[language].format(nearest=self.nearest) if self.nearest else ""
+        hint = fill(self.suggestion, language, {"nearest": self.nearest}) if self.nearest else ""
         return super().say(language) + hint
 
 
 class UnknownOption(UnknownName):
-    template = {"en": "There is no option {name!r}.", "zh": "没有名为 {name!r} 的选项。"}
+    template = {"en": "There is no option {name!r}.", "zh": "没有名为{name!r}的选项。"}
 
 
 class UnknownLoader(UnknownName):
-    template = {"en": "There is no loader {name!r}.", "zh": "没有名为 {name!r} 的加载器。"}
+    template = {"en": "There is no loader {name!r}.", "zh": "没有名为{name!r}的加载器。"}
 
 
 class ModelNotFound(UnknownName):
     status = 404
-    template = {"en": "There is no model {name!r}.", "zh": "没有名为 {name!r} 的模型。"}
+    template = {"en": "There is no model {name!r}.", "zh": "没有名为{name!r}的模型。"}
 
 
 class PresetNotFound(UnknownName):
     status = 404
-    template = {"en": "There is no preset {name!r}.", "zh": "没有名为 {name!r} 的预设。"}
+    template = {"en": "There is no preset {name!r}.", "zh": "没有名为{name!r}的预设。"}
 
 
 class GrammarNotFound(UnknownName):
     status = 404
-    template = {"en": "There is no grammar {name!r}.", "zh": "没有名为 {name!r} 的语法。"}
+    template = {"en": "There is no grammar {name!r}.", "zh": "没有名为{name!r}的语法。"}
 
 
 @dataclass(eq=False)
@@ -191,7 +200,7 @@ class NameTaken(WebUIError):
     status = 409
     template = {
         "en": "The name {name!r} is already taken. Choose another one.",
-        "zh": "已有名为 {name!r} 的文件，请换一个名称。",
+        "zh": "已有名为{name!r}的文件，请换一个名称。",
     }
     name: str
 

@@ -14,7 +14,7 @@ class LoraError(WebUIError):
 
 class LoraNotFound(UnknownName, LoraError):
     status = 404
-    template = {"en": "There is no LoRA {name!r}.", "zh": "没有名为 {name!r} 的 LoRA。"}
+    template = {"en": "There is no LoRA {name!r}.", "zh": "没有名为{name!r}的 LoRA。"}
 
 
 @dataclass(eq=False)

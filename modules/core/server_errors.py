@@ -49,7 +49,7 @@ class ServerRedirects(ServerError):
 
     template = {
         "en": "{server} redirects to {location!r}, which is not followed. If that address is right, use it instead.",
-        "zh": "{server} 重定向至 {location!r}，程序不会跟随。如果该地址正确，请直接填写它。",
+        "zh": "{server} 重定向至{location!r}，程序不会跟随。如果该地址正确，请直接填写它。",
     }
     server: str
     location: str
@@ -161,7 +161,7 @@ class ServerChanged(ServerError):
 
     template = {
         "en": "{server} now runs {found!r} instead of {model!r}. Load the model again.",
-        "zh": "{server} 现在运行的是 {found!r}，而不是 {model!r}。请重新加载模型。",
+        "zh": "{server} 现在运行的是{found!r}，而不是{model!r}。请重新加载模型。",
     }
     server: str
     model: str

@@ -15,7 +15,7 @@ class TrainingError(WebUIError):
 
 class TrainingRunNotFound(UnknownName, TrainingError):
     status = 404
-    template = {"en": "There is no training run {name!r}.", "zh": "没有名为 {name!r} 的训练。"}
+    template = {"en": "There is no training run {name!r}.", "zh": "没有名为{name!r}的训练。"}
 
 
 @dataclass(eq=False)
@@ -214,7 +214,7 @@ class AdapterExists(NameTaken, TrainingError):
     status = 409
     template = {
         "en": "There is already a LoRA {name!r}. Choose another name, or turn on “Override Existing Files”.",
-        "zh": "已有名为 {name!r} 的 LoRA。请换一个名称，或勾选“覆盖现有文件”。",
+        "zh": "已有名为{name!r}的 LoRA。请换一个名称，或勾选“覆盖现有文件”。",
     }
 
 

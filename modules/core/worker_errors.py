@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from modules.core.errors import WebUIError, Words
+from modules.core.quotes import fill
 
 UNNAMED: Words = {"en": "the backend reports:", "zh": "后端报告如下："}
 """The cause of a failure that is not one of the known ones."""
@@ -128,7 +129,7 @@ class WorkerStuck(WorkerDied):
     grammar: str = ""
 
     def shown(self, language: str) -> dict[str, object]:
-        cause = self.because[language].format(grammar=self.grammar) if self.grammar else ""
+        cause = fill(self.because, language, {"grammar": self.grammar}) if self.grammar else ""
         return super().shown(language) | {"cause": cause}
 
 

@@ -14,7 +14,7 @@ from modules.hub.errors import DownloadError
 @dataclass(eq=False)
 class DownloadNotFound(DownloadError):
     status = 404
-    template = {"en": "There is no download {id!r}.", "zh": "没有编号为 {id!r} 的下载任务。"}
+    template = {"en": "There is no download {id!r}.", "zh": "没有编号为{id!r}的下载任务。"}
     id: str
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import requests
 
+from modules.core.quotes import in_quotes
 from modules.hub.access_token import AccessToken
 from modules.hub.connections import ConnectionPool
 from modules.hub.endpoint_url import host_of
@@ -212,7 +213,7 @@ def _check_content_range(header: str, host: str, file: RemoteFile, begin: int, e
             host,
             {
                 "en": f"bytes {wanted} of {file.path} were requested, {got!r} were sent",
-                "zh": f"请求的是 {file.path} 的第 {wanted} 字节，返回的却是 {got!r}",
+                "zh": f"请求的是 {file.path} 的第 {wanted} 字节，返回的却是{in_quotes(got)}",
             },
         )
     if int(match[3]) != file.size:

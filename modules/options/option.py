@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from modules.core.errors import CommandLineError, OptionError, UnknownOption, Words, both
+from modules.core.quotes import in_quotes
 
 Value = bool | int | float | str
 
@@ -130,7 +131,7 @@ class Option:
         if isinstance(self.default, bool):
             return {"en": "true or false", "zh": " true 或 false"}
         if isinstance(self.default, str):
-            return {"en": f"a text such as {self.example!r}", "zh": f"形如 {self.example!r} 的值"}
+            return {"en": f"a text such as {self.example!r}", "zh": f"形如{in_quotes(self.example)}的值"}
         en, zh = ("a number", "数字") if isinstance(self.default, float) else ("a whole number", "整数")
         low, high = _format_limit(self.least or self.minimum), _format_limit(self.maximum)
         if self.least:

@@ -155,7 +155,7 @@ def test_braces_in_a_value_are_not_formatted() -> None:
 
 def test_the_nearest_name_is_suggested_only_if_there_is_one() -> None:
     assert ModelNotFound("a.guf", "a.gguf").say("en") == "There is no model 'a.guf'. Did you mean 'a.gguf'?"
-    assert UnknownOption("zzz").say("zh") == "没有名为 'zzz' 的选项。"
+    assert UnknownOption("zzz").say("zh") == "没有名为“zzz”的选项。"
 
 
 def test_a_reason_is_given_in_the_requested_language() -> None:

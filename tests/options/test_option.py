@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from modules.core.errors import CommandLineError, OptionError, UnknownOption
+from modules.core.quotes import in_quotes
 from modules.options.option import FlagParser, Option, Value, nearest, parse_all
 
 WORDS = {"en": "some", "zh": "某个"}
@@ -124,7 +125,7 @@ def test_the_error_names_option_value_and_expected_values_in_both_languages() ->
         CONTEXT.parse("lots")
     for language, expected in (("en", "a whole number from 0 to 1000000"), ("zh", "0 到 1000000 之间的整数")):
         message = refused.value.say(language)
-        assert all(part in message for part in ("n_ctx", "'lots'", expected))
+        assert all(part in message for part in ("n_ctx", in_quotes("lots", language), expected))
 
 
 def test_the_error_of_an_address_has_no_password() -> None:

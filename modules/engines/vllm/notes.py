@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modules.core.errors import Words
 from modules.core.events import Note
+from modules.core.quotes import in_quotes
 from modules.engines.hf.arguments import ModelConfig
 from modules.engines.hf.notes import remote_code_note
 from modules.engines.vllm.arguments import RAY, is_headless, runs_on_cpu, world_size
@@ -27,7 +28,7 @@ def notes(path: Path, options: Options, environment: Environment) -> Iterator[No
             refused.option,
             {
                 "en": f"vLLM would not start with {value!r}; expected {expected['en']}.",
-                "zh": f"取值 {value!r} 时 vLLM 无法启动，应为{expected['zh']}。",
+                "zh": f"取值{in_quotes(value)}时 vLLM 无法启动，应为{expected['zh']}。",
             },
         )
     yield from _machines(path, options)

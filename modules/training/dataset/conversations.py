@@ -9,6 +9,7 @@ from typing import Any
 
 from modules.chat.message import Message
 from modules.core.events import Json
+from modules.core.quotes import in_quotes
 from modules.training.dataset.values import BadValue, checked_text, is_missing
 
 _ROLES = {
@@ -127,7 +128,8 @@ def _messages(raw: Sequence[Any], name: str) -> Iterator[Message]:
         role = _ROLES.get(written) if isinstance(written, str) else None
         if role is None:
             raise BadValue(
-                f"{where} has the unknown role {str(written)[:40]!r}", f"{where} 的角色 {str(written)[:40]!r} 未知"
+                f"{where} has the unknown role {str(written)[:40]!r}",
+                f"{where} 的角色{in_quotes(str(written)[:40])}未知",
             )
         content = _content(message.get("content", message.get("value")), where)
         calls = message.get("tool_calls")

@@ -24,7 +24,7 @@ class DatasetNotFound(UnknownName):
     status = 404
     template = {
         "en": "There is no dataset {name!r} in training/datasets.",
-        "zh": "training/datasets 中没有名为 {name!r} 的数据集。",
+        "zh": "training/datasets 中没有名为{name!r}的数据集。",
     }
 
 
@@ -32,7 +32,7 @@ class FormatNotFound(UnknownName):
     status = 404
     template = {
         "en": "There is no data format {name!r} in training/formats.",
-        "zh": "training/formats 中没有名为 {name!r} 的数据格式。",
+        "zh": "training/formats 中没有名为{name!r}的数据格式。",
     }
 
 

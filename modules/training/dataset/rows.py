@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.errors import Words
+from modules.core.quotes import in_quotes
 from modules.training.dataset.errors import UnreadableDataset
 
 MAX_BYTES = 100_000_000
@@ -170,7 +171,7 @@ def _records(name: str, reader: Any) -> Iterator[Row]:
 def _check_header(name: str, header: list[str]) -> None:
     repeated = sorted({field for field in header if header.count(field) > 1})
     if repeated:
-        en, zh = f"two columns have the name {repeated[0]!r}", f"有两列同名：{repeated[0]!r}"
+        en, zh = f"two columns have the name {repeated[0]!r}", f"有两列同名：{in_quotes(repeated[0])}"
         raise UnreadableDataset(name, _words(en, zh))
 
 
