@@ -75,7 +75,7 @@ def read_metadata(reader: BoundedReader, entries: int) -> Metadata:
     for _ in range(entries):
         key = reader.read_string(MAX_KEY_BYTES)
         if key in metadata:
-            raise damaged_header(f"the key {quoted(key)} occurs twice", f"键 {quoted(key)} 出现了两次")
+            raise damaged_header(f"the key {quoted(key)} occurs twice", f"键{quoted(key, 'zh')}出现了两次")
         metadata[key] = _read_value(reader, key, reader.read_u32())
     return metadata
 
@@ -83,13 +83,13 @@ def read_metadata(reader: BoundedReader, entries: int) -> Metadata:
 def _read_value(reader: BoundedReader, key: str, type_number: int) -> _Value:
     if type_number in _SCALARS:
         if key == LORA_ALPHA and type_number != _FLOAT32:  # llama.cpp would abort the process
-            raise damaged_header(f"{quoted(key)} is not of the type float32", f"{quoted(key)} 的类型不是 float32")
+            raise damaged_header(f"{quoted(key)} is not of the type float32", f"{quoted(key, 'zh')}的类型不是 float32")
         return reader.read_number(_SCALARS[type_number])
     if type_number == _ARRAY:
         return _read_array(reader, key)
     if type_number != _STRING:
         raise damaged_header(
-            f"{quoted(key)} has the unknown type {type_number}", f"{quoted(key)} 的类型 {type_number} 无法识别"
+            f"{quoted(key)} has the unknown type {type_number}", f"{quoted(key, 'zh')}的类型 {type_number} 无法识别"
         )
     if key in _KEPT_STRINGS or key.endswith(ROPE_SCALING_TYPE) or key.startswith(NAMED_TEMPLATE):
         return reader.read_string(_MAX_STRING_BYTES)
@@ -102,7 +102,7 @@ def _read_array(reader: BoundedReader, key: str, depth: int = 1) -> _Value:
     array = _SkippedArray(type_number, reader.position, count)
     scalar = _SCALARS.get(type_number)
     if count * (scalar.size if scalar else _MIN_ITEM_BYTES) > reader.size or (not scalar and count > _MAX_STRINGS):
-        raise damaged_header(f"{quoted(key)} claims {count:,} items", f"{quoted(key)} 声称有 {count:,} 项")
+        raise damaged_header(f"{quoted(key)} claims {count:,} items", f"{quoted(key, 'zh')}声称有 {count:,} 项")
     if scalar:
         if count <= _MAX_KEPT_NUMBERS and scalar.format not in ("<f", "<d"):
             return tuple(int(reader.read_number(scalar)) for _ in range(count))
@@ -118,10 +118,10 @@ def _skip_nested_arrays(reader: BoundedReader, key: str, array: _SkippedArray, d
     if array.type != _ARRAY:
         raise damaged_header(
             f"{quoted(key)} has items of the unknown type {array.type}",
-            f"{quoted(key)} 中各项的类型 {array.type} 无法识别",
+            f"{quoted(key, 'zh')}中各项的类型 {array.type} 无法识别",
         )
     if depth >= _MAX_DEPTH:
-        raise damaged_header(f"{quoted(key)} nests arrays too deeply", f"{quoted(key)} 的数组嵌套过深")
+        raise damaged_header(f"{quoted(key)} nests arrays too deeply", f"{quoted(key, 'zh')}的数组嵌套过深")
     for _ in range(array.count):
         _read_array(reader, key, depth + 1)
 
@@ -204,5 +204,5 @@ def _wrong_type(key: str, value: _Value, en: str, zh: str) -> FormatError:
     else:
         actual = ("a list", "列表") if isinstance(value, (tuple, _SkippedArray)) else ("a string", "字符串")
     return damaged_header(
-        f"{quoted(key)} should be {en}, but is {actual[0]}", f"{quoted(key)} 应为{zh}，实为{actual[1]}"
+        f"{quoted(key)} should be {en}, but is {actual[0]}", f"{quoted(key, 'zh')}应为{zh}，实为{actual[1]}"
     )

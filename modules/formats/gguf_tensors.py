@@ -81,7 +81,7 @@ def read_tensor_table(reader: BoundedReader, count: int, version: int, alignment
     for _ in range(count):
         name = reader.read_string(MAX_KEY_BYTES)
         if name in names:
-            raise damaged_header(f"the tensor {quoted(name)} occurs twice", f"张量 {quoted(name)} 出现了两次")
+            raise damaged_header(f"the tensor {quoted(name)} occurs twice", f"张量{quoted(name, 'zh')}出现了两次")
         names.add(name)
         shape = _read_shape(reader, name)
         type_number, offset = reader.read_u32(), reader.read_u64()
@@ -89,7 +89,7 @@ def read_tensor_table(reader: BoundedReader, count: int, version: int, alignment
         if shape and shape[0] % block:
             raise _invalid_shape(name, shape)
         if offset % alignment:
-            raise damaged_header(f"the tensor {quoted(name)} is not aligned", f"张量 {quoted(name)} 的起点未对齐")
+            raise damaged_header(f"the tensor {quoted(name)} is not aligned", f"张量{quoted(name, 'zh')}的起点未对齐")
         yield TensorEntry(name, type_name, tuple(shape), math.prod(shape) // block * block_bytes, offset)
 
 
@@ -104,7 +104,7 @@ def _read_shape(reader: BoundedReader, name: str) -> list[int]:
 def _invalid_shape(name: str, shape: list[int]) -> FormatError:
     return damaged_header(
         f"the tensor {quoted(name)} has invalid dimensions {shape}",
-        f"张量 {quoted(name)} 的维度 {shape} 无效",
+        f"张量{quoted(name, 'zh')}的维度 {shape} 无效",
     )
 
 
@@ -121,8 +121,10 @@ def _tensor_type(number: int, version: int, tensor: str) -> tuple[str, int, int]
         )
     if version == max(VERSIONS) and number <= _MAX_TYPE:
         raise _foreign_type(number)
-    name = quoted(tensor)
-    raise damaged_header(f"the tensor {name} has the unknown type {number}", f"张量 {name} 的类型 {number} 无法识别")
+    raise damaged_header(
+        f"the tensor {quoted(tensor)} has the unknown type {number}",
+        f"张量{quoted(tensor, 'zh')}的类型 {number} 无法识别",
+    )
 
 
 def _foreign_type(number: int) -> FormatError:

@@ -53,7 +53,7 @@ def read_server(path: Path) -> ServerFile:
             if key not in _OPTIONS:
                 guess = nearest(key, _OPTIONS)
                 en, zh = (f" Did you mean {guess}?", f"是否想写 {guess}？") if guess else ("", "")
-                raise FormatError(f"unknown key {quoted(key)}.{en}", f"未知的键 {quoted(key)}。{zh}")
+                raise FormatError(f"unknown key {quoted(key)}.{en}", f"未知的键{quoted(key, 'zh')}。{zh}")
         try:
             return ServerFile.parse(values)
         except OptionError as error:

@@ -74,5 +74,5 @@ def missing_for_method(name: str, has_own_code: bool = False) -> Words | None:
 def _unknown(name: str) -> Words:
     return {
         "en": f"Transformers does not read its quantization ({quoted(name)}). Get this model as GGUF, or unquantized.",
-        "zh": f"Transformers 不支持其量化方法（{quoted(name)}）。请改用此模型的 GGUF 版本或未量化的版本。",
+        "zh": f"Transformers 不支持其量化方法（{quoted(name, 'zh')}）。请改用此模型的 GGUF 版本或未量化的版本。",
     }

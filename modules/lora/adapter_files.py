@@ -109,9 +109,9 @@ class Adapter:
     header: GgufHeader | None = None
 
 
-def tensor_name(name: str) -> str:
+def tensor_name(name: str, language: str = "en") -> str:
     """Quote the name of a tensor or module for an error message, shortened if it is very long."""
-    return quoted(name, _MAX_NAME_LENGTH)
+    return quoted(name, language, _MAX_NAME_LENGTH)
 
 
 def read_config(path: Path) -> AdapterConfig:
@@ -125,7 +125,7 @@ def read_config(path: Path) -> AdapterConfig:
                 printable(path.name),
                 {
                     "en": f"{key}: matching {quoted(slow)} could take for ever.",
-                    "zh": f"{key}：匹配 {quoted(slow)} 可能永远无法完成。",
+                    "zh": f"{key}：匹配{quoted(slow, 'zh')}可能永远无法完成。",
                 },
             )
     targets = config.get("target_modules")
@@ -163,7 +163,7 @@ def _not_a_lora(config: Mapping[str, Any]) -> Words:
     advice = MERGE if merges_type(kind) else UNUSABLE
     return {
         "en": f"the adapter is of type {quoted(kind)}; only LORA is supported. {advice['en']}",
-        "zh": f"适配器类型为 {quoted(kind)}；仅支持 LORA。{advice['zh']}",
+        "zh": f"适配器类型为{quoted(kind, 'zh')}；仅支持 LORA。{advice['zh']}",
     }
 
 
@@ -246,7 +246,7 @@ def _checked_shape(name: str, stored: StoredTensor) -> tuple[int, ...]:
     if width is None:
         raise FormatError(
             f"the tensor {tensor_name(name)} is of type {quoted(stored.dtype)}; only F32, F16 and BF16 are supported.",
-            f"张量 {tensor_name(name)} 的类型为 {quoted(stored.dtype)}，只支持 F32、F16 和 BF16。",
+            f"张量{tensor_name(name, 'zh')}的类型为{quoted(stored.dtype, 'zh')}，只支持 F32、F16 和 BF16。",
             UnsupportedModel,
         )
     if len(stored.shape) < 2 or 0 in stored.shape or math.prod(stored.shape) * width != stored.size:
@@ -282,8 +282,11 @@ def _not_an_adapter(header: GgufHeader) -> dict[str, str]:
             "en": "this is a model, not a LoRA. Move it to the folder models/.",
             "zh": "这是模型，不是 LoRA，请移到 models/ 文件夹。",
         }
-    kind = quoted(header.adapter or header.kind)
-    return {"en": f"this GGUF file is not a LoRA: its type is {kind}.", "zh": f"此 GGUF 文件不是 LoRA，类型为 {kind}。"}
+    kind = header.adapter or header.kind
+    return {
+        "en": f"this GGUF file is not a LoRA: its type is {quoted(kind)}.",
+        "zh": f"此 GGUF 文件不是 LoRA，类型为{quoted(kind, 'zh')}。",
+    }
 
 
 _ACTIVATED: Words = {
@@ -296,7 +299,7 @@ def _check_type(entry: TensorEntry) -> None:
     if entry.type in _UNSUPPORTED_TYPES:
         raise FormatError(
             f"the tensor {tensor_name(entry.name)} is of type {entry.type}, which llama.cpp does not support here.",
-            f"张量 {tensor_name(entry.name)} 的类型为 {entry.type}，llama.cpp 不支持这种类型的 LoRA。",
+            f"张量{tensor_name(entry.name, 'zh')}的类型为 {entry.type}，llama.cpp 不支持这种类型的 LoRA。",
             UnsupportedModel,
         )
 
@@ -321,7 +324,7 @@ def _require_both(module: str, a: str | None, b: str | None) -> tuple[str, str]:
         missing = "A" if a is None else "B"
         raise FormatError(
             f"the tensor {missing} of {tensor_name(module)} is missing. Download the LoRA again.",
-            f"{tensor_name(module)} 缺少张量 {missing}，请重新下载该 LoRA。",
+            f"{tensor_name(module, 'zh')}缺少张量 {missing}，请重新下载该 LoRA。",
         )
     return a, b
 
@@ -330,7 +333,7 @@ def _check_rank(pair: Pair, rank: int) -> Pair:
     if pair.rank != rank:
         raise FormatError(
             f"the tensors of {tensor_name(pair.module)} disagree: rank {pair.rank} in A, {rank} in B.",
-            f"{tensor_name(pair.module)} 的张量不一致：A 的秩为 {pair.rank}，B 的秩为 {rank}。",
+            f"{tensor_name(pair.module, 'zh')}的张量不一致：A 的秩为 {pair.rank}，B 的秩为 {rank}。",
         )
     return pair
 
@@ -347,7 +350,7 @@ def _misshapen(name: str, shape: tuple[int, ...]) -> FormatError:
     dimensions = list(shape)
     return FormatError(
         f"the tensor {tensor_name(name)} has invalid dimensions {dimensions}.",
-        f"张量 {tensor_name(name)} 的维度 {dimensions} 无效。",
+        f"张量{tensor_name(name, 'zh')}的维度 {dimensions} 无效。",
     )
 
 

@@ -191,7 +191,7 @@ def _contradiction(record: LoraRecord) -> ModelProblem | None:
             problem = {
                 "en": f"the rank is {rank} in {CONFIG}, but {pair.rank} in the tensor {tensor_name(pair.a)}. "
                 "The two files belong to different LoRAs: download both again.",
-                "zh": f"{CONFIG} 中的秩为 {rank}，而张量 {tensor_name(pair.a)} 的秩为 {pair.rank}。"
+                "zh": f"{CONFIG} 中的秩为 {rank}，而张量{tensor_name(pair.a, 'zh')}的秩为 {pair.rank}。"
                 "两个文件不属于同一个 LoRA，请一并重新下载。",
             }
             return DamagedModel(printable(record.path.name), problem)

@@ -162,5 +162,5 @@ def _wrong_size(en: str, zh: str, lora: int) -> Words:
 def _other_architecture(lora: str, model: str) -> Words:
     return {
         "en": f"the LoRA was made for the architecture {quoted(lora)}, but the model is {quoted(model)}.",
-        "zh": f"该 LoRA 适用于 {quoted(lora)} 架构，而模型是 {quoted(model)}。",
+        "zh": f"该 LoRA 适用于{quoted(lora, 'zh')}架构，而模型是{quoted(model, 'zh')}。",
     }

@@ -126,7 +126,7 @@ def _refuse_unsupported(record: LoraRecord, config: AdapterConfig, architecture:
         raise _inexpressible(
             record,
             f"the architecture {tensor_name(architecture)} is not supported; supported are {supported}.",
-            f"尚不支持架构 {tensor_name(architecture)}，仅支持 {supported}。",
+            f"尚不支持架构{tensor_name(architecture, 'zh')}，仅支持 {supported}。",
         )
     others = [name for name in record.others if not is_base_weight(name)]
     if unsupported := [*unsupported_features(config.features, LLAMACPP), *others]:
@@ -160,7 +160,7 @@ def _steps(record: LoraRecord, config: AdapterConfig, model: GgufHeader, alpha: 
             raise _inexpressible(
                 record,
                 f"llama.cpp cannot apply a LoRA to {tensor_name(pair.module)} of {model.architecture}.",
-                f"llama.cpp 无法对 {model.architecture} 的 {tensor_name(pair.module)} 应用 LoRA。",
+                f"llama.cpp 无法对 {model.architecture} 的{tensor_name(pair.module, 'zh')}应用 LoRA。",
             )
         yield _step(f"{name}.lora_a", a)
         factor = config.scale_of(pair.module) * pair.rank / alpha
@@ -183,7 +183,7 @@ def _interleaved_heads(record: LoraRecord, pair: Pair, name: str, model: GgufHea
         raise _inexpressible(
             record,
             f"the {pair.outputs} outputs of {tensor_name(pair.module)} cannot be divided among {heads} heads.",
-            f"{tensor_name(pair.module)} 的 {pair.outputs} 个输出无法平分给 {heads} 个注意力头。",
+            f"{tensor_name(pair.module, 'zh')}的 {pair.outputs} 个输出无法平分给 {heads} 个注意力头。",
         )
     return heads
 

@@ -26,7 +26,7 @@ def uses(name: str) -> Words:
     """Return the sentence that names a feature, or a tensor, as the reason."""
     return {
         "en": f"it changes more than linear layers: {tensor_name(name)}.",
-        "zh": f"除线性层外，它还使用了 {tensor_name(name)}。",
+        "zh": f"除线性层外，它还使用了{tensor_name(name, 'zh')}。",
     }
 
 

@@ -52,10 +52,10 @@ def reason(record: ModelRecord, loader: Loader) -> Words | None:
     words = loader.reason_for(record)
     if words is None or loader.recognizes(record):
         return words
-    architecture = quoted(record.architecture)
     warning = {
-        "en": f" It does not know {architecture} and treats it as Llama: check whether the output makes sense.",
-        "zh": f"它不认识 {architecture} 架构，会按 Llama 处理：请留意输出是否正常。",
+        "en": f" It does not know {quoted(record.architecture)} and treats it as Llama: "
+        "check whether the output makes sense.",
+        "zh": f"它不认识{quoted(record.architecture, 'zh')}架构，会按 Llama 处理：请留意输出是否正常。",
     }
     return {language: words[language] + warning[language] for language in LANGUAGES}
 

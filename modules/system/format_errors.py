@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, Words
+from modules.core.quotes import in_quotes
 
 _QUOTED_CHARACTERS = 60
 
@@ -114,6 +115,6 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
-def quoted(text: str, max_characters: int = _QUOTED_CHARACTERS) -> str:
+def quoted(text: str, language: str = "en", max_characters: int = _QUOTED_CHARACTERS) -> str:
     """Quote a text from a file in a sentence: shortened, with its control characters escaped."""
-    return repr(text if len(text) <= max_characters else text[:max_characters] + "…")
+    return in_quotes(text if len(text) <= max_characters else text[:max_characters] + "…", language)
