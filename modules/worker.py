@@ -28,6 +28,7 @@ from modules.core.errors import NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import (
     ENDS,
     NO_CALL,
+    Begun,
     Done,
     Event,
     Failed,
@@ -333,8 +334,10 @@ class Worker:
                     engine.submit_text(call, *as_text(**args))
                 else:
                     engine.submit_question(call, operation, args)
-        self._running[call] = args.get("facts", {})
+        self._running[call] = facts = args.get("facts", {})
         self._silent.add(call)
+        if not takes_text(engine):
+            self._unsent.append(to_line(call, Begun(len(args["prompt"]), **facts)))  # goes with the next event
 
     def _cancel(self, call: int) -> None:
         self._deferred = deque(request for request in self._deferred if request[0] != call)

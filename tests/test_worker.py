@@ -200,6 +200,14 @@ def test_closing_the_iterator_cancels_the_call_and_the_next_call_starts_at_once(
     assert monotonic() - start < 1
 
 
+def test_a_cancelled_generation_tells_what_is_known_of_its_prompt(echo: WorkerProcess) -> None:
+    prompt = Prompt("one two three slow count 1000", 5, shorter=(Replacement(0, 4, ""),))
+    call = Call(echo, "generate", prompt=prompt.to_json(), params={"seed": 7})
+    call.next_event()
+    assert echo.cancel(call.number) == Done("cancelled", prompt_tokens=5, shortened=0, seed=7)
+    assert echo.cancel(call.number) == Done("cancelled")
+
+
 def test_cancelling_a_queued_call_does_not_affect_the_others(echo: WorkerProcess) -> None:
     first, second, third = generate(echo, "slow count 10"), generate(echo, "second"), generate(echo, "third")
     second.cancel()

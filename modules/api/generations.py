@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from modules.core.events import Done, Event, Failed, Json, Result, Text
+from modules.core.events import Begun, Done, Event, Failed, Json, Result, Text
 from modules.core.prompt import Prompt
 from modules.runtime.loaded_model import LoadedModel, Reply
 
@@ -71,7 +72,7 @@ class Generations:
                     raise event.error
                 self._arrived = arrived[index:]
                 break
-            assert not isinstance(event, Result), "a generation ends with Done"
+            assert not isinstance(event, Begun | Result), "a generation ends with Done"
             if isinstance(event, Text):
                 self._tokens[number] += event.tokens
             if isinstance(event, Done):
@@ -91,9 +92,9 @@ class Generations:
     def end(self) -> None:
         """End the generations that are still running with what they have written."""
         for number, stop in enumerate(self._stops):
-            stop()
+            end = stop()
             if number not in self.finished:
-                self._deliver(number, Done("cancelled", completion_tokens=self._tokens[number]))
+                self._deliver(number, dataclasses.replace(end, completion_tokens=self._tokens[number]))
 
     def close(self) -> None:
         """Stop the generations that are still running."""

@@ -26,7 +26,7 @@ from modules.core.events import Done, Event, Failed, Json, Progress, Text, Waiti
 from modules.core.pieces import REASONING, Piece
 from modules.core.product import LOG_FILE
 from modules.core.prompt import PRIVATE
-from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.loaded_model import LoadedModel, Stop
 from modules.runtime.model_source import ModelSource, wait_for_lease
 from modules.system.cancellation import Cancelled, CancelToken
 
@@ -116,7 +116,7 @@ class Run:
         self.ended = threading.Event()
         self._stopped = threading.Event()
         self._preparing = CancelToken()
-        self._stop_worker: Callable[[], None] = lambda: None
+        self._stop_worker: Stop = partial(Done, "cancelled")
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._first_token = self._thought_since = 0.0
         self._parser: Parser
@@ -125,11 +125,8 @@ class Run:
         """Let the worker stop, which sends nothing more; what is written so far becomes the answer."""
         self._stopped.set()
         self._preparing.cancel()
-        self._stop_worker()
-        state = self.state
-        self._inbox.put(
-            Done("cancelled", completion_tokens=state.tokens, decode_seconds=state.seconds, seed=self._seed)
-        )
+        end, state = self._stop_worker(), self.state
+        self._inbox.put(replace(end, completion_tokens=state.tokens, decode_seconds=state.seconds, seed=self._seed))
 
     def write(self) -> None:
         """Generate the answer and save it, at last with its receipt."""
@@ -216,8 +213,8 @@ class Run:
         if done is None:
             return None
         record = self._receipt(prompt, done, conversation.mode)
-        if self._stopped.is_set() and prompt.chat.starts:
-            # Which of the shorter prompts the worker had taken is not known.
+        if self._stopped.is_set() and not done.prompt_tokens and prompt.chat.starts:
+            # It was stopped before it was known which of the shorter prompts the worker has taken.
             return record | {"prompt_sha256": ""}
         if (first := prompt.first_message(done)) is not None:
             dropped = first

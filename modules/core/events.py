@@ -73,6 +73,15 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What a generation that begins knows of its prompt and its seed, as in `Done`. The parent keeps it to itself."""
+
+    prompt_tokens: int
+    shortened: int = -1
+    seed: int = -1
+
+
+@dataclass(frozen=True)
 class ServerState:
     """Whether the server of a model answers. It is no event of a call: its number is NO_CALL."""
 
@@ -169,13 +178,13 @@ class Failed:
     error: WebUIError
 
 
-Event = Text | Progress | Waiting | Result | Done | Failed
+Event = Text | Progress | Waiting | Begun | Result | Done | Failed
 NO_CALL = 0
 ENDS = (Result, Done, Failed)
 
 _TEXTS = "Texts"
 _quoted = json.encoder.encode_basestring_ascii
-_KINDS = {kind.__name__: kind for kind in (Text, Progress, Waiting, ServerState, Result, Done)}
+_KINDS = {kind.__name__: kind for kind in (Text, Progress, Waiting, Begun, ServerState, Result, Done)}
 
 
 def to_line(call: int, event: Event | ServerState) -> bytes:

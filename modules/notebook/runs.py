@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Done, Event, Failed, Json, Progress, Text, TokenLogprobs, Waiting
@@ -19,7 +20,7 @@ from modules.notebook.errors import NotebookBusy, NotebookError, NotebookNotFoun
 from modules.notebook.notebook import Beginning, Notebook, State, Token
 from modules.notebook.prompts import prompt_of
 from modules.notebook.store import NotebookStore
-from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.loaded_model import LoadedModel, Stop
 from modules.runtime.run_table import RunTable
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class _Run:
         self._params = {**params, "top_logprobs": CANDIDATES}
         self.ended = threading.Event()
         self._stopped = threading.Event()
-        self._stop_worker: Callable[[], None] = lambda: None
+        self._stop_worker: Stop = partial(Done, "cancelled")
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._first_token = 0.0
         self._tokens = _TokenReader()
@@ -164,8 +165,7 @@ class _Run:
     def stop(self) -> None:
         """Let the worker stop, which sends nothing more; what is written so far stays in the text."""
         self._stopped.set()
-        self._stop_worker()
-        self._inbox.put(Done("cancelled"))
+        self._inbox.put(self._stop_worker())
 
     def write(self) -> None:
         """Generate, and store what was written."""

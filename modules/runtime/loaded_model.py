@@ -25,6 +25,7 @@ from modules.system import cpu_memory
 from modules.system.loop_mailbox import LoopMailbox
 
 Reply = Text | Progress | Waiting | Done
+Stop = Callable[[], Done]
 
 GENERATE = ""
 _REFUSALS: Mapping[str, type[WrongTask]] = {GENERATE: CannotGenerate, EMBED: CannotEmbed, RANK: CannotRank}
@@ -216,9 +217,10 @@ class LoadedModel:
         self.require(GENERATE)
         return self._worker.events("generate", **_arguments(prompt, params), **self._route)
 
-    def start(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
+    def start(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Stop:
         """Start a generation and return a function that stops it. `deliver` gets the events, in the worker's thread.
 
+        Once it is stopped, no more events come; the function returns an end with what is known of the prompt.
         Raises CannotGenerate for an embedding model.
         """
         self.require(GENERATE)
@@ -226,7 +228,7 @@ class LoadedModel:
         call = self._worker.start("generate", self._totals.counting(deliver), **arguments, **self._route)
         return partial(self._worker.cancel, call)
 
-    def start_in_loop(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
+    def start_in_loop(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Stop:
         """Do as `start`, but have `deliver` called in the running event loop."""
         return self.start(prompt, params, self._into_loop(deliver))
 

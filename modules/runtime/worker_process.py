@@ -18,7 +18,7 @@ from pathlib import Path
 
 from modules.core import quick_json, request_route, server_errors  # noqa: F401 (so that those of workers are known when they arrive)
 from modules.core.errors import Words
-from modules.core.events import ENDS, Event, Failed, Json, Result, ServerState, from_line
+from modules.core.events import ENDS, Begun, Done, Event, Failed, Json, Result, ServerState, from_line
 from modules.core.paths import ROOT
 from modules.core.worker_errors import Unloaded, WorkerDied, WorkerStuck
 from modules.engines.time_limit import is_expiry
@@ -72,6 +72,7 @@ COMPUTING = frozenset({"generate", "next", "loglikelihoods", "embed", "rank", "a
 log = logging.getLogger("worker")
 
 Deliver = Callable[[Event], None]
+_UNKNOWN = Begun(0)
 
 _ACTIVITIES: dict[str, Words] = {
     "load": {"en": "loading", "zh": "加载"},
@@ -103,6 +104,7 @@ class WorkerProcess:
     ) -> None:
         self._numbers = itertools.count(1)
         self._calls: dict[int, tuple[str, Deliver]] = {}
+        self._begun: dict[int, Begun] = {}
         self._grammars: dict[int, str] = {}  # of calls under way, the beginnings
         self._lock = threading.Lock()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -190,17 +192,20 @@ class WorkerProcess:
             self._write([call, operation, args])
         return call
 
-    def cancel(self, call: int) -> None:
-        """Drop a call here and in the child, unless it has ended."""
+    def cancel(self, call: int) -> Done:
+        """Drop a call here and in the child, unless it has ended. Return an end with what is known of its prompt."""
         with self._lock:
             was_computing = self.is_computing
+            begun = self._begun.get(call, _UNKNOWN)
             running = self._forget(call)
         if running is not None:
             self._write([call, "cancel", {}])
             self._notify(was_computing)
+        return Done("cancelled", prompt_tokens=begun.prompt_tokens, shortened=begun.shortened, seed=begun.seed)
 
     def _forget(self, call: int) -> tuple[str, Deliver] | None:
         """Return the operation and the receiver of a call under way, which is no more. To be called with the lock."""
+        self._begun.pop(call, None)
         self._grammars.pop(call, None)
         self._computing.discard(call)
         return self._calls.pop(call, None)
@@ -286,7 +291,9 @@ class WorkerProcess:
                 if self._conceal is not None and isinstance(event, Failed):
                     event = Failed(self._conceal(event.error))
                 running = self._calls.get(call)
-                if running is not None:
+                if running is not None and isinstance(event, Begun):
+                    self._begun[call] = event
+                elif running is not None:
                     received.append((running[1], event))
                     if self._nodes is not None:
                         self._nodes.note(running[0])
@@ -307,6 +314,7 @@ class WorkerProcess:
         with self._lock:
             orphans = list(self._calls.values())
             self._calls.clear()
+            self._begun.clear()
             self._computing.clear()
             self.death = Unloaded() if self._closing else died
         for _, deliver in orphans:

@@ -478,7 +478,10 @@ def test_the_chances_of_the_next_token_are_those_of_the_logprobs(server: Server)
 
 
 def test_all_answers_can_be_stopped(server: Server) -> None:
-    chunks = server.openai.completions.create(stream=True, model="any", **STORY)
+    chunks = server.openai.completions.create(stream=True, stream_options={"include_usage": True}, model="any", **STORY)
     next(iter(chunks))
     assert server.post("/internal/stop-generation", {}).json() == "OK"
-    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "stop"
+    *_, last, counts = chunks
+    assert last.choices[0].finish_reason == "stop" and counts.usage is not None
+    complete = server.post("/completions", {**STORY, "max_tokens": 1}).json()["usage"]
+    assert counts.usage.prompt_tokens == complete["prompt_tokens"] > 0

@@ -22,12 +22,13 @@ class Model:
 
     def start_in_loop(
         self, prompt: Prompt, params: Mapping[str, Json], deliver: Callable[[Event], None]
-    ) -> Callable[[], None]:
+    ) -> Callable[[], Done]:
         self.deliver.append(deliver)
         return self._stop
 
-    def _stop(self) -> None:
+    def _stop(self) -> Done:
         self.stopped += 1
+        return Done("cancelled", prompt_tokens=7)
 
 
 def generations(model: Model, count: int) -> Generations:
@@ -89,7 +90,7 @@ def test_ended_generations_keep_what_they_have_written_and_drop_what_comes_late(
         assert await running.take() == [(0, Text("a", 3))]
         running.end()
         model.deliver[0](Done("stop"))
-        assert await running.take() == [(0, Done("cancelled", completion_tokens=3))]
+        assert await running.take() == [(0, Done("cancelled", prompt_tokens=7, completion_tokens=3))]
         assert await running.take() == []
         assert model.stopped == 1
 

@@ -213,7 +213,7 @@ def test_a_long_conversation_is_shortened_and_the_first_message_that_is_left_is_
     assert changed.dropped_room == model.info.context_length - PARAMS["max_new_tokens"]
 
 
-def test_the_prompt_of_a_stopped_answer_is_not_told_where_it_may_have_been_shortened(
+def test_the_receipt_of_a_stopped_answer_tells_its_prompt_which_may_have_been_shortened(
     runs: Runs, store: ConversationStore, model: LoadedModel
 ) -> None:
     conversation = Conversation("")
@@ -225,7 +225,8 @@ def test_the_prompt_of_a_stopped_answer_is_not_told_where_it_may_have_been_short
     wait_until(lambda: (runs.state(store, id) or state).tokens > 0)
     runs.stop(store, id)
     slip = finish(runs, store, state).path()[-1].receipt
-    assert (slip["reason"], slip["prompt_sha256"]) == ("cancelled", "")
+    prompt = store.blobs.get(slip["prompt_sha256"]).decode()
+    assert (slip["reason"], slip["tokens"]["prompt"]) == ("cancelled", len(prompt.split()))
 
 
 def test_a_stopped_answer_without_text_leaves_the_question_alone(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from modules.core.errors import WebUIError, Words, both
-from modules.core.events import Done, Event, Json, Waiting
+from modules.core.events import Begun, Done, Event, Json, Waiting
 from modules.core.server_errors import (
     ServerBrokeOff,
     ServerBusy,
@@ -78,6 +78,8 @@ class Generation:
 
     async def run(self, prompt: ServedPrompt, params: Mapping[str, Json]) -> Done:
         """Generate, hand on the text, and return the end. Raises the error of a request, or ServerLost."""
+        if prompt.length >= 0:
+            self._put(Begun(prompt.length, prompt.shortened, params.get("seed", -1)))
         resumes = self._can_resume(prompt, params)
         stops = params.get("stop") or ()
         answer = AnswerSoFar(prompt, params.get("seed", -1), stops, resumes, time.monotonic)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from modules.core.events import ENDS, Event, Text, TokenLogprobs
+from modules.core.events import ENDS, Begun, Event, Text, TokenLogprobs
 
 PAUSE_SECONDS = 0.05
 """Least time between two hand-ons. Twenty writes a second look as smooth as a hundred."""
@@ -20,11 +20,12 @@ MOST_UNREAD = 1 << 20
 
 
 class _Waiting:
-    """The events of one call that wait: a position or progress, then text, then the end."""
+    """The events of one call that wait: its beginning, a position or progress, then text, then the end."""
 
-    __slots__ = ("end", "is_full", "logprobs", "parts", "size", "state", "tokens")
+    __slots__ = ("begun", "end", "is_full", "logprobs", "parts", "size", "state", "tokens")
 
     def __init__(self) -> None:
+        self.begun: Event | None = None
         self.state: Event | None = None
         self.parts: list[str] = []
         self.tokens = 0
@@ -34,7 +35,7 @@ class _Waiting:
         self.is_full = False
 
     def events(self) -> list[Event]:
-        events = [] if self.state is None else [self.state]
+        events = [event for event in (self.begun, self.state) if event is not None]
         if self.parts:
             events.append(Text("".join(self.parts), self.tokens, tuple(self.logprobs)))
         if self.end is not None:
@@ -103,6 +104,8 @@ class Outbox:
                 waiting.is_full = waiting.size >= MOST_UNREAD
             elif isinstance(event, ENDS):
                 waiting.end = event
+            elif isinstance(event, Begun):
+                waiting.begun = event
             else:
                 waiting.state = event
         if wakes:

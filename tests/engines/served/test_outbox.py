@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from modules.core.events import Done, Logprob, Text, TokenLogprobs, Waiting
+from modules.core.events import Begun, Done, Logprob, Text, TokenLogprobs, Waiting
 from modules.engines.served.outbox import FIRST_PAUSE_SECONDS, MOST_UNREAD, PAUSE_SECONDS, Outbox
 
 
@@ -29,11 +29,12 @@ def box_of(*calls: int) -> tuple[Outbox, Clock, list[int]]:
 
 def test_texts_of_a_call_are_handed_on_as_one_before_its_end() -> None:
     outbox, clock, _ = box_of(1, 2)
-    for event in (Waiting(2), Waiting(1), Text("a"), Text("b", 3)):
+    for event in (Begun(5), Waiting(2), Waiting(1), Text("a"), Text("b", 3)):
         outbox.put(1, event)
     outbox.put(2, Text("世"))
     outbox.put(1, Done("stop"))
-    assert outbox.take() == [(1, Waiting(1)), (1, Text("ab", 4)), (1, Done("stop")), (2, Text("世"))]
+    expected = [(1, Begun(5)), (1, Waiting(1)), (1, Text("ab", 4)), (1, Done("stop")), (2, Text("世"))]
+    assert outbox.take() == expected
     outbox.put(1, Text("later"))
     clock.now += 1
     assert outbox.take() == [(1, Text("later", 1))]
