@@ -533,6 +533,24 @@ def test_an_open_edit_box_keeps_its_text_over_other_conversations_and_a_reload(w
     expect(window.page.locator(".tx-edit")).to_have_count(0)
 
 
+def test_what_is_typed_into_an_edit_box_while_it_is_saved_stays(window: Window) -> None:
+    (first,) = window.import_conversations(["灯塔"])
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    answer = window.page.locator(".tx-msg.tx-bot")
+    act(window, answer, "edit")
+    area = answer.locator("textarea")
+    area.fill("改好的回答")
+    release = window.hold_answers("/edit")
+    with window.page.expect_response(re.compile("/edit")):
+        area.press("Control+Enter")
+    area.press_sequentially("，还有一句")
+    release()
+    expect(area).to_have_value("改好的回答，还有一句")
+    area.press("Control+Enter")
+    expect(body(answer)).to_have_text("改好的回答，还有一句")
+    expect(area).to_have_count(0)
+
+
 def test_an_attached_picture_is_shown_again_with_its_conversation(window: Window) -> None:
     (other,) = window.import_conversations(["灯塔"])
     unload(window)

@@ -239,7 +239,11 @@ function openEditor(body, text) {
   const area = make("textarea", { class: "tx-edit", "aria-label": tr("edit_message"), rows: "1" });
   area.value = text;
   const fit = () => { area.style.height = "auto"; area.style.height = `${Math.min(area.scrollHeight + 2, innerHeight * 0.6)}px`; };
+  let isSaving = false;
+  let isClosed = false;
   const finish = () => {
+    if (isClosed) return;
+    isClosed = true;
     keepEdit(conversationId, body.id);
     node.classList.remove("tx-editing");
     box.remove();
@@ -247,8 +251,19 @@ function openEditor(body, text) {
     update(node, shown.messages[body.id] ?? body);
     node.querySelector("[data-act=edit]")?.focus();
   };
-  const save = async () => { if (await change("edit", { message: body.id, content: area.value })) finish(); };
-  const again = () => box.isConnected && ask("edit", { message: body.id, text: area.value, begun: finish, retry: again });
+  // What has been typed since stays in the box.
+  const finishUnlessChanged = (saved) => area.value === saved && finish();
+  const save = async () => {
+    if (isSaving) return;
+    isSaving = true;
+    const content = area.value;
+    if (await change("edit", { message: body.id, content })) finishUnlessChanged(content);
+    isSaving = false;
+  };
+  const again = () => {
+    const text = area.value;
+    if (box.isConnected) ask("edit", { message: body.id, text, begun: () => finishUnlessChanged(text), retry: again });
+  };
   const box = make("div", { class: "tx-edit-box" }, area, make("div", { class: "tx-edit-buttons" },
     body.role === "user" && make("button", { type: "button", class: "tx-primary", "data-edit": "again", click: again }, tr("save_and_answer")),
     make("button", { type: "button", "data-edit": "save", click: save }, tr("save_edit")),
