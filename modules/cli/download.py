@@ -145,6 +145,8 @@ class DownloadCommand:
             view = self._run(spec)
         finally:
             self._downloads.close()
+            if self._options["output"]:  # a folder of the user's, which is to have the files and nothing else
+                self._downloads.delete_store()
         if view.state == "paused":
             print(self._words["paused_elsewhere"], file=sys.stderr)
             return 1

@@ -175,6 +175,10 @@ class DownloadManager:
         for thread in threads:
             thread.join(seconds)
 
+    def delete_store(self) -> None:
+        """Delete the folder of jobs under way if there are none. To be called after `close`."""
+        self._store.delete_if_empty()
+
     # -- the list of jobs ------------------------------------------------------------------------------------------
 
     def _new_job(self, record: JobRecord) -> Job:

@@ -124,9 +124,24 @@ class JobStore:
             content = json.dumps([record.to_json() for record in records.values()], indent=1)
             replace_file(self.path, content.encode())
 
+    def delete_if_empty(self) -> None:
+        """Delete the folder of the file unless there are records, or the data of jobs."""
+        if not self.path.exists():
+            return
+        with contextlib.suppress(OSError), self._locked():
+            lock = self._lock_path
+            if not self.read() and {path.name for path in self.path.parent.iterdir()} <= {self.path.name, lock.name}:
+                self.path.unlink(missing_ok=True)
+                lock.unlink()
+                self.path.parent.rmdir()
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.lock")
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as lock:
+        with open(self._lock_path, "w") as lock:
             file_lock.acquire(lock.fileno())
             yield

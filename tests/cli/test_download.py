@@ -23,6 +23,7 @@ from modules.downloads.manager import DownloadManager
 from modules.downloads.record import DownloadSpec
 from modules.downloads.view import JobView
 from modules.hub.client import HubClient
+from modules.hub.errors import DownloadError
 from tests.support.checkpoint_files import put
 from tests.support.downloading import noise, until
 from tests.support.hub_server import Content, HubServer
@@ -153,6 +154,17 @@ def test_output_selects_the_folder(program: Program, tmp_path: Path) -> None:
     result = program.run(REPO, "--output", str(tmp_path / "output"))
     assert result.returncode == 0 and not program.models.exists()
     assert files(tmp_path / "output") == expected(*PRESELECTED)
+
+
+def test_the_folder_has_nothing_but_the_files_unless_the_download_was_interrupted(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    assert command(hub, tmp_path, "--output", str(tmp_path / "one")).download() == 0
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == PRESELECTED
+    hub.fault("model.safetensors", origin="hub", status=404)
+    with pytest.raises(DownloadError):
+        command(hub, tmp_path, "--output", str(tmp_path / "two")).download()
+    assert [path.name for path in (tmp_path / "two").iterdir()] == [".downloads"]
 
 
 def test_a_lora_goes_to_the_lora_folder(program: Program) -> None:
