@@ -49,6 +49,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "waiting": "retrying in {seconds} s ({attempt} of {attempts}): {error}",
         "rate_limited": "{host} limits the request rate; retrying in {seconds} s",
         "paused_elsewhere": "Another process has paused it. Run the same command to continue.",
+        "cancelled_elsewhere": "Another process has cancelled it. Run the same command to start over.",
         "file": "file {index}/{count}",
         "ok": "ok       {path}",
         "missing": "missing  {path}",
@@ -69,6 +70,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "waiting": "{seconds} 秒后重试（第 {attempt}/{attempts} 次）：{error}",
         "rate_limited": "{host} 限制了请求频率，{seconds} 秒后自动重试",
         "paused_elsewhere": "另一进程已将其暂停。再次运行相同命令即可继续。",
+        "cancelled_elsewhere": "另一进程已将其取消。再次运行相同命令即可重新下载。",
         "file": "文件 {index}/{count}",
         "ok": "正确  {path}",
         "missing": "缺少  {path}",
@@ -142,26 +144,32 @@ class DownloadCommand:
         """Download the selected files and return the exit status."""
         selection, spec = self._select()
         try:
-            view = self._run(spec)
+            view = self._run(selection, spec)
         finally:
             self._downloads.close()
             if self._options["output"]:  # a folder of the user's, which is to have the files and nothing else
                 self._downloads.delete_store()
-        if view.state == "paused":
-            print(self._words["paused_elsewhere"], file=sys.stderr)
+        if view is None or view.state == "paused":
+            print(self._words["paused_elsewhere" if view else "cancelled_elsewhere"], file=sys.stderr)
             return 1
         facts = {"folder": view.folder, "count": len(selection.files), "size": format_size(selection.size)}
         print(self._words["done"].format(**facts, host=view.host))
         return 0
 
-    def _run(self, spec: DownloadSpec) -> JobView:
-        """Download until the job is done, or paused by another process. Raises the error with which it fails."""
+    def _run(self, selection: Selection, spec: DownloadSpec) -> JobView | None:
+        """Download until the job is done, or another process has paused it, or cancelled it, which returns None.
+
+        Raises the error with which it fails.
+        """
         if self._options["clean"]:
             self._cancel_existing(spec)
         job, progress = self._downloads.start(spec), ProgressDisplay(sys.stdout, self._words, self._language)
         while True:
             view = next((view for view in self._downloads.snapshot() if view.id == job), None)
-            if view is None or view.interrupted:  # another process had the job, and has finished, cancelled or left it
+            if view is None and not self._is_complete(selection, spec):
+                progress.end()
+                return None
+            if view is None or view.interrupted:  # another process had the job, and has finished or left it
                 job = self._downloads.start(spec)
             elif view.moved:
                 progress.print(self._words["moved"].format(revision=spec.revision))
@@ -175,6 +183,12 @@ class DownloadCommand:
             else:
                 progress.show(view)
             time.sleep(_POLL_SECONDS)
+
+    def _is_complete(self, selection: Selection, spec: DownloadSpec) -> bool:
+        """Return whether all files are there, by their sizes."""
+        target = self._downloads.install_target(spec)
+        paths = {file: target.root / target.path_in_root(file.path) for file in selection.files}
+        return all(path.is_file() and path.stat().st_size == file.size for file, path in paths.items())
 
     def _cancel_existing(self, spec: DownloadSpec) -> None:
         """Delete what an earlier, interrupted download of the same files has left."""

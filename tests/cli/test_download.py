@@ -345,9 +345,9 @@ def test_a_branch_that_has_moved_since_the_interruption_is_downloaded_anew(
     assert "main now points to another commit; starting over." in capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("paused", [True, False])
-def test_the_command_ends_with_a_download_of_another_process_that_is_paused_and_takes_over_one_that_is_left(
-    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, paused: bool
+@pytest.mark.parametrize("action", ["pause", "cancel", ""])
+def test_the_command_ends_with_a_download_that_another_process_stops_and_takes_over_one_that_is_left(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     monkeypatch.setattr(download, "_POLL_SECONDS", 0.01)
     hub.fault("model.safetensors", origin="cdn", stall_after=1_000_000)
@@ -360,14 +360,15 @@ def test_the_command_ends_with_a_download_of_another_process_that_is_paused_and_
     def shown(_: ProgressDisplay, view: JobView) -> None:
         if view.elsewhere:
             hub.faults.clear()
-            if paused:
-                other.pause(job)
+            if action:
+                getattr(other, action)(job)
             other.close()
 
     monkeypatch.setattr(ProgressDisplay, "show", shown)
-    assert attached.download() == (1 if paused else 0)
-    assert ("Another process has paused it." in capsys.readouterr().err) == paused
-    assert (tmp_path / "user_model").exists() != paused
+    assert attached.download() == (1 if action else 0)
+    said = {"pause": "Another process has paused it.", "cancel": "Another process has cancelled it.", "": ""}[action]
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "user_model").exists() == (not action)
 
 
 def test_files_of_another_size_and_folders_in_their_place_are_damaged(
