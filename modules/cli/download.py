@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modules.cli import download_flags
-from modules.cli.download_progress import ProgressDisplay, format_size
+from modules.cli.download_progress import ProgressDisplay, format_size, waiting_text
 from modules.config import settings
 from modules.core.errors import CommandLineError, OptionError, UnknownOption, WebUIError
 from modules.core.paths import ROOT
@@ -23,12 +23,13 @@ from modules.downloads.context import TransferOptions
 from modules.downloads.manager import DownloadManager
 from modules.downloads.record import DownloadSpec
 from modules.downloads.request import FileCriteria, Selection, select_files
-from modules.downloads.retry import RetryPolicy
+from modules.downloads.retry import MirrorRotation, RetryPolicy
 from modules.downloads.view import JobView
 from modules.hub.access_token import AccessToken
-from modules.hub.errors import BadAddress, BadEndpoint, BadToken
+from modules.hub.errors import BadAddress, BadEndpoint, BadToken, DownloadError
 from modules.hub.mirrors import Mirrors
-from modules.hub.repository import Kind, RemoteFile
+from modules.hub.repo_id import RepoAddress
+from modules.hub.repository import Kind, RemoteFile, Repository
 from modules.options.option import Value
 from modules.system.terminal import prepare_streams, terminal_language
 
@@ -110,7 +111,8 @@ class DownloadCommand:
             "model": output or Path(self._text("model_dir") or ROOT / "models"),
             "lora": output or Path(self._text("lora_dir") or ROOT / "loras"),
         }
-        self._downloads = DownloadManager(folders, self._mirrors.open_clients, self._transfer_options())
+        self._transfers = self._transfer_options()
+        self._downloads = DownloadManager(folders, self._mirrors.open_clients, self._transfers)
 
     def _text(self, key: str) -> str:
         return str(self._options[key])
@@ -124,7 +126,7 @@ class DownloadCommand:
 
     def _select(self) -> tuple[Selection, DownloadSpec]:
         address = self._mirrors.parse_address(self._text("MODEL"), self._text("branch"))
-        repository = self._mirrors.repository(address)
+        repository = self._repository(address)
         file = self._text("specific_file")
         criteria = FileCriteria(
             files=(file,) if file else (),
@@ -137,6 +139,21 @@ class DownloadCommand:
         selection = dataclasses.replace(selection, kind=self._mirrors.kind(repository, selection.files))
         spec = selection.spec
         return selection, dataclasses.replace(spec, target="") if self._options["output"] else spec
+
+    def _repository(self, address: RepoAddress) -> Repository:
+        """Return the list of files, which is asked for as often as their contents."""
+        rotation = MirrorRotation(self._transfers.retry, [self._mirrors], [])
+        while True:
+            try:
+                return rotation.current.repository(address)
+            except DownloadError as error:
+                wait = rotation.record_failure(error)
+            assert wait is not None, "there is no other to turn to"
+            seconds = max(0.0, wait.until - time.monotonic())
+            print(
+                waiting_text(self._words, self._language, wait.error, seconds, wait.attempt, wait.attempts), flush=True
+            )
+            time.sleep(seconds)
 
     # -- downloading ------------------------------------------------------------------------------------------------
 

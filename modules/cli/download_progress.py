@@ -54,7 +54,8 @@ class ProgressDisplay:
 
     def _line(self, view: JobView) -> str:
         if view.waiting:
-            return self._waiting(view, view.waiting)
+            facts = (view.waiting, view.wait_seconds, view.attempt, view.attempts)
+            return waiting_text(self._words, self._language, *facts)
         parts = [self._state(view)]
         if view.total:
             parts.append(f"{100 * view.done // view.total}% {format_size(view.done)}/{format_size(view.total)}")
@@ -64,12 +65,15 @@ class ProgressDisplay:
             parts.append(f"{self._words['file'].format(index=view.index, count=view.count)} {view.file}")
         return " · ".join(parts)
 
-    def _waiting(self, view: JobView, error: DownloadError) -> str:
-        seconds = round(view.wait_seconds)
-        if isinstance(error, RateLimited):
-            return self._words["rate_limited"].format(host=error.host, seconds=seconds)
-        facts = {"attempt": view.attempt, "attempts": view.attempts, "error": error.say(self._language)}
-        return self._words["waiting"].format(seconds=seconds, **facts)
+
+def waiting_text(
+    words: Mapping[str, str], language: str, error: DownloadError, seconds: float, attempt: int, attempts: int
+) -> str:
+    """Return why nothing arrives, and in how many seconds which of the attempts begins."""
+    if isinstance(error, RateLimited):
+        return words["rate_limited"].format(host=error.host, seconds=round(seconds))
+    facts = {"attempt": attempt, "attempts": attempts, "error": error.say(language)}
+    return words["waiting"].format(seconds=round(seconds), **facts)
 
 
 def format_size(count: int) -> str:

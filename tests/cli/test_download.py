@@ -258,6 +258,17 @@ def test_max_retries_limits_the_attempts(program: Program) -> None:
     assert len(program.hub.requests("resolve.*model.safetensors")) == 2
 
 
+def test_the_list_of_files_is_asked_for_as_often_as_their_contents(program: Program) -> None:
+    program.hub.fault("/tree/", status=503, times=1)
+    result = program.run(REPO, "--text-only", "--max-retries", "1")
+    assert result.returncode == 0 and "(1 of 1): Server error on" in result.stdout
+    program.hub.fault("/tree/", status=503)
+    asked = len(program.hub.requests("/tree/"))
+    result = program.run(REPO, "--max-retries", "1")
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert len(program.hub.requests("/tree/")) - asked == 2
+
+
 def test_the_output_says_why_nothing_arrives(program: Program) -> None:
     program.hub.fault("model.safetensors", origin="hub", status=503, times=1)
     program.hub.fault("model.safetensors", origin="hub", status=429, headers={"Retry-After": "1"}, times=1)
