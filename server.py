@@ -169,6 +169,7 @@ def serve(app: App, arguments: Sequence[str]) -> None:
     app.restart.offer(ROOT / "server.py", arguments, partial(setattr, server, "should_exit", True))
     # Streams of open pages end only by being cut off; uvicorn would log a traceback for each.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
+    first_load.expect(app)
     threading.Thread(target=announce, args=(server, app, listener), daemon=True).start()
     try:
         server.run(sockets=[listener])

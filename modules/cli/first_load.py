@@ -16,6 +16,12 @@ from modules.system.terminal import terminal_language
 log = logging.getLogger(__name__)
 
 
+def expect(app: App) -> None:
+    """Show the model of `--model` as loading before `start`, so that nobody is told that none is."""
+    if app.named_model is not None:
+        app.models.expect(app.named_model.name)
+
+
 def start(app: App) -> None:
     """Start the preparation if `--prepare` is set, and load the model of `--model`.
 
@@ -29,8 +35,11 @@ def start(app: App) -> None:
             demo=app.named_model is None and not other_folder and not app.flags.on("no_demo"),
             waiting=app.named_model.name if app.named_model is not None and waits else "",
         )
-    if app.named_model is not None and not waits:
-        _load(app, app.named_model.name)
+    try:
+        if app.named_model is not None and not waits:
+            _load(app, app.named_model.name, app.models.next_number())
+    finally:
+        app.models.expect("")
 
 
 def _load(app: App, name: str, number: int | None = None) -> None:

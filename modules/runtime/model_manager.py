@@ -191,6 +191,12 @@ class ModelManager:
         """Whether no load or unload has been requested since `number` was reserved."""
         return self._latest_number == number
 
+    def expect(self, name: str) -> None:
+        """Show a model as loading whose load will begin in a moment; "" once it has, or will not."""
+        with self._state:
+            self._table.expected = name
+            self._table.publish()
+
     def load(self, plan: LoadPlan) -> LoadedModel:
         """Load a model and wait until it is ready. Raises what `begin` and its future raise."""
         return self.begin(plan).result()
@@ -232,7 +238,7 @@ class ModelManager:
             cancelled = [task for task in self._queue.tasks if task.name == name or (is_pages and task is self._latest)]
             abandoned = [load for task in cancelled for load in self._queue.cancel(task)]
             if is_pages:
-                self._latest = LoadTask(self.next_number())
+                self._latest, self._table.expected = LoadTask(self.next_number()), ""
             self._waiting.refuse(name, Unloaded())
             self._state.notify_all()
         end_loads(abandoned)

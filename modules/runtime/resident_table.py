@@ -22,14 +22,15 @@ from modules.runtime.status import Status, status_of
 class ResidentTable:
     """An entry for each model, by name. The lock of its owner guards it.
 
-    `status` is that of the page's model, `chosen`. `crashed` are the names of models that took their worker down, and
-    have not been loaded since.
+    `status` is that of the page's model, `chosen`. `expected` is the name of a model that is about to be loaded as the
+    page's, and is shown as loading already, "" if there is none. `crashed` are the names of models that took their
+    worker down, and have not been loaded since.
     """
 
     def __init__(self, room: MemoryRoom | None, limits: ResidencyLimits, clock: Callable[[], float]) -> None:
         self.status = Status()
         self.crashed: set[str] = set()
-        self.chosen = ""
+        self.chosen = self.expected = ""
         self.changes = Changes()
         self._room, self._limits, self._clock = room, limits, clock
         self._versions, self._orders = itertools.count(1), itertools.count(1)
@@ -90,7 +91,7 @@ class ResidentTable:
         """Return the page's model or, if it has none or it has failed, the one used last.
 
         With `task`, as in `ModelRecord.task`, models of that task come before all others. Raises NoModelLoaded if there
-        is none.
+        is none, or ModelLoading if one is expected.
         """
         chosen = self._entries.get(self.chosen)
         usable = [entry for entry in self._entries.values() if entry.state in ("ready", "asleep")]
@@ -99,7 +100,7 @@ class ResidentTable:
             return chosen.name
         usable = able or usable
         if not usable:
-            raise NoModelLoaded()
+            raise ModelLoading(self.expected) if self.expected else NoModelLoaded()
         return max(usable, key=lambda entry: (entry.is_ready, entry.idle_since)).name
 
     def views(self) -> tuple[Resident, ...]:
@@ -123,7 +124,10 @@ class ResidentTable:
         """Show what has changed. `freed` are the bytes that unloading the page's model has freed."""
         entry = self._entries.get(self.chosen)
         self._freed = 0 if entry is not None else self._freed if freed is None else freed
-        self.status = status_of(entry, next(self._versions), self._freed).after(self.status)
+        status = status_of(entry, next(self._versions), self._freed)
+        if entry is None and self.expected:
+            status = Status("loading", status.version, self.expected)
+        self.status = status.after(self.status)
         if self._room is not None:
             held = [one for one in self._entries.values() if one.model is not None]
             self._room.holdings = tuple(Holding(one.plan, one.is_pinned) for one in held)

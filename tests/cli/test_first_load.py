@@ -24,6 +24,8 @@ def test_a_model_that_cannot_be_loaded_is_logged_and_the_program_runs_on(
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C")
     app = make_app("--model", "cut.gguf")
+    first_load.expect(app)
+    assert (app.models.status.state, app.models.status.name) == ("loading", "cut.gguf")
     first_load.start(app)
     assert "cut.gguf: the file is truncated" in caplog.text
     assert app.models.status.state == "empty"

@@ -57,7 +57,10 @@ def health_routes(app: App) -> APIRouter:
     @router.api_route("/health", methods=["GET", "HEAD"], include_in_schema=False)  # monitors ask for the head alone
     async def health() -> Response:
         """Answer 503 while a model loads and no other is ready, so that a load balancer waits for it."""
-        if not app.models.loaded() and any(one.state == "loading" for one in app.models.residents()):
+        is_loading = app.models.status.state == "loading" or any(
+            one.state == "loading" for one in app.models.residents()
+        )
+        if not app.models.loaded() and is_loading:
             error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
             return json_response({"error": error}, HTTPStatus.SERVICE_UNAVAILABLE)
         return json_response({"status": "ok"})

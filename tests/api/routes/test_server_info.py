@@ -130,6 +130,17 @@ def test_health_waits_for_the_first_model(app: App) -> None:
         assert client.get("/health").status_code == 200
 
 
+def test_a_model_that_is_about_to_be_loaded_is_loading_already(app: App) -> None:
+    app.models.expect("brief")
+    with api_of(app) as address, client_of(address) as client:
+        assert client.get("/health").status_code == 503
+        answer = client.post("/v1/completions", json={"prompt": "a"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
+        assert (app.models.status.state, app.models.status.name) == ("loading", "brief")
+        app.models.expect("")
+        assert client.get("/health").json() == {"status": "ok"}
+
+
 def test_all_but_the_health_needs_the_key(make_app: Callable[..., App]) -> None:
     with api_of(make_app("--api", "--api-key", "secret")) as address, client_of(address) as client:
         for path in sorted({*ROOT_PATHS, "/api/tags"} - {"/health"}):
