@@ -156,17 +156,27 @@ class FlagsFile:
 
         Beginnings that end before a value tell nothing of other errors. Returns 0 if no line is at fault.
         """
-        line = 0
-        for end in [number for number, line_words in enumerate(words, 1) if line_words][::-1]:
-            try:
-                parse([*_joined(words[:end]), *self._typed])
-                break
-            except WebUIError as other:
-                if _subject(other) == _subject(error):
-                    line = end
-                elif not isinstance(other, CommandLineError):
-                    break
+        *ends, line = [0, *(number for number, line_words in enumerate(words, 1) if line_words)]
+        first, end, step = 1, len(ends), 1  # the other beginnings that may have it, and how far to go back
+        while first < end:
+            start = max(end - step, first)
+            answers = ((at, self._has_error(words[: ends[at]], error)) for at in range(start, end))
+            at, has_error = next(((at, answer) for at, answer in answers if answer is not None), (start, None))
+            if has_error is False:
+                first, step = at + 1, max((end - at) // 2, 1)
+            else:
+                line, end, step = ends[at] if has_error else line, start, step * 2
         return line
+
+    def _has_error(self, words: Sequence[Sequence[str]], error: WebUIError) -> bool | None:
+        """Return whether a beginning of the file has this error; None if it ends before a value."""
+        try:
+            parse([*_joined(words), *self._typed])
+        except WebUIError as other:
+            return (
+                True if _subject(other) == _subject(error) else None if isinstance(other, CommandLineError) else False
+            )
+        return False
 
     def _refuse_added(self, flags: Flags, words: Sequence[Sequence[str]]) -> None:
         present = parse(self._typed)

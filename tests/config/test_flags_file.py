@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.config import flags
+from modules.config import flags, flags_file
 from modules.config.flags_file import HIDDEN, MAX_BYTES, Change, FlagsFile, changes, shown_arguments
 from modules.core.errors import CommandLineError
 
@@ -47,6 +47,24 @@ def test_the_line_of_an_error_is_found_beside_what_is_typed(tmp_path: Path) -> N
     file = FlagsFile(tmp_path / "CMD_FLAGS.txt", ["--n_ctx", "4096"])
     with pytest.raises(CommandLineError, match="line 2: listen_port: 'many'"):
         file.check("--n_ctx few\n--listen-port many\n--api")
+
+
+@pytest.mark.parametrize("line", [1, 2, 700, 1399, 1400])
+def test_the_line_of_an_error_is_found_in_a_long_file_without_trying_every_line(
+    file: FlagsFile, line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def counted(arguments: list[str]) -> flags.Flags:
+        tries.append(len(arguments))
+        return flags.parse(arguments)
+
+    monkeypatch.setattr(flags_file, "parse", counted)
+    lines = ["--api"] * 1400
+    lines[line - 1] = "--top-k"
+    with pytest.raises(CommandLineError, match=f"line {line}: There is no option"):
+        file.check("\n".join(lines))
+    assert len(tries) < 50
 
 
 def test_a_file_without_errors_is_saved_with_its_comments(file: FlagsFile) -> None:
