@@ -41,7 +41,7 @@ WebUIError
 │   ├── WorkerStuck       one token took too long; the model is loaded again by itself
 │   └── NodesLost · NodesSilent   other machines on which it computed do not answer: see `core/rpc_errors.py`
 ├── NodeError             an RPC node that cannot take part in a load: see there
-│   └── NodeUnreachable · NodeInUse · NodeHungUp · NodeIncompatible · NodeNotStarted
+│   └── NodeUnreachable · NodeInUse · NodeHungUp · NodeIncompatible · NodeTwice · NodeNotStarted
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start
 ├── ConversationError     a conversation that does not exist, is damaged or was changed: see `conversations/errors.py`
 ├── CharacterError        a character, card or persona that does not exist or is damaged: see `characters/errors.py`

@@ -77,6 +77,18 @@ class NodeHungUp(NodeError):
 
 
 @dataclass(eq=False)
+class NodeTwice(NodeError):
+    """A node that is listed under two names, the second of which is `other`. It would wait for itself for ever."""
+
+    status = 400
+    template = {
+        "en": "{node} and {other} are the same RPC node. Remove one of them from the list.",
+        "zh": "{node} 与 {other} 是同一个 RPC 节点。请从列表中删去其中一个。",
+    }
+    other: str
+
+
+@dataclass(eq=False)
 class NodeNotStarted(NodeError):
     """A node of this machine that cannot listen on its address. `problem` is the message of the system."""
 

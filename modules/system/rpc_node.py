@@ -13,10 +13,10 @@ import struct
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modules.core.errors import Words
-from modules.core.rpc_errors import NodeError, NodeHungUp, NodeIncompatible, NodeInUse, NodeUnreachable
+from modules.core.rpc_errors import NodeError, NodeHungUp, NodeIncompatible, NodeInUse, NodeTwice, NodeUnreachable
 
 PROTOCOL = (7, 0)
 """Major version, which must be equal, and minor version, which a node must not exceed."""
@@ -40,10 +40,11 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """The version and the memory of a node, as it reports them."""
+    """The version and the memory of a node, as it reports them, and the address and port to which its name leads."""
 
     version: str
     devices: tuple[DeviceMemory, ...]
+    address: tuple[str, int] | None = field(default=None, compare=False)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -60,7 +61,7 @@ def ask(node: str, seconds: float = ANSWER_SECONDS) -> NodeFacts:
     until = time.monotonic() + seconds
     with contextlib.closing(_connected(node, seconds)) as connection:
         try:
-            return _questions(_Client(node, connection, until))
+            return _questions(_Client(node, connection, until), connection.getpeername())
         except TimeoutError:
             raise NodeInUse(node) from None
         except ConnectionError as error:
@@ -89,11 +90,14 @@ def ask_all(nodes: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, 
 
 
 def usable(answers: Mapping[str, NodeFacts | NodeError]) -> dict[str, NodeFacts]:
-    """Return the answers if all nodes can be used. Raises the error of the first one that cannot."""
-    facts = {}
+    """Return the answers if all nodes can be used. Raises the error of the first one that cannot, or NodeTwice."""
+    facts: dict[str, NodeFacts] = {}
     for node, answer in answers.items():
         if isinstance(answer, NodeError):
             raise answer
+        for other, known in facts.items():
+            if answer.address is not None and answer.address == known.address:
+                raise NodeTwice(other, node)
         facts[node] = answer
     return facts
 
@@ -148,7 +152,7 @@ class _Client:
         return NodeIncompatible(self.node, found, "{}.{}".format(*PROTOCOL))
 
 
-def _questions(client: _Client) -> NodeFacts:
+def _questions(client: _Client, address: tuple[str, int]) -> NodeFacts:
     major, minor, patch = struct.unpack("<BBB", client.request(_HELLO, _CAPABILITIES, 28)[:3])
     version = f"{major}.{minor}.{patch}"
     if major != PROTOCOL[0] or minor > PROTOCOL[1]:
@@ -157,4 +161,4 @@ def _questions(client: _Client) -> NodeFacts:
     if not 0 < count <= MAX_DEVICES:
         raise client.incompatible()
     answers = [client.request(_DEVICE_MEMORY, struct.pack("<I", device), 16) for device in range(count)]
-    return NodeFacts(version, tuple(DeviceMemory(*struct.unpack("<QQ", answer)) for answer in answers))
+    return NodeFacts(version, tuple(DeviceMemory(*struct.unpack("<QQ", answer)) for answer in answers), address)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from modules.core.errors import LANGUAGES
-from modules.core.rpc_errors import NodeError, NodeHungUp, NodeIncompatible, NodeInUse, NodeUnreachable
+from modules.core.rpc_errors import NodeError, NodeHungUp, NodeIncompatible, NodeInUse, NodeTwice, NodeUnreachable
 from modules.system.rpc_node import DeviceMemory, NodeFacts, ask, ask_all, usable
 from tests.support.fake_node import GIB, closed_port, fake_node
 
@@ -87,3 +87,13 @@ def test_a_node_that_resets_the_connection_has_hung_up() -> None:
         with pytest.raises(NodeHungUp, match="closes the connection"):
             ask(address, 2)
         thread.join()
+
+
+def test_a_node_under_two_names_is_refused() -> None:
+    with fake_node() as node, fake_node() as other:
+        alias = node.address.replace("127.0.0.1", "localhost")
+        assert list(usable(ask_all([node.address, other.address]))) == [node.address, other.address]
+        with pytest.raises(NodeTwice) as error:
+            usable(ask_all([node.address, other.address, alias]))
+    assert error.value.say("en").startswith(f"{node.address} and {alias} are the same RPC node.")
+    assert "同一个 RPC 节点" in error.value.say("zh")
