@@ -39,6 +39,13 @@
     apply();
   });
 
+  // A key that is held down presses a button once: it would also answer what the first press has asked.
+  document.addEventListener("keydown", (event) => {
+    if (!event.repeat || event.key !== "Enter" || !event.target.closest("button, a, input")) return;
+    event.preventDefault();
+    event.stopPropagation();
+  }, true);
+
   // Another tab, the API or a crash may have changed what is shown. A digest of it costs both sides next to nothing; see
   // status_feed.py.
   let missed = 0;

@@ -533,6 +533,23 @@ def test_an_open_edit_box_keeps_its_text_over_other_conversations_and_a_reload(w
     expect(window.page.locator(".tx-edit")).to_have_count(0)
 
 
+def test_a_double_click_or_a_held_key_answers_no_question_and_does_nothing_twice(window: Window) -> None:
+    (first,) = window.import_conversations(["灯塔"])
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    delay_requests(window, "/remove", 300)
+    messages = window.page.locator(".tx-msg")
+    answer = last_answer(window)
+    answer.hover()
+    answer.locator("[data-act=remove]").dblclick()
+    answer.locator(".tx-danger").focus()
+    window.page.keyboard.down("Enter")
+    window.page.keyboard.down("Enter")  # the same press: it repeats
+    expect(messages).to_have_count(1)
+    window.page.keyboard.up("Enter")
+    expect(window.page.locator("#tx-chat-line")).to_be_empty()
+    window.page.reload()
+
+
 def test_what_is_typed_into_an_edit_box_while_it_is_saved_stays(window: Window) -> None:
     (first,) = window.import_conversations(["灯塔"])
     window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)

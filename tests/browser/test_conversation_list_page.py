@@ -128,6 +128,26 @@ def test_what_was_deleted_is_restored_from_the_bin_which_can_be_emptied(chromium
         expect(page.locator(".tx-entry")).to_have_count(2)
 
 
+def test_a_held_delete_key_and_a_double_click_delete_no_more_than_was_asked(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server) as window:
+        page = window.page
+        window.import_conversations(TITLES)
+        entry(window, "Regex help").focus()
+        page.keyboard.down("Delete")
+        expect(entry(window, "Regex help")).to_have_count(0)
+        page.keyboard.down("Delete")  # the same press: it repeats
+        page.keyboard.up("Delete")
+        page.locator("#tx-show-bin").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_role("button", name="Empty the bin").dblclick()
+        expect(dialog.locator(".tx-danger")).to_contain_text("for good")
+        dialog.get_by_role("button", name="Restore “Regex help”").dblclick()
+        expect(entry(window, "Regex help")).to_be_visible()
+        expect(page.locator(".tx-entry")).to_have_count(len(TITLES))
+        expect(page.locator(".tx-toast", has_text="no longer exists")).to_have_count(0)
+        page.keyboard.press("Escape")
+
+
 def test_the_list_follows_another_window(chromium: Browser, server: Server) -> None:
     phone = Window(chromium, server.url, "zh", (390, 844))
     with opened(chromium, server) as first, contextlib.closing(phone):

@@ -1,7 +1,7 @@
 // What was deleted: a dialog to restore it or to empty the bin, and the bin of the conversations.
 import { get, post } from "./chat_client.js";
 import { attempt, binCount, onList, refresh, route } from "./conversation_list.js";
-import { make } from "./dom.js";
+import { isDoubled, make, single } from "./dom.js";
 import { icon } from "./icons.js";
 import { tr } from "./texts.js";
 
@@ -11,12 +11,12 @@ const rowOf = ({ id, title }, restore) => {
   const name = title || tr("untitled");
   const button = make("button", { type: "button", class: "tx-button", "aria-label": tr("restore_named", { title: name }) }, tr("restore"));
   const row = make("li", {}, make("span", { title: name }, name), button);
-  button.addEventListener("click", async () => {
+  button.addEventListener("click", single(async () => {
     if (!(await restore(id))) return;
     const next = (row.nextElementSibling ?? row.previousElementSibling)?.querySelector("button");
     row.remove();
     (next ?? document.querySelector("#tx-bin .tx-button:last-child")).focus();
-  });
+  }));
   return row;
 };
 
@@ -24,8 +24,10 @@ const rowOf = ({ id, title }, restore) => {
 const emptyButton = (sureLabel, empty, dialog) => {
   const button = make("button", { type: "button", class: "tx-button tx-danger" }, tr("empty_bin"));
   let sure = false;
-  button.addEventListener("click", async () => {
-    if (sure && (await empty())) dialog.close();
+  const emptyOnce = single(empty);
+  button.addEventListener("click", async (event) => {
+    if (isDoubled(event)) return;
+    if (sure && (await emptyOnce())) dialog.close();
     sure = true;
     button.textContent = sureLabel;
   });

@@ -214,10 +214,9 @@ async function saveOnce() {
   if (open.picture && !(await attempt(upload(route(saved.id, "picture"), new File([open.picture], "picture.png"))))) return false;
   open.picture = null;
   if (form === open) {
-    const unchanged = stateOf() === open.baseline;
-    if (unchanged) await reopen(saved.id, open);
+    if (stateOf() === open.baseline) await reopen(saved.id, open);
     showStatus();
-    if (unchanged && form) form.status.textContent = tr("ch_saved");
+    if (form && !isDirty()) form.status.textContent = tr("ch_saved");
   }
   announce(tr("ch_saved"));
   return true;
@@ -228,7 +227,7 @@ async function reopen(id, before) {
   const [active, scrolled] = [document.activeElement?.id, document.scrollingElement.scrollTop];
   const opened = [...element.querySelectorAll("details")].map((fold) => fold.open);
   const character = await attempt(get(route(id, "form")));
-  if (!character || form !== before) return;
+  if (!character || form !== before || isDirty()) return; // something was typed meanwhile
   draw(character);
   const folds = [...element.querySelectorAll("details")];
   if (folds.length === opened.length) folds.forEach((fold, index) => { fold.open = opened[index]; });

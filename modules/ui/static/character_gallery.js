@@ -4,7 +4,7 @@ import { binOf } from "./character_bin.js";
 import { asPng, exportCard } from "./character_pictures.js";
 import { get, post, upload } from "./chat_client.js";
 import { attempt } from "./conversation_list.js";
-import { make } from "./dom.js";
+import { make, single } from "./dom.js";
 import { icon } from "./icons.js";
 import { announce, openMenu, toast } from "./popups.js";
 import { language, tr } from "./texts.js";
@@ -33,10 +33,10 @@ export const route = (id, action) => `/characters/${encodeURIComponent(id)}/${ac
 const editorOf = (id) => `#characters/${encodeURIComponent(id)}`;
 
 /** Begin a conversation with a character, and open it. */
-export async function startChat(id) {
+export const startChat = single(async (id) => {
   const answer = await attempt(post("/chat/new", { character: id }));
   if (answer) location.hash = `#chat/${encodeURIComponent(answer.id)}`;
-}
+});
 
 const withNames = (text, name) => text.replace(/\{\{(char|user)\}\}/gi, (_, who) => (who.toLowerCase() === "char" ? name : tr("ch_you")));
 
@@ -138,12 +138,12 @@ export async function remove(id, name) {
   return true;
 }
 
-async function addExample() {
+const addExample = single(async () => {
   const answer = await attempt(post("/characters/example"));
   if (!answer) return;
   await refresh();
   focusCard(answer.id);
-}
+});
 
 const stemOf = (file) => file.name.replace(/\.[^.]*$/, "");
 const isPicture = (file) => /^image\/(png|jpeg|webp)$/.test(file.type);

@@ -3,7 +3,7 @@
 import * as attachments from "./attachments.js";
 import { currentId, events, keepDraft, keptDraft, open, post } from "./chat_client.js";
 import { countSoon, element as meter } from "./context_meter.js";
-import { iconButton, make } from "./dom.js";
+import { iconButton, make, single } from "./dom.js";
 import { icon } from "./icons.js";
 import { area, focusInput, forgetText, line, moveText, offerUndo, recallText, report, reportHtml, write } from "./message_box.js";
 import { choices, create } from "./new_chat.js";
@@ -238,14 +238,14 @@ area.addEventListener("keydown", (event) => {
 });
 
 /** Remove the last reply with its question, and put that back into the box. */
-export async function takeBack() {
+export const takeBack = single(async () => {
   const [before, last] = [undefined, ...conversation().order].slice(-2).map((id) => conversation().messages[id]);
   if (!last || isAnswering()) return;
   const removed = last.role !== "user" && before?.role === "user" ? [last, before] : [last];
   for (const { id } of removed) if (!(await change("remove", { message: id, rev: null }))) return;
   const question = removed.find(({ role }) => role === "user");
   if (question && !area.value) write(question.content);
-}
+});
 
 // -- the model writes the user's next message into the box -----------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 import { element as setupButton, openSetup } from "./chat_setup.js";
 import { begin, hiddenControls, impersonate, takeBack } from "./composer.js";
 import { currentId, post } from "./chat_client.js";
-import { iconButton } from "./dom.js";
+import { iconButton, single } from "./dom.js";
 import { focusInput, forgetText, offerUndo, replaceText, report, text, write } from "./message_box.js";
 import { address } from "./notebook_list.js";
 import { openMenu } from "./popups.js";
@@ -30,7 +30,7 @@ const isFree = () => {
   return !isAnswering();
 };
 
-async function replaceLastReply() {
+const replaceLastReply = single(async () => {
   if (!isFree() || !isWritten()) return;
   const reply = lastReply();
   const [id, content] = [currentId(), text()];
@@ -41,7 +41,7 @@ async function replaceLastReply() {
     change("edit", { message: reply.id, content: reply.content, rev: null });
     write(content);
   });
-}
+});
 
 function copyLastReply() {
   const reply = lastReply();

@@ -232,7 +232,16 @@ const restore = async (entry, wasOpen) => {
   linkOf(entry.id)?.focus();
 };
 
+const removing = new Set();
+
 async function remove(id) {
+  if (removing.has(id)) return;
+  removing.add(id);
+  await removeOnce(id);
+  removing.delete(id);
+}
+
+async function removeOnce(id) {
   const at = listed.findIndex((entry) => entry.id === id);
   const entry = listed[at];
   const wasOpen = id === currentId(); // once it is deleted, the server has the page leave it
@@ -324,7 +333,7 @@ list.addEventListener("keydown", (event) => {
     if (to >= drawn) drawRows(to + DRAWN_AT_ONCE);
     linkOf(listed[to].id)?.focus();
   } else if (event.key === "F2") startRenaming(id);
-  else if (event.key === "Delete") remove(id);
+  else if (event.key === "Delete") event.repeat || remove(id); // held down, it would delete all that follow, too
   else if (event.key === "ArrowRight") row.querySelector(".tx-entry-more").focus();
   else if (event.key === "ArrowLeft") linkOf(id).focus();
   else return;

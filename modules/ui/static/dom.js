@@ -13,6 +13,15 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
+/** Return `action`, but for calls while an earlier one is still under way, as by a double click: these do nothing. */
+export function single(action) {
+  let running = null;
+  return (...args) => (running ??= Promise.resolve(action(...args)).finally(() => { running = null; }));
+}
+
+/** Return whether a click is the second one of a double click, which is no answer to what the first one has asked. */
+export const isDoubled = (event) => event.detail > 1;
+
 /** Return an element of the HTML that the server has rendered and escaped. */
 export function rendered(html, className) {
   const element = make("div", { class: className });

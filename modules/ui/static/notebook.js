@@ -308,8 +308,8 @@ const atNotebook = () => document.documentElement.dataset.at === "notebook";
 const HERE = { at: "notebook" };
 register("Ctrl+Enter", tr("nb_generate"), () => start("generate"), HERE);
 register("Ctrl+Shift+Enter", tr("nb_regenerate"), () => start("regenerate"), HERE);
-register("Alt+Z", tr("nb_undo"), () => void client.step("undo"), HERE);
-register("Alt+Shift+Z", tr("nb_redo"), () => void client.step("redo"), HERE);
+register("Alt+Z", tr("nb_undo"), () => void client.step("undo"), { ...HERE, repeats: true });
+register("Alt+Shift+Z", tr("nb_redo"), () => void client.step("redo"), { ...HERE, repeats: true });
 register("Esc", tr("stop"), client.stop, HERE);
 
 // -- the address ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // The texts of the notebook, in a panel below their name: search, open, rename, delete, and prompts to begin with.
 import { get } from "./chat_client.js";
-import { make } from "./dom.js";
+import { make, single } from "./dom.js";
 import { icon } from "./icons.js";
 import * as client from "./notebook_client.js";
 import { placeAt, toast } from "./popups.js";
@@ -39,7 +39,7 @@ function rowOf(entry) {
   const open = make("button", { type: "button", class: "nb-open", title: entry.problem || entry.name, "aria-current": entry.name === client.currentName() && "true", click: () => go(entry.name) },
     make("span", { class: "nb-name" }, entry.name), entry.running && make("span", { class: "tx-entry-running" }), make("time", {}, when.format(new Date(entry.updated * 1000))),
     (entry.problem || entry.snippet) && make("span", { class: "nb-snippet" }, entry.problem || entry.snippet));
-  const remove = make("button", { type: "button", class: "tx-icon-button nb-remove", "aria-label": `${tr("delete")} ${entry.name}`, title: tr("delete"), click: () => discard(entry.name) }, icon("bin"));
+  const remove = make("button", { type: "button", class: "tx-icon-button nb-remove", "aria-label": `${tr("delete")} ${entry.name}`, title: tr("delete"), click: single(() => discard(entry.name)) }, icon("bin"));
   row.append(open, remove);
   return row;
 }

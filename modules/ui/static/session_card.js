@@ -157,6 +157,7 @@ function show({ element, value, watch, trigger, events }) {
   element.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button || !holder().contains(button)) return;
+    if (button.dataset.sure && event.detail > 1) return; // a double click is no answer
     if (button.dataset.copy) copy(button);
     else if (button.dataset.sure && !("asked" in button.dataset)) ask(button);
     else if (button.dataset.do) act(button);

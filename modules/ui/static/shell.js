@@ -3,7 +3,7 @@
 import { currentId, events, open } from "./chat_client.js";
 import * as conversations from "./conversation_list.js";
 import "./model_menu.js";
-import { make } from "./dom.js";
+import { make, single } from "./dom.js";
 import "./effect.js";
 import { renameIn } from "./names.js";
 import { create } from "./new_chat.js";
@@ -68,14 +68,14 @@ const newChat = () => {
   document.querySelector("#tx-chat-root textarea, #tx-text textarea")?.focus();
 };
 
-const newIncognito = async () => {
+const newIncognito = single(async () => {
   const id = await conversations.attempt(create({ incognito: true }));
   if (!id) return;
   opened = true;
   if (readAddress().at !== "chat") history.pushState(null, "", "#chat");
   open(id);
   showDestination();
-};
+});
 
 events.addEventListener("open", ({ detail }) => {
   if (readAddress().at === "chat" && readAddress().conversation !== detail.id) history.pushState(null, "", addressOf(detail.id));

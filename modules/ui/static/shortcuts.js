@@ -25,11 +25,11 @@ const isTyping = (element) =>
  *
  * Of several entries with the same keys, those that are `first` come first, then those registered last, until one does
  * not return false. Keys without Ctrl or Alt do nothing while a text is being typed, except Esc. Without an `action`, the
- * entry is only described: some element handles it. With `at`, it is there at that destination only. Returns a function
- * that removes the entry.
+ * entry is only described: some element handles it. With `at`, it is there at that destination only. Keys with Ctrl or Alt
+ * act once however long they are held down, unless it `repeats`. Returns a function that removes the entry.
  */
-export function register(keys, label, action = null, { first = false, at = "" } = {}) {
-  const entry = { keys, label, action, first, at, ...parse(keys) };
+export function register(keys, label, action = null, { first = false, at = "", repeats = false } = {}) {
+  const entry = { keys, label, action, first, at, repeats, ...parse(keys) };
   table.push(entry);
   return () => table.splice(table.indexOf(entry), 1);
 }
@@ -47,6 +47,7 @@ document.addEventListener("keydown", (event) => {
   for (const entry of [...latestFirst.filter(({ first }) => first), ...latestFirst.filter(({ first }) => !first)]) {
     if (!entry.action || !matches(entry, event)) continue;
     if (!entry.ctrl && !entry.alt && entry.key !== "escape" && isTyping(event.target)) continue;
+    if (event.repeat && !entry.repeats && (entry.ctrl || entry.alt)) return event.preventDefault();
     if (entry.action(event) === false) continue;
     event.preventDefault();
     return;

@@ -1,5 +1,5 @@
 // All runs: their states, and what can be done with them.
-import { make } from "./dom.js";
+import { make, single } from "./dom.js";
 import { icon } from "./icons.js";
 import { openMenu } from "./popups.js";
 import { language, tr } from "./texts.js";
@@ -38,7 +38,7 @@ const confirmDelete = (run, actions) => {
 
 const buttonsOf = (run, actions) => {
   const found = [];
-  if (["failed", "interrupted", "stopped"].includes(run.state)) found.push(button(tr(run.resumable ? "tr_resume" : "tr_again"), () => act("resume", run.name), { "data-act": "resume" }));
+  if (["failed", "interrupted", "stopped"].includes(run.state)) found.push(button(tr(run.resumable ? "tr_resume" : "tr_again"), single(() => act("resume", run.name)), { "data-act": "resume" }));
   if (run.adapter) found.push(button(tr("tr_apply"), () => actions.apply(run), { "data-act": "apply" }));
   const items = [{ label: tr("tr_show"), action: () => actions.show(run) }, { label: tr("tr_copy"), action: () => actions.copy(run) }];
   if (run.adapter) items.push({ label: tr("tr_compare"), action: () => actions.compare(run) }, { label: tr("tr_continue"), action: () => actions.continue(run) });

@@ -1,6 +1,6 @@
 // The panel beside the form: what a run would be, and the run that is going on.
 import { get, post } from "./chat_client.js";
-import { make, rendered } from "./dom.js";
+import { isDoubled, make, rendered } from "./dom.js";
 import { announce, toast } from "./popups.js";
 import { tr } from "./texts.js";
 
@@ -20,7 +20,8 @@ const list = (pairs) => make("dl", { class: "tx-s-facts" }, ...pairs.filter(Bool
 /** Return a button that asks by another text, and acts when it is pressed again. */
 export function sureButton(label, sure, action, attributes = {}) {
   const button = make("button", { type: "button", class: "tx-button", ...attributes }, label);
-  button.addEventListener("click", () => {
+  button.addEventListener("click", (event) => {
+    if (isDoubled(event)) return;
     if ("asked" in button.dataset) return action();
     button.dataset.asked = "";
     button.textContent = sure;

@@ -2,7 +2,7 @@
 // drawn again.
 import { currentId, events, open, post } from "./chat_client.js";
 import { toggleWrapping } from "./code_wrapping.js";
-import { iconButton, make, rendered } from "./dom.js";
+import { iconButton, isDoubled, make, rendered, single } from "./dom.js";
 import { keepEdit, keptEdits } from "./kept_edits.js";
 import { draw, grow, nameSpeaker, update } from "./message.js";
 import { showReceipt } from "./receipt.js";
@@ -218,8 +218,9 @@ function confirmRemoval(body, button) {
   const bar = button.closest(".tx-actions");
   const before = [...bar.children];
   const back = () => { bar.replaceChildren(...before); button.focus(); };
-  const yes = make("button", { type: "button", class: "tx-danger", click: () => change("remove", { message: body.id }) }, tr("remove_yes"));
-  const no = make("button", { type: "button", click: back }, tr("cancel"));
+  const remove = single(() => change("remove", { message: body.id }));
+  const yes = make("button", { type: "button", class: "tx-danger", click: (event) => isDoubled(event) || remove() }, tr("remove_yes"));
+  const no = make("button", { type: "button", click: (event) => isDoubled(event) || back() }, tr("cancel"));
   bar.replaceChildren(make("span", {}, tr("remove_question")), yes, no);
   bar.addEventListener("keydown", (event) => event.key === "Escape" && back(), { once: true });
   yes.focus();
