@@ -23,6 +23,7 @@ from modules.catalog.errors import NotDeletable, NotInBin, NotRestorable
 from modules.catalog.projectors import projectors_of
 from modules.catalog.record import ModelRecord
 from modules.core.errors import BinNotEmptied, Words, both
+from modules.system.moves import move_all
 
 BIN = ".trash"
 KEEP_SECONDS = 30 * 86400.0
@@ -147,7 +148,7 @@ class ModelBin:
         folder = self._folder / entry.id
         try:
             _write_entry(folder, entry)
-            _move_all(list(zip(deletion.paths, [folder / _FILES / name for name in entry.paths], strict=True)))
+            move_all(list(zip(deletion.paths, [folder / _FILES / name for name in entry.paths], strict=True)))
         except OSError as error:
             if not any(os.path.lexists(folder / _FILES / name) for name in entry.paths):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -166,7 +167,7 @@ class ModelBin:
         if any(os.path.lexists(target) for _, target in moves):
             raise NotRestorable(entry.names[0], _TAKEN)
         try:
-            _move_all(moves)
+            move_all(moves)
         except OSError as error:
             raise NotRestorable(entry.names[0], _reason(error)) from error
         shutil.rmtree(self._folder / entry.id, ignore_errors=True)
@@ -218,21 +219,6 @@ def _size(path: Path) -> int:
     with contextlib.suppress(OSError):
         return path.lstat().st_size
     return 0
-
-
-def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Rename each source to its target. If one fails, the others are moved back if possible; raises its OSError."""
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(source, target)
-            moved.append((source, target))
-    except OSError:
-        for source, target in reversed(moved):
-            with contextlib.suppress(OSError):
-                os.rename(target, source)
-        raise
 
 
 def _delete_for_good(folder: Path) -> None:

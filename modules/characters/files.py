@@ -20,6 +20,7 @@ from modules.conversations.ids import is_utf8_name
 from modules.core.errors import BinNotEmptied
 from modules.system.bin_folder import BIN
 from modules.system.leftovers import sweep
+from modules.system.moves import move_all
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _TIME = re.compile(r"([0-9]{8})-[0-9]{6}(-[0-9]+)?")
@@ -63,10 +64,16 @@ class FileFolder:
             started = time.strftime("%Y%m%d-%H%M%S")
             names = (f"{started}-{number}" if number else started for number in range(100_000))
             target = next(self.folder / BIN / name for name in names if not (self.folder / BIN / name).exists())
-            target.mkdir(parents=True)
-            for path in self._files_of(stem):
-                os.rename(path, target / path.name)
-                lock_of(path).unlink(missing_ok=True)
+            paths = self._files_of(stem)
+            try:
+                move_all([(path, target / path.name) for path in paths])
+            except OSError:
+                with contextlib.suppress(OSError):
+                    target.rmdir()
+                raise
+            for path in paths:
+                with contextlib.suppress(OSError):  # another program has it open
+                    lock_of(path).unlink(missing_ok=True)
 
     def restore(self, stem: str) -> bool:
         """Bring back what was deleted last under that stem; return False if there is none. Raises CharacterExists."""
@@ -77,8 +84,7 @@ class FileFolder:
             if self._files_of(stem):
                 raise CharacterExists(stem)
             with self.saving():
-                for path in paths:
-                    os.rename(path, self.folder / path.name)
+                move_all([(path, self.folder / path.name) for path in paths])
                 with contextlib.suppress(OSError):  # of another deletion in the same second
                     deleted.rmdir()
             return True

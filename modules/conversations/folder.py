@@ -22,6 +22,7 @@ from modules.conversations.ids import SUFFIX
 from modules.system import atomic_write, file_lock
 from modules.system.bin_folder import BIN
 from modules.system.leftovers import sweep
+from modules.system.moves import move_all
 
 _ORIGINAL = ".orig"
 _DAY = re.compile(r"[0-9]{8}(-[0-9]+)?")
@@ -137,9 +138,7 @@ class DiskFolder:
         today = time.strftime("%Y%m%d")
         days = (self.root / BIN / (f"{today}-{number}" if number else today) for number in range(1000))
         target = next(day / path for day in days if not (day / path).exists())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(source, target)
-        _move_backups(source, target)
+        _move(source, target)
 
     def restore(self, path: PurePosixPath) -> None:
         target = self.root / path
@@ -148,9 +147,7 @@ class DiskFolder:
             raise FileNotFoundError(str(path))
         if target.exists():
             raise FileExistsError(str(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(source, target)
-        _move_backups(source, target)
+        _move(source, target)
 
     def deleted(self) -> dict[str, tuple[str, bytes]]:
         found = {}
@@ -263,10 +260,11 @@ def _stamp(status: os.stat_result) -> Stamp:
     return Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-def _move_backups(source: Path, target: Path) -> None:
-    """Move the backups of a file that has been moved."""
-    for backup in source.parent.glob(_escaped(source.name) + _ORIGINAL + "*"):
-        os.replace(backup, target.with_name(backup.name))
+def _move(source: Path, target: Path) -> None:
+    """Move a file with its backups, or nothing at all."""
+    backups = source.parent.glob(_escaped(source.name) + _ORIGINAL + "*")
+    moves = [(backup, target.with_name(backup.name)) for backup in backups]
+    move_all([(source, target), *((backup, other) for backup, other in moves if not other.exists())])
 
 
 def _escaped(name: str) -> str:

@@ -186,6 +186,26 @@ def test_a_change_of_an_older_version_is_refused(library: CharacterLibrary) -> N
     assert library.read("Bo").context == "two"
 
 
+def test_a_character_whose_picture_another_program_holds_open_is_not_deleted_in_part(
+    library: CharacterLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = library.import_file("a.png", png_file(text_chunk("chara", V2))).id
+    files = sorted(path.name for path in library.folder.iterdir() if not path.name.startswith("."))
+    assert len(files) == 2
+    rename = os.rename
+
+    def held_open(source: Path, target: Path) -> None:
+        if str(source).endswith(files[1]):
+            raise PermissionError(13, "used by another process")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", held_open)
+    with pytest.raises(CharacterNotSaved, match="used by another process"):
+        library.delete(id)
+    assert sorted(path.name for path in library.folder.iterdir() if not path.name.startswith(".")) == files
+    assert library.deleted() == {} and list((library.folder / ".trash").iterdir()) == []
+
+
 def test_a_deleted_character_comes_back_with_its_picture(library: CharacterLibrary) -> None:
     id = library.import_file("a.png", png_file(text_chunk("chara", V2))).id
     library.delete(id)
