@@ -54,7 +54,9 @@
     if (document.hidden || !shown) return;
     const answer = await fetch(`/status/${page.language}`).catch(() => null);
     missed = answer ? 0 : missed + 1;
-    document.querySelector("#tx-offline").hidden = missed < 2;
+    const banner = document.querySelector("#tx-offline");
+    banner.hidden = missed < 2;
+    document.documentElement.style.setProperty("--tx-offline-height", `${banner.offsetHeight}px`); // 0 while it is hidden
     if (answer?.status === 401) location.reload(); // the server has been restarted, and asks for the login again
     if (answer?.ok && (await answer.text()) !== shown.dataset.digest) {
       document.dispatchEvent(new Event("tx-news"));

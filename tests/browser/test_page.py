@@ -292,6 +292,8 @@ def test_an_unreachable_server_is_reported_until_it_responds(chromium: Browser, 
     expect(notice).to_be_hidden()
     server.stop()
     expect(notice).to_contain_text("服务器没有响应")
+    composer, banner = window.page.locator("#tx-composer").bounding_box(), notice.bounding_box()
+    assert composer is not None and banner is not None and composer["y"] + composer["height"] <= banner["y"]
     window.page.evaluate("location.hash = '#training'")
     expect(window.page.locator("#tx-page-training")).to_contain_text("无法连接服务器，请稍后重试。")
     restarted = Server(tmp_path)
