@@ -68,7 +68,7 @@ def build(app: App, language: str, visitors: Visitors) -> Any:
             menu = ModelMenu(page)
         chat.listen(parameters)
         notebook.listen(parameters)
-        model.attach_first_run(chat.first_run)
+        model.attach_first_run(chat.first_run, model.first_run)
         menu.listen(model, version)
         templates.follow_menu(model)
         session.listen(session_tab.select, parameters.widgets)

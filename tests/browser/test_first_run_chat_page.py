@@ -66,3 +66,18 @@ def test_the_chat_offers_a_download_and_loads_it(
                 expect(card).to_have_count(0)
         finally:
             server.stop()
+
+
+def test_the_model_page_follows_a_refresh_of_the_chat(chromium: Browser, tmp_path: Path, tiny: Path) -> None:
+    server = start(tmp_path)
+    try:
+        with contextlib.closing(Window(chromium, server.url, "en", (1440, 900))) as window:
+            card = window.page.locator("#tx-page-chat .tx-first section")
+            (server.models / "tiny.gguf").write_bytes(tiny.read_bytes())
+            card.locator("[data-act=refresh]").click()
+            expect(card).to_contain_text("tiny.gguf")
+            window.tab("Model")
+            expect(window.page.locator("#tx-load")).to_be_visible()
+            expect(window.page.locator("#tx-model-first section")).to_have_count(0)
+    finally:
+        server.stop()

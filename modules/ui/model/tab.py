@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from modules.ui.gradio_import import gradio
@@ -51,7 +52,6 @@ class ModelTab:
         self._listen_to_list()
         self._listen_to_settings()
         self._listen_to_loading(followers)
-        self.attach_first_run(self.first_run)
 
     def _listen_to_form(self) -> None:
         card, options, picker = self.card, self.options, self.picker
@@ -106,8 +106,17 @@ class ModelTab:
         self.explanation.after(load.then)
         self.menu_events.append(load)
 
-    def attach_first_run(self, card: FirstRun) -> None:
-        """Attach the handlers of a card that leads to a first answer; it follows the menu of models."""
+    def attach_first_run(self, *cards: FirstRun) -> None:
+        """Attach the handlers of the cards that lead to a first answer, once all parts exist that pick models.
+
+        The cards follow the menu of models, which each of them can refresh.
+        """
+        for card in cards:
+            self._listen_to_first_run(card)
+        for event, card in itertools.product(self.menu_events, cards):
+            self._page.on(event.then, card.show, [self.card.model], [card.part], queue=False, **STALE_MENU)
+
+    def _listen_to_first_run(self, card: FirstRun) -> None:
         picked, on = [self.card.model], self._page.on
         now: Options = {"queue": False, **STALE_MENU}
         on(card.part.get_model, card.get, picked, [card.part], failed=card.failed, owner_only=True, **now)
@@ -122,8 +131,6 @@ class ModelTab:
             concurrency_limit=None,
         )
         self.update_menu(card.part.refresh_list, self.picker.list_models, picked)
-        for event in self.menu_events:
-            on(event.then, card.show, picked, [card.part], **now)
 
     def _listen_to_list(self) -> None:
         card, actions, models, on = self.card, self.actions, self.card.models.part, self._page.on
