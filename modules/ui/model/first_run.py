@@ -85,12 +85,13 @@ class FirstRun:
         if not self._offers_load:
             return ""
         name = picked if picked in names else self._app.default_model()
-        problem = error or self._app.models.status.error
-        shown = alert(problem, self._page.language, self._page.tr) if problem else ""
         try:
-            return load_card(self._app.record(str(name)), self._page.owner, self._page.tr, shown)
+            record = self._app.record(str(name))
         except ModelNotFound:  # deleted meanwhile
             return ""
+        problem = error or record.problem or self._app.models.status.error
+        shown = alert(problem, self._page.language, self._page.tr) if problem else ""
+        return load_card(record, self._page.owner, self._page.tr, shown)
 
     def _get_a_model(self, error: WebUIError | None) -> str:
         page, tr, app = self._page, self._page.tr, self._app
@@ -110,7 +111,7 @@ class FirstRun:
 
 
 def load_card(record: ModelRecord, owner: bool, tr: Tr, problem: str = "") -> str:
-    """Render the card that offers to load a model; `problem` is HTML that says why the last load failed."""
+    """Render the card that offers to load a model; `problem` is HTML that says why it cannot be loaded, or was not."""
     facts = " · ".join(filter(None, (record.quantization or record.format, decimal_size(record.size))))
     label = tr("first_load")
     disabled = "" if owner and record.problem is None else " disabled"

@@ -101,6 +101,12 @@ def test_the_model_picked_is_offered_to_be_loaded(app: App, tmp_path: Path) -> N
     assert card(app, offers_load=False).html("a.gguf") == ""
 
 
+def test_a_model_that_cannot_be_loaded_says_why(app: App, tmp_path: Path) -> None:
+    put(tmp_path / "models" / "half.gguf", gguf()[:20])
+    html = card(app).html("half.gguf")
+    assert 'data-act="load" disabled' in html and "half.gguf: the file ends within its header" in html
+
+
 def test_a_failed_load_is_explained_until_a_model_is_in_use(
     app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
