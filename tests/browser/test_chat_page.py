@@ -568,7 +568,7 @@ def test_what_is_typed_into_an_edit_box_while_it_is_saved_stays(window: Window) 
     expect(area).to_have_count(0)
 
 
-def test_an_attached_picture_is_shown_again_with_its_conversation(window: Window) -> None:
+def test_an_attached_picture_is_shown_again_with_its_conversation_and_after_a_reload(window: Window) -> None:
     (other,) = window.import_conversations(["灯塔"])
     unload(window)
     files = [{"name": "红.png", "mimeType": "image/png", "buffer": picture()}]
@@ -578,6 +578,8 @@ def test_an_attached_picture_is_shown_again_with_its_conversation(window: Window
     window.page.evaluate("id => { location.hash = `#chat/${id}`; }", other)
     expect(window.page.locator("#tx-attached li")).to_have_count(0)
     window.new_chat()
+    expect(preview).to_have_js_property("naturalWidth", 20)
+    window.open("/")
     expect(preview).to_have_js_property("naturalWidth", 20)
     window.page.locator("#tx-attached button").click()
     expect(preview).to_have_count(0)

@@ -6,7 +6,7 @@ A request with an older `rev` than that of the conversation changes nothing and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from modules.app import App
 from modules.chat.participants import INSTRUCT
 from modules.chat.pictures import IMAGE, refuse_pictures
-from modules.conversations.conversation import Conversation
+from modules.conversations.conversation import Attachment, Conversation
 from modules.conversations.errors import ConversationNotFound
 from modules.conversations.exporters.blobs import media_type_of
 from modules.conversations.exporters.export import export as export_conversation
@@ -269,17 +269,26 @@ def _add_files(router: APIRouter, app: App, visitors: Visitors) -> None:
             refuse_pictures(app.models.current, [attachment])
         return {"name": attachment.name, "kind": attachment.kind, "sha256": attachment.sha256, "size": attachment.size}
 
+    @router.get("/attachments/{sha256}")
+    def unsent_picture(request: Request, sha256: str, id: Id = "") -> Response:
+        return _picture(visitors.store(request.scope, id), sha256, visitors.uploads(request.scope).find([sha256]))
+
     @router.get("/{id}/picture/{sha256}")
     def picture(request: Request, id: Id, sha256: str) -> Response:
         store = visitors.store(request.scope, id)
         files = (file for message in store.read(id).messages.values() for file in message.attachments)
-        found = next((file for file in files if file.sha256 == sha256 and file.kind == IMAGE), None)
-        data = store.blobs.find(sha256) if found else None
-        if found is None or data is None or not (kind := media_type_of(data)).startswith("image/"):
-            return Response(status_code=404)
-        disposition = f"inline; filename*=UTF-8''{quote(found.name)}"
-        headers = {"Content-Disposition": disposition, "Cache-Control": _FOR_EVER, "X-Content-Type-Options": "nosniff"}
-        return Response(data, media_type=kind, headers=headers)
+        return _picture(store, sha256, files)
+
+
+def _picture(store: ConversationStore, sha256: str, files: Iterable[Attachment]) -> Response:
+    """Answer with the picture that one of the `files` is."""
+    found = next((file for file in files if file.sha256 == sha256 and file.kind == IMAGE), None)
+    data = store.blobs.find(sha256) if found else None
+    if found is None or data is None or not (kind := media_type_of(data)).startswith("image/"):
+        return Response(status_code=404)
+    disposition = f"inline; filename*=UTF-8''{quote(found.name)}"
+    headers = {"Content-Disposition": disposition, "Cache-Control": _FOR_EVER, "X-Content-Type-Options": "nosniff"}
+    return Response(data, media_type=kind, headers=headers)
 
 
 def _add_stream(router: APIRouter, app: App, visitors: Visitors) -> None:

@@ -63,7 +63,8 @@ function draw() {
       draw();
       noteChange();
     };
-    const address = previews.get(one.sha256);
+    // After a reload of the page, the server still has them.
+    const address = previews.get(one.sha256) ?? (one.kind === "image" && `/chat/attachments/${one.sha256}?id=${encodeURIComponent(home.id)}`);
     return make("li", {}, address && make("img", { src: address, alt: "" }), one.name, iconButton("close", tr("remove_file"), "close", { click: removeFile }));
   });
   list.replaceChildren(...shown, ...uploadsHere().map(({ name }) => make("li", { "aria-busy": "true" }, `${name} · ${tr("uploading")}`)));

@@ -277,6 +277,16 @@ def test_only_pictures_of_the_conversation_itself_are_shown(app: App, http: Test
         assert http.get(f"/chat/{address}").status_code == 404, address
 
 
+def test_a_picture_is_shown_before_it_is_sent_to_whoever_has_attached_it(app: App, http: TestClient) -> None:
+    data = picture()
+    hash = app.conversations.blobs.put(data)
+    assert http.get(f"/chat/attachments/{hash}").status_code == 404
+    assert http.post("/chat/attachments?name=a.png", content=data).json()["sha256"] == hash
+    assert http.get(f"/chat/attachments/{hash}").content == data
+    text = http.post("/chat/attachments?name=a.txt", content=b"apple").json()
+    assert http.get(f"/chat/attachments/{text['sha256']}").status_code == 404
+
+
 def test_a_picture_is_refused_before_it_is_sent_by_the_name_of_the_model(app: App, http: TestClient) -> None:
     echo_plans.load(app.models)
     refused = http.post("/chat/attachments?name=a.png&lang=en", content=picture())
