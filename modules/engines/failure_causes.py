@@ -16,6 +16,14 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
+        r"takes no KV cache|uses cache of its own|'(?:Dynamic|EncoderDecoder)Cache' object (?:has no|is not)",
+        {
+            "en": "its architecture cannot use the KV cache of this loader. Use another loader, or a GGUF version of "
+            "the model.",
+            "zh": "此架构无法使用该加载器的 KV 缓存。请改用其他加载器，或此模型的 GGUF 版本。",
+        },
+    ),
+    (
         r"unknown pre-tokenizer type: '([^']*)'",
         {
             "en": "the installed version does not support its tokenizer ({0}). Newer models need newer packages.",

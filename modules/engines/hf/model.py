@@ -20,12 +20,16 @@ from modules.engines.hf.limits import PREFILL_CHUNK_8BIT
 from modules.engines.hf.long_rope import LongRope
 
 _OPTIONAL_ARGUMENTS = ("logits_to_keep", "position_ids", "attention_mask")
+_CACHE_ARGUMENTS = ("past_key_values", "cache_params")
 # It warns once a layer and token that values were converted to another dtype.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 class Model(Evaluator):
-    """A text model of transformers, version 4 or 5. `name` is the loader's, `module` the model itself."""
+    """A text model of transformers, version 4 or 5. `name` is the loader's, `module` the model itself.
+
+    Raises ValueError for a model that takes no cache, of which every token would be the first.
+    """
 
     def __init__(self, name: str, tokenizer: Any, module: Any, is_encoder_decoder: bool = False) -> None:
         super().__init__(tokenizer)
@@ -46,7 +50,9 @@ class Model(Evaluator):
         self.can_batch = "attention_mask" in self._accepted and not is_encoder_decoder
         if is_encoder_decoder:
             self.encoder_positions = _encoder_positions(self.module.config)
-        self._cache_argument = "past_key_values" if "past_key_values" in parameters else "cache_params"
+        self._cache_argument = next((name for name in _CACHE_ARGUMENTS if name in parameters), "")
+        if not self._cache_argument:
+            raise ValueError(f"{type(module).__name__} takes no KV cache")
         self.config = self.module.config.get_text_config(decoder=True)
         self.device = _input_device(self.module)
         self.eos_tokens = frozenset(self._configured_eos_tokens())

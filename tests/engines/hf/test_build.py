@@ -21,7 +21,7 @@ from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.support.answers import Crowd, answer, ask, forget, together
 from tests.support.hf_memory_probe import answers_short_of_memory, interrupted_second_turn, prefix_cache_bytes
 from tests.support.hf_reference import transformers_answers
-from tests.support.hf_tiny import KINDS, tiny_models
+from tests.support.hf_tiny import KINDS, REFUSED, tiny_models
 from tests.support.linked_folder import linked_folder
 from tests.support.own_code import own_model
 from tests.support.pickled_weights import pickle_program, pickle_weights
@@ -70,6 +70,15 @@ def test_every_architecture_answers_as_generate_of_transformers_does(
     second = answer(reloadable, turn, max_new_tokens=8)
     forget(reloadable)
     assert answer(reloadable, turn, max_new_tokens=8).text == second.text
+
+
+def test_a_model_that_cannot_use_the_kv_cache_is_refused_by_that_cause(
+    reloadable: WorkerProcess, tiny_folder: Path, tmp_path: Path
+) -> None:
+    for folder in tiny_models(tmp_path, tiny_folder, tuple(REFUSED)).values():
+        with pytest.raises(LoadFailed) as refused:
+            load(reloadable, folder, TRANSFORMERS)
+        assert "cannot use the KV cache" in refused.value.cause["en"] and "GGUF" in refused.value.cause["zh"]
 
 
 def test_a_prompt_beyond_the_positions_of_an_encoder_is_refused(
