@@ -18,6 +18,11 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "The server is not responding. Check its terminal or restart it. This message disappears once it responds.",
     ),
     "not_reached": ("无法连接服务器，请稍后重试。", "The server cannot be reached. Try again later."),
+    "file_too_large": ("{file} 过大，服务器无法接收。", "{file} is too large for the server."),
+    "file_unreadable": (
+        "无法读取 {file}：它是文件夹，或在选择后被移动或修改。",
+        "{file} cannot be read: it is a folder, or was moved or changed after it was selected.",
+    ),
     "other_language": ("English", "中文"),
     "theme": ("切换深色/浅色", "Switch between dark and light"),
     "no_model": ("未加载模型", "No model loaded"),

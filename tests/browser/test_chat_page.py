@@ -596,6 +596,18 @@ def test_files_that_are_too_many_are_not_left_out_silently(window: Window) -> No
         window.page.locator("#tx-attached li button").first.click()
 
 
+def test_a_file_that_cannot_be_uploaded_is_refused_with_the_reason(window: Window, tmp_path: Path) -> None:
+    large, gone = tmp_path / "大.bin", tmp_path / "走.txt"
+    with large.open("wb") as file:
+        file.truncate(33_000_000)
+    gone.write_text("gone")
+    window.page.route("**/chat/attachments*", lambda route: (gone.unlink(missing_ok=True), route.continue_()))
+    window.page.locator("#tx-composer input[type=file]").set_input_files([large, gone])  # uploaded one after the other
+    alert = window.page.locator("#tx-chat-line [role=alert]")
+    expect(alert).to_contain_text("大.bin 过大，服务器无法接收。 无法读取 走.txt：它是文件夹，或在选择后被移动或修改。")
+    window.page.unroute("**/chat/attachments*")
+
+
 def test_a_system_message_goes_to_the_conversation_it_was_typed_in(window: Window) -> None:
     first, second = window.import_conversations(["灯塔", "海"])
     field = window.page.locator("#tx-system")

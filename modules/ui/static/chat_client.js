@@ -14,6 +14,8 @@ import { language, tr } from "./texts.js";
 
 export const events = new EventTarget();
 
+const MAX_UPLOAD_BYTES = 100_000_000; // the server ends the connection where more is sent than it reads
+
 let current = "";
 let source = null;
 
@@ -40,7 +42,8 @@ export const reach = (path, options) =>
 async function answered(response) {
   if (response.status === 401) location.reload(); // the server has been restarted, and asks for the login again
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw Object.assign(new Error(body.error ?? response.statusText), { status: response.status });
+  const problem = body.error?.message ?? body.error ?? response.statusText; // with a message where no route was reached
+  if (!response.ok) throw Object.assign(new Error(problem), { status: response.status });
   return body;
 }
 
@@ -57,14 +60,18 @@ export const post = async (path, body = {}) =>
   );
 
 /** Send the bytes of a file. */
-export const upload = async (path, file) =>
-  answered(
-    await reach(address(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`), {
-      method: "POST",
-      headers: { "Content-Type": "application/octet-stream" },
-      body: file,
-    }),
-  );
+export async function upload(path, file) {
+  if (file.size > MAX_UPLOAD_BYTES) throw new Error(tr("file_too_large", { file: file.name }));
+  const target = address(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`);
+  const options = { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file };
+  const response = await reach(target, options).catch(async (error) => {
+    // Nothing can be read of a folder that was dropped, nor of a file that was moved or changed after it was picked.
+    await file.arrayBuffer().catch(() => { throw new Error(tr("file_unreadable", { file: file.name })); });
+    throw error;
+  });
+  if (response.status === 413) throw new Error(tr("file_too_large", { file: file.name }));
+  return answered(response);
+}
 
 /** The draft that this page waits for, {id, before}: kept over a reload, so that its end is not missed. */
 export const keptDraft = () => JSON.parse(sessionStorage.getItem("tx-drafting"));
