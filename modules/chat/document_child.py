@@ -27,8 +27,9 @@ _ENCRYPTED = 1  # the flag of a zip entry
 _CONTENT_TYPES = "[Content_Types].xml"
 _MAIN_PART = re.compile(r"application/vnd\.(openxmlformats-officedocument\.wordprocessingml|ms-word)\..*main\+xml")
 _NOTES = {"word/footnotes.xml", "word/endnotes.xml"}
-_RUN_BREAKS = {"br": "\n", "cr": "\n", "tab": "\t"}
+_RUN_CHARACTERS = {"br": "\n", "cr": "\n", "tab": "\t", "noBreakHyphen": "-"}
 _TABLE_BREAKS = {"tc": "\t", "tr": "\n"}
+_SECOND_COPIES = {"Fallback", "moveFrom"}  # for old programs; and where a text stood before a tracked change moved it
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f]")
 
 # What broken files make these libraries raise, besides their own errors.
@@ -122,13 +123,13 @@ def _part_text(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
         open_tags.append(_local(tag))
 
     def text(characters: str) -> None:
-        if open_tags[-1] == "t" and "Fallback" not in open_tags:  # a second version, for old programs
+        if open_tags[-1] == "t" and _SECOND_COPIES.isdisjoint(open_tags):
             pieces.append(characters)
 
     def end(tag: str) -> None:
         local = open_tags.pop()
-        if local in _RUN_BREAKS and open_tags[-1:] == ["r"]:
-            pieces.append(_RUN_BREAKS[local])
+        if local in _RUN_CHARACTERS and open_tags[-1:] == ["r"]:
+            pieces.append(_RUN_CHARACTERS[local])
         elif local == "p":
             pieces.append(" " if "tc" in open_tags else "\n")
         elif local in _TABLE_BREAKS:

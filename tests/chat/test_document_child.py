@@ -40,6 +40,14 @@ def test_the_paragraphs_tables_and_notes_of_a_word_file_are_read() -> None:
     assert read("docx", docx(body, parts=footnotes("note"))) == ("text", text)
 
 
+def test_hyphens_that_do_not_break_and_moved_text_of_a_word_file_are_read_once() -> None:
+    hyphen = "<w:p><w:r><w:t>self</w:t><w:noBreakHyphen/><w:t>made</w:t></w:r></w:p>"
+    moved = "<w:p>{}<w:r><w:t>then</w:t></w:r></w:p>"
+    run = "<w:r><w:t>moved, </w:t></w:r>"
+    body = hyphen + moved.format(f"<w:moveFrom>{run}</w:moveFrom>") + moved.format(f"<w:moveTo>{run}</w:moveTo>")
+    assert read("docx", docx(body)) == ("text", "self-made\nthen\nmoved, then")
+
+
 LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
 REFUSED = {
     "a PDF with a password": ("pdf", locked_pdf("x", password="secret"), "encrypted"),
