@@ -60,6 +60,15 @@ def test_the_look_applies_at_once_and_defaults_are_saved_as_differences(chromium
         expect(settings.get_by_role("status").first).to_contain_text("已撤销")
         assert (folder / "settings.yaml").read_text() == "# mine\nfont_size: large\n"
 
+        settings.get_by_label("最多新词符数").fill("88")
+        window.tab("聊天")
+        window.tab("会话")
+        expect(settings).not_to_contain_text("已撤销")  # the page has been drawn again
+        expect(settings.get_by_label("最多新词符数")).to_have_value("88")
+        settings.get_by_role("button", name="放弃更改").click()
+        expect(settings.get_by_role("button", name="将 UI 默认设置保存到 settings.yaml")).to_be_disabled()
+        expect(settings.get_by_label("最多新词符数")).to_have_value("512")
+
         settings.get_by_role("searchbox").fill("do_sample")
         box = settings.locator("[name=do_sample]")
         checked = box.evaluate("(one) => getComputedStyle(one).backgroundColor")

@@ -18,6 +18,9 @@ document.dispatchEvent(new CustomEvent("tx-session-card", {
   detail: { element, value: () => props.value, watch, trigger, events },
 }));"""
 
+OPENED = "<i hidden data-opened></i>"
+"""Stands before a card that is shown because its page was opened: what has been typed into it stays."""
+
 
 def card(name: str, *events: str) -> Component:
     """Return a card, whose value is the HTML that it shows and that static/session_card.js reads.

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates
-from modules.ui.session.card import card
+from modules.ui.session.card import OPENED, card
 from modules.ui.session.flags_card import FlagsCard
 from modules.ui.session.log_card import LogCard
 from modules.ui.session.look import look
@@ -53,4 +53,5 @@ class SessionTab:
         if not self._page.owner:
             note = f'<p class="tx-s-note">{escape(self._page.tr("ss_guest"))}</p>'
             return {self.look: shown[self.look] + note}
-        return {**shown, **self.settings.show(), **self.flags.show(), **self.log.show()}
+        cards = {**self.settings.show(), **self.flags.show(), **self.log.show()}
+        return {**shown, **{part: OPENED + html for part, html in cards.items()}}

@@ -7,6 +7,7 @@
 //   data-look="name"    radio buttons that change the look of this browser
 //   data-filter="id"    hides the rows of an element that do not contain what is typed
 //   data-form           the fields inside are sent, with "changed" only those that differ from their first value
+//   data-opened         the page was opened again: what has been typed and not saved stays
 //   data-restarting     waits for another process on the server, and opens its page
 const SURE_SECONDS = 6;
 const RESTART_SECONDS = 90;
@@ -41,20 +42,31 @@ function show({ element, value, watch, trigger, events }) {
     drawn = value();
     const focused = root.contains(document.activeElement) ? document.activeElement : null;
     const opened = [...root.querySelectorAll("details[open][id]")].map(({ id }) => id);
+    const typed = formsOf(root).map((part) => (fieldsOf(part).some(isChanged) ? collected(part) : {}));
     root.innerHTML = value() ?? "";
+    if (root.querySelector("[data-opened]")) typed.forEach((fields, number) => fill(formsOf(root)[number], fields));
     for (const id of opened) root.querySelector(`#${CSS.escape(id)}`)?.setAttribute("open", "");
     focusLike(focused);
     for (const radio of root.querySelectorAll("[data-look]")) {
       radio.checked = document.documentElement.dataset[radio.dataset.look] === radio.value;
     }
-    for (const part of root.querySelectorAll("[data-form]")) mark(part);
+    formsOf(root).forEach(mark);
     for (const end of root.querySelectorAll("[data-to-end]")) end.scrollTop = end.scrollHeight;
     if (root.querySelector("[data-restarting]")) awaitRestart(root.querySelector("[data-restarting]").dataset);
   };
 
   // -- forms ------------------------------------------------------------------------------------------------------------
 
+  const formsOf = (root) => [...root.querySelectorAll("[data-form]")];
   const fieldsOf = (part) => [...part.querySelectorAll("[name]")];
+
+  const fill = (part, fields) => {
+    for (const field of part ? fieldsOf(part) : []) {
+      if (!(field.name in fields)) continue;
+      if (field.type === "checkbox") field.checked = fields[field.name];
+      else field.value = fields[field.name];
+    }
+  };
 
   /** Mark what was changed; the buttons with data-needs="change" are there for that. */
   const mark = (part) => {
@@ -85,7 +97,15 @@ function show({ element, value, watch, trigger, events }) {
 
   // -- buttons ----------------------------------------------------------------------------------------------------------
 
-  const act = (button) => events.includes(button.dataset.do) && trigger(button.dataset.do, { ...button.dataset, fields: collected(button.closest("[data-form]")) });
+  const act = (button) => {
+    if (!events.includes(button.dataset.do)) return;
+    const part = button.closest("[data-form]");
+    trigger(button.dataset.do, { ...button.dataset, fields: collected(part) });
+    if (button.dataset.do !== "discard") return;
+    // What the server answers is not drawn if it is what was drawn before.
+    for (const field of fieldsOf(part)) fill(part, { [field.name]: firstValueOf(field) });
+    mark(part);
+  };
 
   const ask = (button) => {
     const { textContent } = button;
