@@ -77,7 +77,7 @@ class FlagsCard:
 
     def restart(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Restart at once, or when the answers that are being written are finished. The file must be valid."""
-        app = self._app
+        app, typed = self._app, _typed(event)
         try:
             app.refuse_strangers()
             flags = app.flags_file.check(app.flags_file.text())
@@ -87,13 +87,13 @@ class FlagsCard:
             else:
                 app.restart.request()
         except WebUIError as error:
-            return {self.part: self.render(error=error)}
-        return {self.part: self.render(restarting=flags)}
+            return {self.part: self.render(typed, error=error)}
+        return {self.part: self.render(typed, restarting=flags)}
 
-    def cancel(self) -> Updates:
+    def cancel(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Give up waiting for the answers."""
         self._app.restart.cancel()
-        return {self.part: self.render()}
+        return {self.part: self.render(_typed(event))}
 
     # -- HTML -----------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,8 @@ class FlagsCard:
             return title + f'<p class="tx-s-note">{escape(problem.say(self._page.language))}</p>'
         except WebUIError as problem:
             saved, error = Typed(""), error or problem
-        form = self._editor(saved, typed or saved, note, error) + self._restart(asking, restarting)
+        restart = self._restart(asking, restarting or self._awaited())
+        form = self._editor(saved, typed or saved, note, error) + restart
         return f'{title}<div data-form="all">{form}</div>'
 
     def _editor(self, saved: Typed, shown: Typed, note: str, error: WebUIError | None) -> str:
@@ -152,6 +153,16 @@ class FlagsCard:
         question = escape(tr("ss_restart_running" if running else "ss_restart_idle"))
         buttons = f'<div class="tx-s-buttons">{wait}{now}{button(tr("ss_restart_cancel"), "cancel")}</div>'
         return f'{title}<div class="tx-s-note" role="alert"><p>{question}</p>{listed}{buttons}</div>'
+
+    def _awaited(self) -> Flags | None:
+        """Return the flags of the next start if a restart has been requested, as on another page; else None."""
+        app = self._app
+        if not app.restart.waiting:
+            return None
+        try:
+            return app.flags_file.check(app.flags_file.text())
+        except WebUIError:  # it was changed by hand meanwhile
+            return app.flags
 
     def _waiting(self, flags: Flags) -> str:
         tr, waits = self._tr, answers(self._app)

@@ -119,6 +119,14 @@ def test_a_restart_is_asked_for_and_then_done(make_card: Callable[..., Any]) -> 
     assert card.stopped.wait(2)
 
 
+def test_a_restart_that_is_not_done_leaves_what_has_been_typed(make_card: Callable[..., Any]) -> None:
+    card = make_card()
+    card.ask(pressed("--mlock"))
+    assert "--mlock</textarea>" in card.cancel(pressed("--mlock"))[card.part]
+    card.file.write_text("--lissten\n")
+    assert "--mlock</textarea>" in card.restart(pressed("--mlock"))[card.part]
+
+
 def test_a_new_port_is_told_and_must_be_free(make_card: Callable[..., Any], free_port: int) -> None:
     card = make_card()
     with socket.create_server(("127.0.0.1", free_port)):
@@ -138,7 +146,9 @@ def test_a_restart_waits_for_answers_if_asked_to(
     assert "Answers being written: 2" in html and "Restart after the answers" in html and "Stop and restart now" in html
     html = card.restart(pressed(wait="1"))[card.part]
     assert "Waiting for the answers" in html and not card.stopped.wait(0.3)
-    assert "Waiting" not in card.cancel()[card.part]
+    assert "Waiting for the answers" in card.show()[card.part], "when the page is opened again"
+    assert "Waiting" not in card.cancel(pressed())[card.part]
+    assert "Waiting" not in card.show()[card.part]
     card.restart(pressed(wait="1"))
     running[0] = 0
     assert card.stopped.wait(2)
