@@ -292,6 +292,14 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
+        r"JSONDecodeError|Model missing\. at line|parse ModelProto",
+        {
+            "en": "one of its small files is damaged or was not downloaded completely, such as tokenizer.json. "
+            "Download the small files of its repository again.",
+            "zh": "其某个小文件（例如 tokenizer.json）已损坏或未下载完整。请重新下载其仓库中的小文件。",
+        },
+    ),
+    (
         r"no file named model\.safetensors",
         {
             "en": "its folder has no weight files (model.safetensors or pytorch_model.bin). Download them.",
@@ -338,6 +346,13 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         {
             "en": "it exceeds the memory limits. Raise them, or turn on disk if the loader has that option.",
             "zh": "超出了允许使用的内存。请调高内存上限；若加载器有“卸载到磁盘”选项，也可勾选该选项。",
+        },
+    ),
+    (
+        r"ignore_mismatched_sizes",
+        {
+            "en": "its config.json does not match its weights. Download that file again.",
+            "zh": "其 config.json 与权重不符。请重新下载该文件。",
         },
     ),
     (

@@ -205,6 +205,7 @@ INCOMPLETE: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "config": (["config.json"], {}, "config.json is missing"),
     "architecture": ([], {"model_type": "nonesuch"}, "nonesuch"),
     "layer": ([], {"num_hidden_layers": 5}, "model.layers.4"),
+    "shape": ([], {"vocab_size": 100}, "config.json does not match its weights"),
     "images": ([], {"model_type": "vit"}, "not a text generation model"),
     "gptq": ([], {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "--install Transformers"),
     "awq": ([], {"quantization_config": {"quant_method": "awq", "bits": 4}}, "--install Transformers"),
@@ -232,6 +233,19 @@ def test_truncated_weights_are_reported_as_damaged(
     with pytest.raises(LoadFailed) as refused:
         load(reloadable, folder, TRANSFORMERS)
     assert "damaged" in refused.value.cause["en"], refused.value.words
+
+
+def test_a_tokenizer_file_that_was_not_downloaded_completely_is_reported(
+    reloadable: WorkerProcess, variant: Callable[..., Path], subtests: pytest.Subtests
+) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    for name, content in {"cut": '{"version": "1.0", ', "pointer": pointer, "part": '{"added_tokens": []}'}.items():
+        folder = variant("tokenizer.json", name=name)
+        (folder / "tokenizer.json").write_text(content)
+        with subtests.test(name):
+            with pytest.raises(LoadFailed) as refused:
+                load(reloadable, folder, TRANSFORMERS)
+            assert "tokenizer.json" in refused.value.cause["zh"], refused.value.words
 
 
 def test_remote_code_runs_with_trust_remote_code(reloadable: WorkerProcess, tiny_folder: Path, tmp_path: Path) -> None:
