@@ -6,13 +6,15 @@ It is drawn by static/model_menu.js, which asks for the models by HTTP when the 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
 from modules.app import App
 from modules.catalog.record import ModelRecord
-from modules.core.errors import ModelNotFound
+from modules.core.errors import ModelNotFound, WebUIError
 from modules.core.events import Json
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates, Values
@@ -26,6 +28,9 @@ gr = gradio()
 
 _SCRIPT = """document.addEventListener("tx-model", ({ detail }) => {
   trigger(detail.action === "load" ? "select" : "stop", detail);
+});
+watch("value", () => {
+  document.dispatchEvent(new CustomEvent("tx-model-refused", { detail: JSON.parse(props.value).text }));
 });"""
 
 
@@ -34,18 +39,21 @@ class ModelMenu:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self.part: Component = gr.HTML("", elem_id="tx-model-menu", visible="hidden", js_on_load=_SCRIPT)
+        self.part: Component = gr.HTML(
+            "", html_template="<i></i>", elem_id="tx-model-menu", visible="hidden", js_on_load=_SCRIPT
+        )
+        self._refusals = itertools.count()
         self._loads: Component = gr.Checkbox(False, visible=False)
 
     def listen(self, model: ModelTab, version: Component) -> None:
         """Attach the handlers, which are those of the Model page's buttons. `version` is that of the status shown."""
         self._model, on = model, self._page.on
         card, loading = model.card, model.loading
-        writes = [*loading.writes, *model.options.install.parts]
+        writes = [*loading.writes, *model.options.install.parts, self.part]
         reads = {card.model, model.options.baseline}
         shown = [*model.picker.writes, self._loads]
         picked = on(self.part.select, self.pick, reads, shown, owner_only=True, queue=False)
-        unlimited: Options = {"failed": loading.failed, "trigger_mode": "multiple", "concurrency_limit": None}
+        unlimited: Options = {"failed": self.failed, "trigger_mode": "multiple", "concurrency_limit": None}
         on(picked.then, self.load, {*model.form.components, self._loads}, writes, owner_only=True, **unlimited)
         on(picked.then, loading.refresh_view, [version], loading.writes, queue=False)  # a resident was chosen
         stopped = on(
@@ -75,6 +83,12 @@ class ModelMenu:
         if self._model.options.is_form_of(name, values):
             return menu
         return {**self._model.picker.show(name), **menu}
+
+    def failed(self, error: WebUIError) -> Updates:
+        """Show why a load was refused, on the Model page and, as that may not be open, by the menu's script."""
+        said = error.say(self._page.language).partition("\n")[0]
+        refusal = json.dumps({"text": said, "number": next(self._refusals)})  # a second one is news, too
+        return {**self._model.loading.failed(error), self.part: refusal}
 
     def _choose(self, name: str) -> bool:
         """Make a model the page's if it is loaded or asleep; return whether it is."""

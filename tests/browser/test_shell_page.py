@@ -76,6 +76,14 @@ def test_a_model_is_loaded_and_unloaded_from_the_header(shared_window: Window) -
     expect(page.locator("#tx-model input")).to_have_value(MODEL)
 
 
+def test_a_load_that_is_refused_before_it_begins_is_explained_wherever_one_is(shared_window: Window) -> None:
+    shared_window.tab("聊天")
+    ask = 'document.dispatchEvent(new CustomEvent("tx-model", { detail: { action: "load", name: "truncated.gguf" } }))'
+    for count in (1, 2):  # as the menu in the header does, and "Load … and send" in the chat
+        shared_window.page.evaluate(ask)
+        expect(shared_window.page.locator(".tx-toast").filter(has_text="truncated.gguf")).to_have_count(count)
+
+
 def test_no_state_of_a_model_is_shown_before_the_server_has_told_it(shared_window: Window) -> None:
     page, pill = shared_window.page.locator("#tx-page"), shared_window.page.locator("#tx-pill")
     expect(pill).to_be_visible()

@@ -171,15 +171,20 @@ function loadAndSend(name, retry) {
   const before = readyText();
   let loading = false;
   report("");
+  const end = () => {
+    watcher.disconnect();
+    document.removeEventListener("tx-model-refused", end);
+  };
   const watcher = new MutationObserver(() => {
     if (pill.querySelector(".tx-loading")) {
       loading = true;
       return;
     }
     if (!loading && readyText() === before) return;
-    watcher.disconnect();
+    end();
     if (readyText() !== undefined && id === currentId()) retry();
   });
+  document.addEventListener("tx-model-refused", end);
   watcher.observe(pill, { subtree: true, childList: true, attributes: true });
   loadModel(name);
 }

@@ -117,6 +117,7 @@ const open = () => {
 
 residentEvents.addEventListener("residents", () => menu && answer && draw());
 document.addEventListener("click", (event) => event.target.closest("#tx-pill .tx-pill") && open());
+document.addEventListener("tx-model-refused", ({ detail }) => toast(detail)); // before a load began, of which the state would tell
 register("Alt+M", tr("key_models"), open);
 
 // -- news: Gradio redraws the state in the header -------------------------------------------------------------------------
