@@ -191,6 +191,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ss_restart": ("重启服务器", "Restart the server"),
     "ss_no_restart": ("无法在此页面重启：{problem}", "Not possible from this page: {problem}"),
     "ss_restart_ask": ("重启…", "Restart…"),
+    "ss_restart_unsaved": (
+        "上方编辑的内容尚未保存，重启不会使用它，并会将其丢弃。",
+        "The text above has not been saved: the restart does not use it, and discards it.",
+    ),
     "ss_restart_idle": (
         "服务器将以相同的命令行重新启动，页面会自动恢复。",
         "The server starts again with the same command line. This page comes back by itself.",

@@ -115,8 +115,9 @@ class FlagsCard:
             return title + f'<p class="tx-s-note">{escape(problem.say(self._page.language))}</p>'
         except WebUIError as problem:
             saved, error = Typed(""), error or problem
-        restart = self._restart(asking, restarting or self._awaited())
-        form = self._editor(saved, typed or saved, note, error) + restart
+        shown = typed or saved
+        restart = self._restart(asking, restarting or self._awaited(), shown.text != saved.text)
+        form = self._editor(saved, shown, note, error) + restart
         return f'{title}<div data-form="all">{form}</div>'
 
     def _editor(self, saved: Typed, shown: Typed, note: str, error: WebUIError | None) -> str:
@@ -136,7 +137,7 @@ class FlagsCard:
             f'<div role="status" id="tx-s-flags-result">{below}</div>'
         )
 
-    def _restart(self, asking: bool, restarting: Flags | None) -> str:
+    def _restart(self, asking: bool, restarting: Flags | None, unsaved: bool) -> str:
         tr, restart = self._tr, self._app.restart
         title = f"<h3>{escape(tr('ss_restart'))}</h3>"
         if restart.problem is not None:
@@ -151,8 +152,9 @@ class FlagsCard:
         now = button(tr("ss_restart_now" if running else "ss_restart_yes"), "restart", style="" if wait else "main")
         listed = f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in running)}</ul>" if running else ""
         question = escape(tr("ss_restart_running" if running else "ss_restart_idle"))
+        lost = tagged("p", tr("ss_restart_unsaved")) if unsaved else ""
         buttons = f'<div class="tx-s-buttons">{wait}{now}{button(tr("ss_restart_cancel"), "cancel")}</div>'
-        return f'{title}<div class="tx-s-note" role="alert"><p>{question}</p>{listed}{buttons}</div>'
+        return f'{title}<div class="tx-s-note" role="alert"><p>{question}</p>{listed}{lost}{buttons}</div>'
 
     def _awaited(self) -> Flags | None:
         """Return the flags of the next start if a restart has been requested, as on another page; else None."""

@@ -114,6 +114,7 @@ def test_a_restart_is_asked_for_and_then_done(make_card: Callable[..., Any]) -> 
     card = make_card()
     html = card.ask(pressed("--unsaved"))[card.part]
     assert "This page comes back by itself." in html and "--unsaved" in html and not card.stopped.is_set()
+    assert "has not been saved" in html and "has not been saved" not in card.ask(pressed())[card.part]
     html = card.restart(pressed())[card.part]
     assert f'data-restarting="{card.app.restart.process}"' in html and 'data-port=""' in html
     assert card.stopped.wait(2)
