@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from modules.core.errors import WebUIError
-from modules.training.dataset.files import TEXT_SUFFIX
-from modules.training.dataset.rows import MAX_BYTES, ROW_SUFFIXES
-
-DATA_SUFFIXES = (*ROW_SUFFIXES, TEXT_SUFFIX)
+from modules.core.errors import WebUIError, Words
 
 
+@dataclasses.dataclass(eq=False)
 class BadUpload(WebUIError):
+    """A file that is not added to the datasets. `problem` is the end of a sentence."""
+
     status = 422
-    template = {
-        "en": f"The file was not added: expected a name that ends in {', '.join(DATA_SUFFIXES)}, and at most "
-        f"{MAX_BYTES // 1_000_000} MB.",
-        "zh": f"未添加此文件：文件名应以 {'、'.join(DATA_SUFFIXES)} 结尾，大小不超过 {MAX_BYTES // 1_000_000} MB。",
-    }
+    template = {"en": "{file} was not added: {problem}.", "zh": "未添加 {file}：{problem}。"}
+    file: str
+    problem: Words
 
 
 class BadParameterFile(WebUIError):

@@ -41,7 +41,7 @@ def read_rows(path: Path) -> list[Row]:
     """Return the rows of a data file. Raises UnreadableDataset if it has none, or is of another kind."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise UnreadableDataset(path.name, _other_kind(path))
+        raise UnreadableDataset(path.name, other_kind(path))
     text = read_text(path)
     rows: list[Row] = []
     for row in reader(path.name, text):
@@ -80,7 +80,8 @@ def _words(en: str, zh: str) -> Words:
     return {"en": en, "zh": zh}
 
 
-def _other_kind(path: Path) -> Words:
+def other_kind(path: Path) -> Words:
+    """Say at the end of a sentence what to do with a file that is no data by its name."""
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".arrow", ".feather"):
         command = _PARQUET.format(name=path.name, jsonl=f"{path.stem}.jsonl")

@@ -23,7 +23,7 @@ let live = "";
 
 const copyMenu = make("select", { id: "tx-t-copy", class: "tx-field", "aria-label": tr("tr_copy_from") });
 const parameterFile = make("input", { type: "file", accept: ".json,application/json", hidden: true });
-const dataFile = make("input", { type: "file", accept: ".json,.jsonl,.csv,.txt", hidden: true });
+const dataFile = make("input", { type: "file", accept: ".json,.jsonl,.ndjson,.csv,.tsv,.txt", hidden: true });
 const button = (label, click, attributes = {}) => make("button", { type: "button", class: "tx-button", click, ...attributes }, label);
 
 const saveFile = () => {

@@ -101,7 +101,7 @@ def _add_form(router: APIRouter, app: App) -> None:
 
     @router.post("/upload")
     async def upload(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Json:
-        content, folder = await bounded_body(request), app.training.data.datasets.folder
+        content, folder = await bounded_body(request, name), app.training.data.datasets.folder
 
         def write() -> Json:
             with disk_problems(folder):

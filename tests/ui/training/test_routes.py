@@ -251,6 +251,22 @@ def test_data_is_uploaded_without_replacing_any(http: TestClient, tmp_path: Path
             assert upload(name, b"a").status_code == 422
 
 
+def test_a_refused_upload_says_what_is_wrong_with_the_file(http: TestClient, subtests: pytest.Subtests) -> None:
+    long = "长" * 65  # with the number of a second file of that name, it is too long
+    assert http.post("/training/upload", params={"name": f"{long}.txt"}, content=b"a").status_code == 200
+    for name, why in (
+        ("<x>.json", "<x>.json was not added: its name cannot be used"),
+        (f"{long}.txt", "its name cannot be used"),
+        ("a.exe", "its name ends with none of .json"),
+        ("a.parquet", "convert it first"),
+    ):
+        with subtests.test(name):
+            refused = http.post("/training/upload", params={"name": name, "lang": "en"}, content=b"b")
+            assert refused.status_code == 422 and why in refused.json()["error"]
+    chinese = http.post("/training/upload", params={"name": "a:b.csv"}, content=b"b").json()["error"]
+    assert chinese.startswith("未添加 a:b.csv：其文件名无法使用，请改为不含")
+
+
 def test_an_upload_that_is_too_large_or_of_which_there_are_too_many_is_refused(
     http: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
