@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -106,8 +106,12 @@ def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | No
 def error_response(
     scope: Scope, status: int, code: str, words: Words, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an error of HTTP alone, for which there is no WebUIError, with `headers`. `scope` is the request's."""
-    message = words[language_of(Headers(scope=scope))]
+    """Return an error of HTTP alone, for which there is no WebUIError, with `headers`. `scope` is the request's.
+
+    Requests of the page state their language in the query.
+    """
+    language = QueryParams(scope.get("query_string", b"")).get("lang", "")
+    message = words.get(language) or words[language_of(Headers(scope=scope))]
     body = anthropic_error(message, status) if speaks_anthropic(scope) else openai_error(message, status, code)
     return json_response(body, status, headers)
 

@@ -94,7 +94,13 @@ def test_a_larger_body_is_answered_413_whether_or_not_its_length_is_announced(ht
     for content in (b"x" * 1001, iter([b"x" * 501] * 2)):
         refused = http.post("/", content=content)
         assert (refused.status_code, refused.headers["connection"]) == (413, "close")
-        assert "larger than" in refused.json()["error"]["message"]
+        assert "at most 0.001 MB" in refused.json()["error"]["message"]
+
+
+def test_the_page_is_told_in_its_own_language_what_is_too_large(http: TestClient) -> None:
+    english = {"Accept-Language": "en"}
+    refused = http.post("/chat/attachments?id=&lang=zh", content=b"x" * 1001, headers=english)
+    assert refused.json()["error"]["message"].startswith("发送的内容过大")
 
 
 def test_large_json_with_too_many_values_is_refused_before_it_is_parsed() -> None:
@@ -154,4 +160,4 @@ def test_a_list_of_tokens_has_a_smaller_limit_than_other_bodies() -> None:
     assert http.post("/v1/internal/encode", content=tokens).text == str(len(tokens))
     refused = http.post("/v1/internal/decode", content=tokens)
     assert refused.status_code == 413
-    assert "larger than 3 MB" in refused.json()["error"]["message"]
+    assert "at most 3 MB" in refused.json()["error"]["message"]

@@ -585,6 +585,12 @@ def test_an_attached_picture_is_shown_again_with_its_conversation_and_after_a_re
     expect(preview).to_have_count(0)
 
 
+def test_a_file_that_is_too_large_is_refused_with_its_limit(window: Window) -> None:
+    large = {"name": "大.txt", "mimeType": "text/plain", "buffer": b"x" * 33_000_000}
+    window.page.locator("#tx-composer input[type=file]").set_input_files([large])
+    expect(window.page.locator("#tx-chat-line [role=alert]")).to_have_text("发送的内容过大：最多接受 32 MB。")
+
+
 def test_files_that_are_too_many_are_not_left_out_silently(window: Window) -> None:
     files = [{"name": f"{number}.txt", "mimeType": "text/plain", "buffer": b"%d" % number} for number in range(11)]
     files[3]["buffer"] = b""

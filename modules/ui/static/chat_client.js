@@ -69,7 +69,6 @@ export async function upload(path, file) {
     await file.arrayBuffer().catch(() => { throw new Error(tr("file_unreadable", { file: file.name })); });
     throw error;
   });
-  if (response.status === 413) throw new Error(tr("file_too_large", { file: file.name }));
   return answered(response);
 }
 
