@@ -78,3 +78,20 @@ def test_the_form_says_what_is_wrong_and_fits_itself_to_the_data(chromium: Brows
         expect(page.locator("#tx-t-raw_text_file")).to_be_visible()
         expect(page.locator("#tx-t-dataset")).to_be_hidden()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_a_refused_start_says_why_until_the_form_is_changed(chromium: Browser, server: Server) -> None:
+    (server.models.parent / "loras" / "taken").mkdir(parents=True)
+    with contextlib.closing(Window(chromium, server.url, "en", (1440, 900))) as window:
+        page = window.page
+        fill(page, "")
+        expect(page.locator("#tx-t-fit")).to_be_visible()
+        with page.expect_response(re.compile("/training/facts")):  # asked for the name, and answered after the start
+            page.locator("#tx-t-lora_name").fill("taken")
+            page.locator("#tx-t-start").click()
+            expect(page.locator("#tx-t-lora_name-error")).to_contain_text("already a LoRA 'taken'")
+        page.wait_for_timeout(50)  # until the page has drawn it
+        expect(page.locator("#tx-t-lora_name-error")).to_be_visible()
+        expect(page.get_by_role("alert").filter(has_text="already a LoRA 'taken'")).to_be_visible()
+        page.locator("#tx-t-lora_name").fill("free")
+        expect(page.get_by_role("alert").filter(has_text="already a LoRA 'taken'")).to_be_hidden()

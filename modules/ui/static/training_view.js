@@ -17,6 +17,7 @@ const FACTS_DELAY = 500;
 let built = null;
 let factsTimer = 0;
 let factsAsked = 0;
+let refused = null; // why the last start was refused, {error, field}, until the form changes
 let live = "";
 
 // -- tools ----------------------------------------------------------------------------------------------------------------
@@ -91,6 +92,8 @@ const setLists = (found) => {
 // -- facts ----------------------------------------------------------------------------------------------------------------
 
 const askFacts = () => {
+  refused = null;
+  panel.showProblem("");
   clearTimeout(factsTimer);
   factsTimer = setTimeout(loadFacts, FACTS_DELAY);
 };
@@ -108,9 +111,8 @@ async function loadFacts() {
   const found = await answerTo("/training/facts", { values }).catch((error) => ({ error: error.message, field: "" }));
   if (mine !== factsAsked) return;
   panel.showResidents(found.residents ?? [], askFacts);
-  panel.showProblem("");
   if (!found.error) {
-    form.showError("", "");
+    form.showError(refused?.field ?? "", refused?.error ?? "");
     panel.showFacts(found, form.fill);
     return;
   }
@@ -126,6 +128,7 @@ panel.onStart(async () => {
   const started = await answerTo("/training/start", { values: form.values(), continues: form.continued() }).catch((error) => ({ error: error.message, field: "" }));
   panel.setBusy(false);
   if (started.error) {
+    refused = started;
     panel.showProblem(started.error);
     form.showError(started.field, started.error);
     form.focusOn(started.field);
