@@ -95,3 +95,16 @@ def test_a_refused_start_says_why_until_the_form_is_changed(chromium: Browser, s
         expect(page.get_by_role("alert").filter(has_text="already a LoRA 'taken'")).to_be_visible()
         page.locator("#tx-t-lora_name").fill("free")
         expect(page.get_by_role("alert").filter(has_text="already a LoRA 'taken'")).to_be_hidden()
+
+
+def test_new_files_are_in_the_menus_when_the_page_is_shown_again(chromium: Browser, server: Server) -> None:
+    with contextlib.closing(Window(chromium, server.url, "en", (1440, 900))) as window:
+        page = window.page
+        fill(page, "x")
+        advanced = page.locator("#tx-t-group-advanced")
+        advanced.locator("summary").click()
+        window.tab("Model")
+        (server.models.parent / "datasets" / "new.json").write_text(json.dumps(ROWS))
+        window.tab("Training")
+        expect(page.locator('#tx-t-dataset option[value="new.json"]')).to_be_attached()
+        expect(advanced).to_have_attribute("open", "")

@@ -191,10 +191,13 @@ async function build() {
   built ??= get("/training/form");
   try {
     const described = await built;
-    if (element.dataset.built) return setLists(await get("/training/lists"));
-    element.dataset.built = "";
-    form.build(described, make("div", {}, tools, preview.element), askFacts);
-    setLists(described.lists);
+    if (element.dataset.built) setLists(await get("/training/lists"));
+    else {
+      element.dataset.built = "true";
+      form.build(described, make("div", {}, tools, preview.element), askFacts);
+      setLists(described.lists);
+    }
+    panel.setBusy(false);
     askFacts();
   } catch (error) {
     built = null;
