@@ -79,7 +79,7 @@ class RunFactsReader:
         prepared = self.prepared(planned)
         parameters, rows = planned.parameters, len(prepared.training)
         plan = schedule(parameters, rows, validates=bool(prepared.evaluation))
-        memory = planned.memory
+        memory = self._app.training.memory_of(planned, prepared)
         return {
             "rows": rows,
             "total": prepared.file.total,

@@ -65,6 +65,12 @@ def test_a_run_is_described_before_it_starts(http: TestClient) -> None:
     assert facts(http, eval_share=0.3)["evaluation"] > 0
 
 
+def test_the_memory_of_a_run_goes_by_its_longest_row(http: TestClient, tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "models" / "tiny").symlink_to(tiny_folder)
+    short, long = (facts(http, model="tiny", cutoff_len=cutoff)["memory"] for cutoff in (512, 4096))
+    assert 0 < short == long
+
+
 def test_changed_data_is_read_again(http: TestClient, tmp_path: Path) -> None:
     assert facts(http)["rows"] == len(ROWS)
     (tmp_path / "datasets" / "facts.json").write_text(json.dumps(ROWS[:4]))
