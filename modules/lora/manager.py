@@ -17,7 +17,7 @@ from modules.lora.gguf_conversion import converted
 from modules.lora.support import check_support
 from modules.options.option import Option
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
-from modules.runtime.loaded_model import AppliedLora
+from modules.runtime.loaded_model import AppliedLora, LoadedModel
 from modules.runtime.model_manager import ModelManager
 
 log = logging.getLogger(__name__)
@@ -96,20 +96,20 @@ class LoraManager:
             log.warning("%s", error)
             return plan.with_adapters((), error)
 
-    def apply(self, weights: Weights) -> tuple[AppliedLora, ...]:
-        """Apply these LoRAs and no others, once the generations under way have ended.
+    def apply(self, weights: Weights, model: LoadedModel | None = None) -> tuple[AppliedLora, ...]:
+        """Apply these LoRAs and no others to `model`, or to that in use, once its generations have ended.
 
-        Raises LoraError, the problem of a LoRA's files, OptionError for a weight, Unsupported for the loader, and what
-        `ModelManager.current` raises; the LoRAs applied before then still are.
+        Raises LoraError, the problem of a LoRA's files, OptionError for a weight, Unsupported for the loader, Unloaded
+        for a model that is closed, and what `ModelManager.current` raises; the LoRAs applied before then still are.
         """
-        return self.begin(weights).result()
+        return self.begin(weights, model).result()
 
-    def begin(self, weights: Weights) -> Future[tuple[AppliedLora, ...]]:
+    def begin(self, weights: Weights, model: LoadedModel | None = None) -> Future[tuple[AppliedLora, ...]]:
         """Apply LoRAs in a thread of this manager's, for a long generation may have to end first."""
-        return self._pool.submit(self._apply, weights)
+        return self._pool.submit(self._apply, weights, model)
 
-    def _apply(self, weights: Weights) -> tuple[AppliedLora, ...]:
-        with self._models.current.lease() as model:
+    def _apply(self, weights: Weights, chosen: LoadedModel | None) -> tuple[AppliedLora, ...]:
+        with (chosen or self._models.current).lease() as model:
             self._models.apply_loras(model, self._adapters(model.loader, model.record, weights, model.abilities))
             return model.loras
 

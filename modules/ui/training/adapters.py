@@ -58,10 +58,10 @@ def compare(app: App, name: str, question: str) -> dict[str, Json]:
     answers: dict[str, Json] = {}
     try:
         for key, weights in (("base", {}), ("lora", {adapter: 1.0})):
-            app.loras.apply(weights)
+            app.loras.apply(weights, model)
             answers[key] = _answer(app, model, question)
     finally:
-        app.loras.apply(before)
+        app.loras.apply(before, model)
     return answers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -12,8 +13,10 @@ import pytest
 from modules.app import App
 from modules.core.errors import WebUIError
 from modules.core.lora_errors import LoraNotFound
+from modules.core.worker_errors import Unloaded
 from modules.loaders import registry
 from modules.training.page_errors import BaseNotLoaded
+from modules.ui.training import adapters
 from modules.ui.training.adapters import apply_adapter, compare
 from tests.support.checkpoint_files import put, tensors
 from tests.support.echo_plans import wait_until
@@ -78,6 +81,24 @@ def test_after_a_failed_answer_the_loras_of_before_are_applied_again(app: App) -
     with pytest.raises(WebUIError, match="the echo engine will not"):
         compare(app, "a", "? fail !")
     assert applied(app) == {"b": 0.5}
+
+
+def test_a_model_that_takes_the_place_of_the_compared_one_keeps_its_loras(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tmp_path / "models" / "model", tmp_path / "models" / "other")
+    add_run(app, "other", model="other", adapter="b")
+    load(app, b=0.5)
+
+    def load_another(*_: object) -> str:
+        apply_adapter(app, "other")
+        wait_until(lambda: app.models.status.state == "ready" and app.models.status.name == "other")
+        return "answer"
+
+    monkeypatch.setattr(adapters, "_answer", load_another)
+    with pytest.raises(Unloaded):
+        compare(app, "a", "?")
+    assert app.models.status.name == "other" and applied(app) == {"b": 1.0}
 
 
 def test_a_run_without_a_lora_or_with_another_base_model_is_not_compared(app: App) -> None:
