@@ -6,6 +6,7 @@ import dataclasses
 
 from modules.app import App
 from modules.chat.prompt import chat_prompt
+from modules.core.errors import NoModelLoaded
 from modules.core.events import Json, Text
 from modules.core.lora_errors import LoraNotFound
 from modules.loaders import generation_settings
@@ -51,7 +52,10 @@ def compare(app: App, name: str, question: str) -> dict[str, Json]:
     """
     view = app.training.runs.view(name)
     adapter = adapter_of(app, view)
-    model = app.models.current
+    try:
+        model = app.models.current
+    except NoModelLoaded:
+        raise BaseNotLoaded(view.run.model) from None
     if model.record.name != view.run.model:
         raise BaseNotLoaded(view.run.model)
     before = {lora.name: lora.weight for lora in model.loras}

@@ -102,6 +102,8 @@ def test_a_model_that_takes_the_place_of_the_compared_one_keeps_its_loras(
 
 
 def test_a_run_without_a_lora_or_with_another_base_model_is_not_compared(app: App) -> None:
+    with pytest.raises(BaseNotLoaded):  # the page offers to load it
+        compare(app, "a", "?")
     load(app)
     add_run(app, "other", model="other", adapter="a")
     add_run(app, "lost", adapter="deleted")
