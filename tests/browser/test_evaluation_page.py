@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.browser.conftest import Server, Window, kept_open
 
+SCRIPTS = "import(performance.getEntriesByType('resource').find(({ name }) => name.includes('perplexity_table')).name)"
+"""JavaScript: the module of the table, as the page has loaded it."""
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -43,6 +46,38 @@ def test_an_evaluation_is_found_again_after_a_reload_and_in_the_table(window: Wi
     expect(page.locator(".tx-p-results .tx-chart").first).to_be_visible()
     page.get_by_role("searchbox", name="筛选").fill("chunks")
     expect(page.locator(".tx-p-table tbody tr")).to_have_count(0)
+
+
+def test_comments_stay_as_they_are_written(chromium: Browser, kept: Server) -> None:
+    (kept.log.parent / "logs").mkdir(exist_ok=True)
+    table = kept.log.parent / "logs" / "evaluations.csv"
+    table.write_text(
+        "Model,LoRAs,Dataset,Perplexity,stride,max_length,Date,Comment\na,None,t,2,1,1,1,\nb,None,t,3,1,1,2,\n"
+    )
+    with contextlib.closing(Window(chromium, kept.url, "zh", (1440, 900))) as window:
+        page = window.page
+        page.evaluate("location.hash = 'training/perplexity'")
+        comment = page.locator(".tx-p-table tr", has_text="a").get_by_role("textbox")
+        saving, sort = "**/perplexity/comments*", page.locator(".tx-p-table th button").first
+        held: list[Route] = []
+        page.route(saving, lambda route: held.append(route))
+        comment.fill("很好")
+        sort.click()  # the rows are drawn again before the comment is saved
+        expect(comment).to_have_value("很好")
+        held[0].fulfill(status=500, json={"error": "The disk is full."})
+        expect(page.get_by_text("The disk is full.")).to_be_visible()
+        page.unroute(saving)
+        sort.click()
+        expect(comment).to_have_value("很好")
+        comment.press("End")
+        page.evaluate(f"{SCRIPTS}.then(({{ refresh }}) => refresh())")  # as when an evaluation has ended
+        comment.press_sequentially("，再试一次")
+        expect(comment).to_be_focused()
+        expect(comment).to_have_value("很好，再试一次")
+        with page.expect_response(re.compile("/perplexity/results")):
+            page.get_by_role("button", name="刷新表格").click()
+        expect(comment).to_have_value("很好，再试一次")
+        assert "很好，再试一次" in table.read_text()
 
 
 def test_the_button_at_an_option_opens_its_price_with_the_values_of_the_form(window: Window) -> None:

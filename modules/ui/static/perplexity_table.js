@@ -22,6 +22,7 @@ let rows = [];
 let sorted = { key: "date", down: true };
 let newest = 0;
 const chosen = new Set();
+const unsaved = new Map(); // comments that the server does not have yet, by the ids of their rows
 
 const filter = make("input", { type: "search", id: "tx-p-filter", placeholder: tr("pp_filter"), "aria-label": tr("pp_filter"), autocomplete: "off" });
 const problem = make("div", { class: "tx-s-problem", role: "alert", hidden: true });
@@ -64,14 +65,17 @@ const matches = (row) => {
   return filter.value.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 };
 
-async function saveComment(row, field) {
-  if (field.value === row.comment) return;
+/** Save the comment of the row with this id. A text that the server does not take stays, and is sent again later. */
+async function saveComment(id, text) {
+  const row = rows.find((one) => one.id === id);
+  if (!row || (text === row.comment && !unsaved.has(id))) return;
+  row.comment = text;
+  unsaved.set(id, text);
   try {
-    await post("/perplexity/comments", { comments: { [row.id]: field.value } });
-    row.comment = field.value;
+    await post("/perplexity/comments", { comments: { [id]: text } });
+    if (unsaved.get(id) === text) unsaved.delete(id);
   } catch (error) {
     toast(error.message);
-    field.value = row.comment;
   }
 }
 
@@ -84,7 +88,7 @@ const rowOf = (row) => {
     drawCharts();
   });
   const field = make("input", { type: "text", value: row.comment, maxlength: "2000", "aria-label": tr("pp_comment_named", { name }) });
-  field.addEventListener("change", () => saveComment(row, field));
+  field.addEventListener("change", () => saveComment(row.id, field.value));
   const cells = COLUMNS.map((column) => make("td", { class: column.number ? "tx-p-number" : column.key === "model" ? "tx-p-model" : null }, column.text(row)));
   return make("tr", { "data-id": row.id }, make("td", {}, make("label", { class: "tx-s-check" }, box)), ...cells, make("td", {}, field));
 };
@@ -95,7 +99,14 @@ function draw() {
     else cell.removeAttribute("aria-sort");
   }
   const shown = rows.filter(matches).sort(compare);
-  body.replaceChildren(...shown.map(rowOf));
+  const written = body.contains(document.activeElement) && document.activeElement.type === "text" ? document.activeElement.closest("tr") : null;
+  const at = written ? shown.findIndex(({ id }) => id === written.dataset.id) : -1;
+  if (at < 0) body.replaceChildren(...shown.map(rowOf));
+  else {
+    for (const row of [...body.children]) if (row !== written) row.remove(); // that one keeps its focus where it is
+    written.before(...shown.slice(0, at).map(rowOf));
+    written.after(...shown.slice(at + 1).map(rowOf));
+  }
   count.textContent = rows.length ? tr("pp_count", { shown: shown.length, count: rows.length }) : tr("pp_empty");
   grid.parentElement.hidden = rows.length === 0;
 }
@@ -114,7 +125,7 @@ async function drawCharts() {
 
 /** Read the results again; a comment that is being written stays. */
 export async function refresh() {
-  if (body.contains(document.activeElement) && document.activeElement.type === "text") document.activeElement.blur();
+  for (const [id, text] of unsaved) await saveComment(id, text);
   try {
     rows = (await get("/perplexity/results")).rows;
     problem.hidden = true;
@@ -125,6 +136,8 @@ export async function refresh() {
   }
   const ids = new Set(rows.map(({ id }) => id));
   for (const id of chosen) if (!ids.has(id)) chosen.delete(id);
+  for (const id of unsaved.keys()) if (!ids.has(id)) unsaved.delete(id);
+  for (const row of rows) row.comment = unsaved.get(row.id) ?? row.comment;
   draw();
   drawCharts();
 }
