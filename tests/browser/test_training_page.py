@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import Server, Window
+from tests.support.lora_files import peft
 
 ROWS = [{"instruction": f"What color is house {number}?", "output": f"It is green, {number}."} for number in range(20)]
 
@@ -108,3 +109,15 @@ def test_new_files_are_in_the_menus_when_the_page_is_shown_again(chromium: Brows
         window.tab("Training")
         expect(page.locator('#tx-t-dataset option[value="new.json"]')).to_be_attached()
         expect(advanced).to_have_attribute("open", "")
+
+
+def test_the_form_keeps_over_a_reload_which_lora_a_run_continues(chromium: Browser, server: Server) -> None:
+    peft(server.models.parent / "loras" / "begun")
+    with contextlib.closing(Window(chromium, server.url, "en", (1440, 900))) as window:
+        page, continues = window.page, window.page.locator("#tx-t-continues")
+        fill(page, "more")
+        continues.select_option("begun")
+        page.reload()
+        expect(continues).to_have_value("begun")
+        page.get_by_role("button", name="Reset to defaults").click()
+        expect(continues).to_have_value("")

@@ -151,6 +151,7 @@ export function fill(wanted) {
 
 /** Put all fields back to their defaults, but the model, the data and the name. */
 export function reset() {
+  continues.value = "";
   const kept = ["model", "dataset", "raw_text_file", "lora_name"];
   fill(Object.fromEntries([...controls].filter(([key]) => !kept.includes(key)).map(([key, { field }]) => [key, field.default])));
 }
@@ -178,7 +179,7 @@ export const chooseData = (name) => fill({ [isRaw() ? "raw_text_file" : "dataset
 
 function keep() {
   const differing = [...controls].filter(([, control]) => String(valueOf(control)) !== String(control.field.default));
-  const body = { values: Object.fromEntries(differing.map(([key, control]) => [key, valueOf(control)])), raw: isRaw() };
+  const body = { values: Object.fromEntries(differing.map(([key, control]) => [key, valueOf(control)])), raw: isRaw(), continues: continues.value };
   try {
     localStorage.setItem(KEPT, JSON.stringify(body));
   } catch {
@@ -188,12 +189,13 @@ function keep() {
 
 function restore() {
   try {
-    const { values: kept = {}, raw = false } = JSON.parse(localStorage.getItem(KEPT)) ?? {};
+    const { values: kept = {}, raw = false, continues: lora = "" } = JSON.parse(localStorage.getItem(KEPT)) ?? {};
     for (const [key, value] of Object.entries(kept)) {
       const control = controls.get(key);
       if (control) setInput(control.field, control.input, value);
     }
     sources.querySelector(`[value=${raw ? "raw" : "dataset"}]`).checked = true;
+    if ([...continues.options].some(({ value }) => value === lora)) continues.value = lora;
   } catch {
     // kept by another version
   }
