@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from modules.core.errors import InternalError, WebUIError
+from modules.core.errors import InternalError, WebUIError, Words
 from modules.core.product import LOG_FILE
 from modules.core.worker_errors import LoadCancelled
 from modules.evaluation import fingerprint
@@ -33,6 +33,11 @@ from modules.evaluation.token_store import TokenStore
 from modules.runtime.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
+
+_TOKENS_NOT_KEPT: Words = {
+    "en": "Not compared with the first model: its earlier result has other tokens, or they are no longer kept.",
+    "zh": "未与第一个模型比较：其先前结果的词符不同，或已不再保留。",
+}
 
 
 class EvaluationRun:
@@ -58,6 +63,7 @@ class EvaluationRun:
         self._scoring: tuple[asyncio.AbstractEventLoop, asyncio.Task[Scores]] | None = None
         self._reference: tuple[Evaluation, PreparedText, Scores] | None = None
         self._distributions: Distributions | None = None
+        self._tested_reference: Row | None = None  # the earlier result of the first model, if that is not repeated
 
     def stop(self) -> None:
         """Stop at once. Models that are done keep their results."""
@@ -133,6 +139,8 @@ class EvaluationRun:
             raise asyncio.CancelledError
         facts = hashes(model, self._text)
         if self._request.skip_tested and not self._request.kl and (row := self._find_tested(prepared, facts)):
+            if index == 0:
+                self._tested_reference = row
             return row
         self._show(index, phase="evaluating", total=len(prepared.windows))
         with ExitStack() as on_failure:
@@ -141,9 +149,18 @@ class EvaluationRun:
             on_failure.pop_all()
         result = self._result(model, prepared, scores, facts, time.monotonic() - began)
         self._tokens.keep(result.id, prepared.windows_hash, scores.logprobs)
+        if self._tested_reference is not None:
+            return self._compared_with_earlier(result, self._tested_reference)
         if self._reference is None:
             self._reference, self._distributions = (result, prepared, scores), keep
         return result
+
+    def _compared_with_earlier(self, result: Evaluation, row: Row) -> Evaluation:
+        """Return a result with its difference from an earlier one, whose tokens are kept for a while."""
+        difference = self._tokens.compare(result.id, row.id)
+        if difference is None:
+            return dataclasses.replace(result, not_compared=_TOKENS_NOT_KEPT)
+        return dataclasses.replace(result, reference=row["Model"], difference=difference)
 
     def _find_tested(self, prepared: PreparedText, facts: Mapping[str, str]) -> Row | None:
         """Return the row of the same evaluation, if there is one. Without a fingerprint of the files there is none."""

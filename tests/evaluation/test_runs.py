@@ -358,6 +358,22 @@ def test_a_model_that_was_tested_alike_is_skipped_if_that_is_wanted(app: App) ->
     assert len(app.evaluations.results.rows()) == 6
 
 
+def test_models_are_compared_with_the_first_one_also_if_that_was_tested_before(app: App) -> None:
+    first, others = Subject("good.gguf"), [Subject("good.gguf", options={"n_batch": size}) for size in (7, 9)]
+    tested = only(run(app, EvaluationRequest("digits", (first,), stride=8))).result
+    again = EvaluationRequest("digits", (first, *others), stride=8, skip_tested=True)
+    skipped, *compared = run(app, again).subjects
+    assert tested is not None and skipped.tested is not None and skipped.tested.id == tested.id
+    for one in compared:
+        assert one.result is not None and one.result.reference == "good.gguf" and one.result.difference is not None
+    for file in app.evaluations.tokens._folder.iterdir():
+        file.unlink()
+    more = dataclasses.replace(again, subjects=(first, Subject("good.gguf", options={"n_batch": 11})))
+    result = run(app, more).subjects[1].result
+    assert result is not None and (result.reference, result.difference) == ("", None)
+    assert result.not_compared is not None and "no longer kept" in result.not_compared["en"]
+
+
 def test_options_decide_the_hashes_but_not_the_windows(app: App) -> None:
     wanted = EvaluationRequest("digits", (Subject("good.gguf"), Subject("good.gguf", options={"n_batch": 7})))
     first, second = (subject.result for subject in run(app, wanted).subjects)
