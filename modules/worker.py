@@ -233,6 +233,9 @@ class Worker:
                 if isinstance(event, Text) and not event.logprobs:
                     self._texts.append(text_item(call, event))
                     continue
+                if isinstance(event, Begun):
+                    self._unsent.append(to_line(call, event))  # goes with the text that follows
+                    continue
                 self._end_texts()
                 self._unsent.append(self._line(call, event))
                 if not isinstance(event, Text):

@@ -184,12 +184,17 @@ ENDS = (Result, Done, Failed)
 
 _TEXTS = "Texts"
 _quoted = json.encoder.encode_basestring_ascii
+_FLAT = (Progress, Waiting, Begun, ServerState, Result, Done)
+"""Kinds whose fields are JSON as they are."""
 _KINDS = {kind.__name__: kind for kind in (Text, Progress, Waiting, Begun, ServerState, Result, Done)}
 
 
 def to_line(call: int, event: Event | ServerState) -> bytes:
     """Return `event` of call number `call` as one line, newline included."""
-    body = event.error.to_json() if isinstance(event, Failed) else dataclasses.asdict(event)
+    if isinstance(event, Failed):
+        body = event.error.to_json()
+    else:
+        body = vars(event) if isinstance(event, _FLAT) else dataclasses.asdict(event)
     return json.dumps([call, type(event).__name__, body], separators=(",", ":")).encode() + b"\n"
 
 

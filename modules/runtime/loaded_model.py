@@ -13,7 +13,7 @@ from types import TracebackType
 
 from modules.core import request_route
 from modules.core.embedding_errors import KINDS, CannotEmbed, CannotGenerate, CannotRank, WrongTask
-from modules.core.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
+from modules.core.events import ENDS, Begun, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt
 from modules.core.worker_errors import Unloaded, WorkerDied
 from modules.formats.embedding import EMBED, RANK
@@ -248,7 +248,7 @@ class LoadedModel:
                 event = await inbox.get()
                 if isinstance(event, Failed):
                     raise event.error
-                if not isinstance(event, Result):
+                if not isinstance(event, Begun | Result):
                     yield event
                 if isinstance(event, ENDS):
                     return

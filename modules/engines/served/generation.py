@@ -73,13 +73,14 @@ class Generation:
         self._client, self._kind, self._limits, self._put, self._aside = client, kind, limits, put, aside
         self._interval = interval
         self._stream: EventStream | None = None
+        self._begun: Begun | None = None
         self._has_begun = False
         self._size, self._longest = 0, 0
 
     async def run(self, prompt: ServedPrompt, params: Mapping[str, Json]) -> Done:
         """Generate, hand on the text, and return the end. Raises the error of a request, or ServerLost."""
         if prompt.length >= 0:
-            self._put(Begun(prompt.length, prompt.shortened, params.get("seed", -1)))
+            self._begun = Begun(prompt.length, prompt.shortened, params.get("seed", -1))
         resumes = self._can_resume(prompt, params)
         stops = params.get("stop") or ()
         answer = AnswerSoFar(prompt, params.get("seed", -1), stops, resumes, time.monotonic)
@@ -152,6 +153,8 @@ class Generation:
             raise ServerBrokeOff(target.origin, both(sentence(shown(target, piece.error))))
         if not self._has_begun and _brings_tokens(piece):
             self._has_begun = True
+            if self._begun is not None:
+                self._put(self._begun)  # not before: it is handed on together with the first text
             stream.allow(self._limits.idle_seconds)
         self._size += len(piece.text)
         if self._size > self._longest:
