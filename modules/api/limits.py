@@ -42,7 +42,7 @@ MAX_TOKENS = 262_144
 
 _TOO_LARGE: Words = {
     "en": "What was sent is too large: at most {limit} MB are accepted.",
-    "zh": "发送的内容过大：最多接受 {limit} MB。",
+    "zh": "发送的内容过大，最多接受 {limit} MB。",
 }
 _VALUES: Words = {"en": f"at most {MAX_VALUES} values in one body", "zh": f"单个请求体不超过 {MAX_VALUES} 个值"}
 _TOO_MANY: Words = {

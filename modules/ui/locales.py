@@ -19,6 +19,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "not_reached": ("无法连接服务器，请稍后重试。", "The server cannot be reached. Try again later."),
     "file_too_large": ("{file} 过大，服务器无法接收。", "{file} is too large for the server."),
+    "file_refused": ("未添加 {file}：{reason}", "{file} was not added: {reason}"),
     "file_unreadable": (
         "无法读取 {file}：它是文件夹，或在选择后被移动或修改。",
         "{file} cannot be read: it is a folder, or was moved or changed after it was selected.",

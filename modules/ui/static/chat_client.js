@@ -69,7 +69,10 @@ export async function upload(path, file) {
     await file.arrayBuffer().catch(() => { throw new Error(tr("file_unreadable", { file: file.name })); });
     throw error;
   });
-  return answered(response);
+  return answered(response).catch((error) => {
+    if (error.status === 413) error.message = tr("file_refused", { file: file.name, reason: error.message });
+    throw error;
+  });
 }
 
 /** The draft that this page waits for, {id, before}: kept over a reload, so that its end is not missed. */
