@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
 from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -113,9 +114,16 @@ def test_a_persona_is_written_and_its_changes_are_not_lost(chromium: Browser, ke
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Keep editing").click()
         page.get_by_label("Description").press("Tab")
+        release = window.hold_answers("/personas/save")
+        with page.expect_response(re.compile("/personas/save")):
+            page.locator(".tx-persona-dialog").get_by_role("button", name="Save").dblclick()
+        page.get_by_label("Description").fill("A pilot. Flies at night.")
+        release()
+        expect(page.locator(".tx-persona")).to_have_count(1)
+        expect(page.get_by_label("Description")).to_have_value("A pilot. Flies at night.")
         page.locator(".tx-persona-dialog").get_by_role("button", name="Save").click()
-        expect(page.locator(".tx-persona")).to_contain_text("A pilot.")
-        assert Personas(tmp_path / "users").read("Ann").bio == "A pilot."
+        expect(page.locator(".tx-persona")).to_contain_text("A pilot. Flies at night.")
+        assert Personas(tmp_path / "users").read("Ann").bio == "A pilot. Flies at night."
         check_accessibility(page)
         page.get_by_role("button", name="Delete “Ann”").click()
         expect(page.locator(".tx-persona")).to_have_count(0)

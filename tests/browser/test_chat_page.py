@@ -604,8 +604,31 @@ def test_a_file_that_cannot_be_uploaded_is_refused_with_the_reason(window: Windo
     window.page.route("**/chat/attachments*", lambda route: (gone.unlink(missing_ok=True), route.continue_()))
     window.page.locator("#tx-composer input[type=file]").set_input_files([large, gone])  # uploaded one after the other
     alert = window.page.locator("#tx-chat-line [role=alert]")
-    expect(alert).to_contain_text("未添加 大.bin：发送的内容过大，最多接受 32 MB。 无法读取 走.txt：它是文件夹，或在选择后被移动或修改。")
+    expect(alert).to_contain_text(
+        "未添加 大.bin：发送的内容过大，最多接受 32 MB。 无法读取 走.txt：它是文件夹，或在选择后被移动或修改。"
+    )
     window.page.unroute("**/chat/attachments*")
+
+
+def test_a_system_message_that_could_not_be_stored_is_stored_once_the_server_is_reached(window: Window) -> None:
+    first, second = window.import_conversations(["灯塔", "海"])
+    field = window.page.locator("#tx-system")
+    if not field.is_visible():
+        window.page.keyboard.press("Control+s")
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    expect(window.page.locator(".tx-msg")).to_have_count(2)
+    window.page.route("**/system*", lambda route: route.abort())
+    field.fill("只用中文回答。")
+    window.page.locator("#tx-input").click()
+    expect(window.page.locator("#tx-chat-line [role=alert]")).to_be_visible()
+    write_answer(window, "The conversation is drawn anew.")
+    expect(field).to_have_value("只用中文回答。")
+    window.page.unroute("**/system*")
+    with window.page.expect_response(re.compile(f"{first}/system")):
+        window.page.evaluate("id => { location.hash = `#chat/${id}`; }", second)
+    expect(field).to_have_value("")
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    expect(field).to_have_value("只用中文回答。")
 
 
 def test_a_system_message_goes_to_the_conversation_it_was_typed_in(window: Window) -> None:

@@ -291,6 +291,7 @@ def test_an_unreachable_server_is_reported_until_it_responds(chromium: Browser, 
     notice = window.page.locator("#tx-offline")
     expect(notice).to_be_hidden()
     server.stop()
+    expect(notice).to_be_visible()
     expect(notice).to_contain_text("服务器没有响应")
     composer, banner = window.page.locator("#tx-composer").bounding_box(), notice.bounding_box()
     assert composer is not None and banner is not None and composer["y"] + composer["height"] <= banner["y"]

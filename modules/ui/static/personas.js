@@ -3,7 +3,7 @@ import { avatar } from "./avatar.js";
 import { binOf } from "./character_bin.js";
 import { get, post } from "./chat_client.js";
 import { attempt } from "./conversation_list.js";
-import { make } from "./dom.js";
+import { make, single } from "./dom.js";
 import { icon } from "./icons.js";
 import { toast } from "./popups.js";
 import { tr } from "./texts.js";
@@ -26,7 +26,7 @@ const rowOf = (persona) => {
     "div",
     { class: "tx-ch-actions" },
     !problem && make("button", { type: "button", class: "tx-button", "aria-label": tr("persona_edit", { name }), click: () => edit(persona) }, tr("ch_edit")),
-    make("button", { type: "button", class: "tx-act", "aria-label": tr("persona_delete", { name }), title: tr("persona_delete", { name }), click: () => remove(persona) }, icon("bin")),
+    make("button", { type: "button", class: "tx-act", "aria-label": tr("persona_delete", { name }), title: tr("persona_delete", { name }), click: single(() => remove(persona)) }, icon("bin")),
   );
   return make("li", { class: "tx-persona", "data-id": persona.id }, avatar({ name }), about, actions);
 };
@@ -58,14 +58,17 @@ function edit(persona) {
   bio.value = persona.bio;
   const isDirty = () => nameField.value !== persona.name || bio.value !== persona.bio;
   const unguard = guard(isDirty);
-  const save = async () => {
+  const save = single(async () => {
     if (!nameField.reportValidity()) return;
-    const saved = await attempt(post("/personas/save", { id: persona.id, name: nameField.value, bio: bio.value }));
+    const sent = { id: persona.id, name: nameField.value, bio: bio.value };
+    const saved = await attempt(post("/personas/save", sent));
     if (!saved) return;
+    persona = { ...sent, id: saved.id };
+    if (isDirty()) return refresh(); // something was typed meanwhile
     dialog.close();
     await refresh();
     list.querySelector(`[data-id="${CSS.escape(saved.id)}"] button`)?.focus();
-  };
+  });
   const leave = async () => {
     const answer = isDirty() ? await askAboutChanges(nameField.value || tr("persona_new")) : "discard";
     if (answer === "save") await save();

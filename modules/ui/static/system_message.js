@@ -17,10 +17,19 @@ async function save() {
   const { id, system } = unsaved;
   unsaved = null;
   if (!id) choose({ system }); // sent with the first message
-  else if (id === currentId()) await change("system", { system, rev: undefined });
-  else await post(`/chat/${encodeURIComponent(id)}/system`, { system }).catch((error) => report(error.message));
+  else if (!(await stored(id, system))) unsaved ??= { id, system };
   countSoon();
 }
+
+/** Store the field of a conversation. Returns whether the server has it. */
+async function stored(id, system) {
+  if (id === currentId()) {
+    const answer = await change("system", { system, rev: undefined });
+    if (answer || id === currentId()) return Boolean(answer);
+  }
+  return post(`/chat/${encodeURIComponent(id)}/system`, { system }).then(() => true, (error) => report(error.message));
+}
+events.addEventListener("connected", save); // the server is there again
 
 document.addEventListener("input", (event) => {
   if (event.target.id !== "tx-system") return;
@@ -32,7 +41,7 @@ document.addEventListener("input", (event) => {
 document.addEventListener("change", (event) => event.target.id === "tx-system" && save());
 
 const show = () => {
-  if (field() && field() !== document.activeElement) field().value = currentId() ? conversation().system : chosenSystem();
+  if (field() && field() !== document.activeElement && (!unsaved || unsaved.id !== currentId())) field().value = currentId() ? conversation().system : chosenSystem();
 };
 events.addEventListener("shown", show);
 new MutationObserver(() => field() && !field().dataset.filled && (field().dataset.filled = "1", show())).observe(document.body, { subtree: true, childList: true });
