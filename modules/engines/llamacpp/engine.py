@@ -339,9 +339,17 @@ class LlamaCpp:
         request.tokens.append(token)
         if request.stream.stopped:
             return text, "stop"
-        context_full = request.sink_cells + len(request.tokens) > self.model.n_ctx
+        context_full = request.sink_cells + len(request.tokens) > self.model.n_ctx and not self._drop_sinks(request)
         limit_reached = request.sampled_tokens == request.params["max_new_tokens"]
         return text, "length" if context_full or limit_reached else ""
+
+    def _drop_sinks(self, request: Request) -> bool:
+        """Drop attention sinks that are not among the tokens of a request: they would end its answer early."""
+        assert request.slot is not None
+        if not request.sink_cells or not self._cache.drop_sinks(request.slot, request.tokens, request.sink_cells):
+            return False
+        request.sink_cells = 0
+        return len(request.tokens) <= self.model.n_ctx
 
     def _next_tokens(self, request: Request, count: int) -> Result:
         """Return the `count` most likely tokens after a prompt, by the model and after the samplers."""

@@ -260,6 +260,16 @@ class KVCache:
             del slot.cells[reuse.shift_to : reuse.shift_from]
         slot.shared = min(slot.shared, reuse.shift_to)
 
+    def drop_sinks(self, slot: Slot, tokens: array[int], count: int) -> bool:
+        """Drop the `count` cells of `slot` that are not of its `tokens`. Return False if others own what follows."""
+        begin = common_prefix_length(slot.cells, tokens)
+        if self._cells_owned_by_others(slot) > begin:
+            return False
+        self._model.remove_range(slot.number, begin, begin + count)
+        del slot.cells[begin : begin + count]
+        slot.shared = min(slot.shared, begin)
+        return True
+
     def truncate(self, slot: Slot, length: int) -> int:
         """Drop all but the first `length` cells. Return how many are left: 0 for a recurrent state, which is lost."""
         if length < len(slot.cells):

@@ -156,6 +156,19 @@ def test_without_a_system_message_the_first_tokens_stay_as_attention_sinks(slidi
     assert any(used <= slot["cells"] + 1 <= used + 8 for slot in describe_cache(sliding)["slots"])
 
 
+def test_attention_sinks_do_not_end_an_answer_early(tiny_sliding: WorkerProcess) -> None:
+    forget(tiny_sliding)
+    answer(tiny_sliding, "".join(TURNS[10:18]), max_new_tokens=1)
+    prompt = "".join(TURNS[12:18]) + QUESTION
+    to_the_end = {"max_new_tokens": 0, "ban_eos_token": True}
+    shifted = answer(tiny_sliding, prompt, **to_the_end).done
+    assert shifted.cached_tokens == ask(tiny_sliding, "count", text="".join(TURNS[12:18]))
+    check_idle(tiny_sliding)
+    forget(tiny_sliding)
+    whole = answer(tiny_sliding, prompt, **to_the_end).done
+    assert whole.cached_tokens == 0 and shifted.completion_tokens == whole.completion_tokens
+
+
 def test_cells_that_two_conversations_share_are_not_shifted(tiny_sliding: WorkerProcess) -> None:
     """The second conversation continues in the cells of the first, so a shift for one would move the other's cells."""
     beginning = SYSTEM + "".join(TURNS[:9])
