@@ -39,8 +39,11 @@ def test_an_evaluation_is_found_again_after_a_reload_and_in_the_table(window: Wi
     row = page.locator(".tx-p-table tbody tr").first
     expect(row).to_contain_text("rolling · 64/64")
     comment = row.get_by_role("textbox")
+    page.route("**/perplexity/comments*", lambda route: route.abort())
     comment.fill("第一次")
     comment.blur()
+    expect(page.locator(".tx-toast")).to_be_visible()
+    page.unroute("**/perplexity/comments*")
     page.get_by_role("button", name="刷新表格").click()
     expect(page.locator(".tx-p-table tbody tr").first.get_by_role("textbox")).to_have_value("第一次")
     expect(page.locator(".tx-p-results .tx-chart").first).to_be_visible()

@@ -121,3 +121,23 @@ def test_the_form_keeps_over_a_reload_which_lora_a_run_continues(chromium: Brows
         expect(continues).to_have_value("begun")
         page.get_by_role("button", name="Reset to defaults").click()
         expect(continues).to_have_value("")
+
+
+def test_data_are_uploaded_once_however_often_the_button_is_pressed(chromium: Browser, server: Server) -> None:
+    with contextlib.closing(Window(chromium, server.url, "en", (1440, 900))) as window:
+        page = window.page
+        fill(page, "x")
+        release = window.hold_answers("/training/upload")
+        chosen = {"name": "more.json", "mimeType": "application/json", "buffer": json.dumps(ROWS).encode()}
+        page.locator("#tx-t-upload").focus()
+        page.locator(".tx-t-left input[type=file]").last.set_input_files([chosen])
+        button = page.locator("#tx-t-upload")
+        expect(button).to_have_text("Uploading…")
+        opened: list[object] = []
+        page.on("filechooser", lambda chooser: opened.append(chooser))
+        button.press("Enter")
+        expect(button).to_be_focused()
+        release()
+        expect(page.locator("#tx-t-dataset")).to_have_value("more.json")
+        expect(button).not_to_have_text("Uploading…")
+        assert not opened

@@ -1,6 +1,6 @@
 // Compare the answers of a base model with and without a LoRA, side by side.
 import { post } from "./chat_client.js";
-import { make } from "./dom.js";
+import { make, single } from "./dom.js";
 import { tr } from "./texts.js";
 import { act } from "./training_run.js";
 
@@ -23,7 +23,7 @@ export function open(run) {
     status,
     make("div", { class: "tx-dialog-buttons" }, load, make("span", { class: "tx-gap" }), make("button", { type: "button", class: "tx-button", click: () => dialog.close() }, tr("close")), ask),
   );
-  const compare = async () => {
+  const compare = single(async () => {
     if (!question.value.trim()) return question.focus();
     ask.disabled = true;
     load.hidden = true;
@@ -37,7 +37,7 @@ export function open(run) {
       load.hidden = error.status !== 409;
     }
     ask.disabled = false;
-  };
+  });
   ask.addEventListener("click", compare);
   load.addEventListener("click", async () => {
     load.hidden = true;

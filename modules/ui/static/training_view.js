@@ -58,6 +58,8 @@ dataFile.addEventListener("change", async () => {
   const [file] = dataFile.files;
   dataFile.value = "";
   if (!file) return;
+  uploadButton.setAttribute("aria-busy", "true"); // not disabled, which would lose the focus
+  uploadButton.textContent = tr("uploading");
   try {
     const { name, lists: found } = await upload("/training/upload", file);
     setLists(found);
@@ -65,9 +67,12 @@ dataFile.addEventListener("change", async () => {
   } catch (error) {
     toast(error.message);
   }
+  uploadButton.textContent = tr("tr_upload");
+  uploadButton.removeAttribute("aria-busy");
 });
 
-const tools = make("div", { class: "tx-s-buttons" }, button(tr("tr_upload"), () => dataFile.click(), { id: "tx-t-upload" }), button(tr("tr_preview"), () => preview.show(form.values()), { id: "tx-t-preview" }), dataFile);
+const uploadButton = button(tr("tr_upload"), () => uploadButton.hasAttribute("aria-busy") || dataFile.click(), { id: "tx-t-upload" });
+const tools = make("div", { class: "tx-s-buttons" }, uploadButton, button(tr("tr_preview"), () => preview.show(form.values()), { id: "tx-t-preview" }), dataFile);
 const bar = make(
   "div",
   { class: "tx-t-bar-top" },
