@@ -10,6 +10,8 @@ from modules.config.defaults import Default, SavedDefaults
 from modules.config.flags import SERVER
 from modules.config.settings import INTERFACE
 from modules.core.errors import OptionError, WebUIError
+from modules.hub.endpoint_url import parse_endpoints
+from modules.hub.errors import BadEndpoint
 from modules.loaders.registry import find_loader
 from modules.options.generation import GROUPS, PARAMETERS
 from modules.options.option import Option, Value
@@ -58,6 +60,7 @@ class SettingsCard:
         edits: Edits = {}
         try:
             edits = _checked(sent_fields(event))
+            parse_endpoints(str(edits.get("hf_endpoint", "")))
             saved = self._app.defaults.save(edits)
         except WebUIError as error:
             return {self.part: self.render(edits, error=error)}
@@ -89,7 +92,8 @@ class SettingsCard:
             table = app.defaults.table()
         except WebUIError as problem:
             return heading(tr("ss_defaults")) + alert(problem, self._page.language, tr)
-        wrong = error.option if isinstance(error, OptionError) else ""
+        wrong = "hf_endpoint" if isinstance(error, BadEndpoint) else ""
+        wrong = error.option if isinstance(error, OptionError) else wrong
         groups = [
             self._group(group, list(rows), edits, wrong)
             for group, rows in groupby(sorted(table.items(), key=_order), key=lambda row: _group_of(row[0]))

@@ -76,6 +76,7 @@ def test_a_mistake_is_marked_and_keeps_what_was_typed(
         ({"no_such": "1"}, "There is no option"),
         ({"name1": "x" * (MAX_TEXT + 1)}, "at most 100000 characters"),
         ({"theme": "pink"}, "theme"),
+        ({"hf_endpoint": "foo bar"}, "is not a valid download site"),
     ):
         with subtests.test(fields=list(fields)):
             html = card.save(typed(**fields))[card.part]
