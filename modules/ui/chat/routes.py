@@ -287,7 +287,8 @@ def _picture(store: ConversationStore, sha256: str, files: Iterable[Attachment])
     if found is None or data is None or not (kind := media_type_of(data)).startswith("image/"):
         return Response(status_code=404)
     disposition = f"inline; filename*=UTF-8''{quote(found.name)}"
-    headers = {"Content-Disposition": disposition, "Cache-Control": _FOR_EVER, "X-Content-Type-Options": "nosniff"}
+    caching = _FOR_EVER if store.is_kept else "no-store"  # the cache of a browser is on a disk, too
+    headers = {"Content-Disposition": disposition, "Cache-Control": caching, "X-Content-Type-Options": "nosniff"}
     return Response(data, media_type=kind, headers=headers)
 
 

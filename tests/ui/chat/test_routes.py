@@ -287,6 +287,13 @@ def test_a_picture_is_shown_before_it_is_sent_to_whoever_has_attached_it(app: Ap
     assert http.get(f"/chat/attachments/{text['sha256']}").status_code == 404
 
 
+def test_browsers_keep_no_picture_of_an_incognito_conversation(http: TestClient) -> None:
+    id = http.post("/chat/new", json={"incognito": True}).json()["id"]
+    hash = http.post("/chat/attachments", params={"name": "a.png", "id": id}, content=picture()).json()["sha256"]
+    shown = http.get(f"/chat/attachments/{hash}", params={"id": id})
+    assert (shown.status_code, shown.headers["cache-control"]) == (200, "no-store")
+
+
 def test_a_picture_is_refused_before_it_is_sent_by_the_name_of_the_model(app: App, http: TestClient) -> None:
     echo_plans.load(app.models)
     refused = http.post("/chat/attachments?name=a.png&lang=en", content=picture())
