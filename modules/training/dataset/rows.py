@@ -96,6 +96,8 @@ def other_kind(path: Path) -> Words:
 
 def _json_rows(name: str, text: str) -> Iterator[Row]:
     """Yield the elements of a list. Several objects in a row are JSON lines under another name."""
+    if not text.strip():
+        return
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:

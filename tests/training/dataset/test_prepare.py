@@ -347,7 +347,7 @@ UNREADABLE: Mapping[str, tuple[str, bytes, str]] = {
     "parquet": ("a.parquet", b"PAR1", "pandas.read_parquet"),
     "an archive": ("a.json.gz", b"\x1f\x8b", "unpack"),
     "another kind": ("a.docx", b"PK", r"\.jsonl"),
-    "nothing": ("a.json", b"", "line 1, column 1"),
+    "nothing": ("a.json", b"\xef\xbb\xbf\n", "no rows"),
     "no rows": ("a.json", b"[]", "no rows"),
     "an object": ("a.json", b"{}", "list of rows"),
     "a lone value": ("a.json", b"3", "list of rows"),
