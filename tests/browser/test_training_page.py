@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from modules.training.run import RunFacts, RunFolder, RunView
 from tests.browser.conftest import Server, Window
 from tests.support.lora_files import peft
 
@@ -141,3 +142,29 @@ def test_data_are_uploaded_once_however_often_the_button_is_pressed(chromium: Br
         expect(page.locator("#tx-t-dataset")).to_have_value("more.json")
         expect(button).not_to_have_text("Uploading…")
         assert not opened
+
+
+def test_a_run_that_is_deleted_elsewhere_gives_its_place_to_the_one_that_goes_on(
+    chromium: Browser, server: Server
+) -> None:
+    facts = RunFacts("old", "tiny", "", "safetensors", "", "", 5, {"lora_name": "old"}, {}, 0.0)
+    folder = RunFolder(server.models.parent / "runs" / "old")
+    folder.path.mkdir(parents=True)
+    folder.create(facts)
+    folder.save(RunView(facts, "finished"))
+    with contextlib.closing(Window(chromium, server.url, "en", (1440, 900))) as window:
+        page = window.page
+        page.evaluate("location.hash = 'training'")
+        page.locator('[data-run="old"] .tx-act').click()
+        page.get_by_role("menuitem", name="Show the curve").click()
+        live = page.locator(".tx-t-live")
+        expect(live).to_contain_text("old")
+
+        def ask(action: str, **body: object) -> None:
+            answer = page.request.post(f"{server.url}/training/{action}", data=body, headers={"Origin": server.url})
+            assert answer.ok, answer.text()
+
+        ask("start", values={"model": "tiny", "dataset": "colors.json", "lora_name": "goes on"})
+        ask("runs/delete", name="old")
+        expect(live).to_contain_text("goes on")
+        ask("runs/discard", name="goes on")

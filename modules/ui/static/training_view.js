@@ -18,7 +18,6 @@ let built = null;
 let factsTimer = 0;
 let factsAsked = 0;
 let refused = null; // why the last start was refused, {error, field}, until the form changes
-let live = "";
 
 // -- tools ----------------------------------------------------------------------------------------------------------------
 
@@ -170,14 +169,14 @@ const actions = {
 };
 
 const runs = polling(async function refresh() {
+  const before = panel.chosen();
   const body = await panel.fetchRuns();
+  if (before === panel.chosen() && !body.runs.some(({ name }) => name === before)) panel.choose(""); // deleted on another page
   const going = body.runs.find(({ state }) => state === "running") ?? body.runs.find(({ state }) => state === "queued");
-  if (going && going.name !== live && !panel.chosen()) {
+  if (going && !panel.chosen()) {
     panel.choose(going.name);
-    live = going.name;
     return refresh();
   }
-  live = going?.name ?? "";
   panel.showLive(body.runs.find(({ name }) => name === panel.chosen()), body);
   list.show(body.runs, actions);
   list.showMerge(body.merge);
