@@ -24,7 +24,15 @@ from modules.training.process import PROGRAM, TrainingProcess
 from modules.training.progress import TrainingProgress
 from modules.training.publish import publish, sweep, take_checkpoint
 from modules.training.run import DISCARDED, ENDED, RunFacts, RunFolder, RunView, SavedRuns
-from modules.training.start import check_resumable, disk_problem, disk_problems, fingerprint, overlay_for, write_job
+from modules.training.start import (
+    check_base,
+    check_resumable,
+    disk_problem,
+    disk_problems,
+    fingerprint,
+    overlay_for,
+    write_job,
+)
 
 log = logging.getLogger(__name__)
 
@@ -305,6 +313,7 @@ class TrainingRuns:
         try:
             self._update(name, state="running", phase="starting", started=time.time())
             facts = self._live[name].run
+            check_base(facts)  # it may have been deleted while the run was waiting
             with self._lock:
                 if not self._closed and name not in self._ending:
                     process = TrainingProcess(self.folder / name, overlay_for(facts.format), self._program)

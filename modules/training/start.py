@@ -76,8 +76,7 @@ def check_resumable(folder: Path, view: RunView) -> None:
     facts = view.run
     if view.state in _OVER:
         raise NotResumable(facts.name, _OVER[view.state])
-    if not Path(facts.path).is_dir():
-        raise NotResumable(facts.name, _gone(facts.path))
+    check_base(facts)
     if fingerprint(Path(facts.path)) != facts.base:
         raise NotResumable(facts.name, _changed("the base model", "基础模型"))
     try:
@@ -89,6 +88,12 @@ def check_resumable(folder: Path, view: RunView) -> None:
     checkpoint = newest_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None and _rank(checkpoint) not in (facts.parameters["lora_rank"], None):
         raise NotResumable(facts.name, _changed("the rank", "秩"))
+
+
+def check_base(facts: RunFacts) -> None:
+    """Raise NotResumable if the base model has been deleted."""
+    if not Path(facts.path).is_dir():
+        raise NotResumable(facts.name, _gone(facts.path))
 
 
 _OVER: Mapping[str, Words] = {

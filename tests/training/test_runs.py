@@ -32,6 +32,20 @@ def test_a_run_trains_and_puts_its_lora_into_the_folder(runs: TrainingRuns, star
     assert not (tmp_path / "runs" / name / CHECKPOINTS).exists()
 
 
+def test_a_run_whose_base_is_deleted_while_it_waits_says_so(runs: TrainingRuns, start: Start, tmp_path: Path) -> None:
+    first = start("a", "held")
+    reach(runs, first, 5)
+    second = start("b")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    (runs.folder / first / "go").touch()
+    view = runs.wait(second, SECONDS)
+    assert view.state == "failed" and isinstance(view.error, NotResumable)
+    assert f"base model {tmp_path / 'model'} no longer exists" in view.error.say("en")
+    (tmp_path / "moved").rename(tmp_path / "model")
+    runs.resume(second)
+    assert runs.wait(second, SECONDS).state == "finished"
+
+
 def test_runs_wait_for_each_other_in_order(runs: TrainingRuns, start: Start) -> None:
     first = start("a", "held")
     reach(runs, first, 5)
