@@ -144,14 +144,33 @@ def test_data_are_uploaded_once_however_often_the_button_is_pressed(chromium: Br
         assert not opened
 
 
+def add_finished_run(server: Server, name: str, adapter: str = "") -> None:
+    facts = RunFacts(name, "tiny", "", "safetensors", "", "", 5, {"lora_name": name}, {}, 0.0)
+    folder = RunFolder(server.models.parent / "runs" / name)
+    folder.path.mkdir(parents=True)
+    folder.create(facts)
+    folder.save(RunView(facts, "finished", adapter=adapter))
+
+
+def test_gguf_models_are_offered_that_were_listed_after_the_runs(chromium: Browser, server: Server) -> None:
+    peft(server.models.parent / "loras" / "exported")
+    add_finished_run(server, "exported", adapter="exported")
+    with contextlib.closing(Window(chromium, server.url, "en", (1440, 900))) as window:
+        page = window.page
+        release = window.hold_answers("/training/form")
+        page.evaluate("location.hash = 'training'")
+        expect(page.locator('[data-run="exported"]')).to_be_visible()
+        release()
+        expect(page.locator("#tx-t-dataset")).to_be_visible()
+        page.locator('[data-run="exported"] .tx-act').click()
+        page.get_by_role("menuitem", name="Export as GGUF").click()
+        expect(page.locator("dialog option")).to_have_text(["tiny.gguf"])
+
+
 def test_a_run_that_is_deleted_elsewhere_gives_its_place_to_the_one_that_goes_on(
     chromium: Browser, server: Server
 ) -> None:
-    facts = RunFacts("old", "tiny", "", "safetensors", "", "", 5, {"lora_name": "old"}, {}, 0.0)
-    folder = RunFolder(server.models.parent / "runs" / "old")
-    folder.path.mkdir(parents=True)
-    folder.create(facts)
-    folder.save(RunView(facts, "finished"))
+    add_finished_run(server, "old")
     with contextlib.closing(Window(chromium, server.url, "en", (1440, 900))) as window:
         page = window.page
         page.evaluate("location.hash = 'training'")

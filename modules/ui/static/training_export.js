@@ -56,9 +56,9 @@ const merge = (run) => {
   });
 };
 
-/** Return the entries of a run's menu; `models` are the GGUF models. */
+/** Return the entries of a run's menu; `models` returns the GGUF models when one is to be chosen. */
 export const items = (run, models) => [
   { label: tr("tr_export_adapter"), href: `/training/export/adapter?${query({ name: run.name })}` },
-  { label: tr("tr_export_gguf"), action: () => exportGguf(run, models) },
+  { label: tr("tr_export_gguf"), action: () => exportGguf(run, models()) },
   { label: tr("tr_merge"), action: () => merge(run) },
 ];

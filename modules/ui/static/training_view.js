@@ -165,7 +165,7 @@ const actions = {
     form.continueFrom(run.adapter);
     form.focusOn("lora_name");
   },
-  exports: (run) => exporting.items(run, lists.gguf),
+  exports: (run) => exporting.items(run, () => lists.gguf),
 };
 
 const runs = polling(async function refresh() {
