@@ -64,7 +64,7 @@ class OwnersKeyNeeded(WebUIError):
     status = 403
     template = {
         "en": "Not allowed with the API key {name!r}, which may use models, but not load, unload or download any.",
-        "zh": "API 密钥 {name!r} 只能使用模型，不能加载、卸载或下载模型。",
+        "zh": "API 密钥{name!r}只能使用模型，不能加载、卸载或下载模型。",
     }
 
 

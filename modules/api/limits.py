@@ -52,7 +52,7 @@ _TOO_MANY: Words = {
 _MESSAGES: Words = {"en": f"at most {MAX_MESSAGES} messages", "zh": f"不超过 {MAX_MESSAGES} 条的消息列表"}
 _ANSWERS: Words = {
     "en": f"at most {MAX_ANSWERS} answers in one request, prompts times n",
-    "zh": f"单次请求不超过 {MAX_ANSWERS} 个回答（提示词数 × n）",
+    "zh": f"单次请求不超过 {MAX_ANSWERS} 个回复（提示词数 × n）",
 }
 _TEXT: Words = {"en": f"a text of at most {MAX_CHARACTERS} characters", "zh": f"不超过 {MAX_CHARACTERS} 个字符的文本"}
 _TOKENS: Words = {"en": f"at most {MAX_TOKENS} token numbers", "zh": f"不超过 {MAX_TOKENS} 个词符编号"}

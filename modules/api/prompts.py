@@ -21,6 +21,7 @@ from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
 from modules.core.fill_in_middle import FimTokens
 from modules.core.prompt import Prompt
+from modules.core.quotes import in_quotes
 from modules.runtime.loaded_model import LoadedModel
 
 FEW_MESSAGES, SHORT_TEXT = 32, 16_000
@@ -122,7 +123,7 @@ def _part(where: str, part: Part, files: dict[str, bytes]) -> dict[str, str]:
     raise Unsupported(
         {
             "en": f"{where}: only parts of type 'text' and 'image_url' are supported, not {part.type!r}.",
-            "zh": f"{where}：仅支持 text 和 image_url 类型的内容，不支持 {part.type!r}。",
+            "zh": f"{where}：仅支持 text 和 image_url 类型的内容，不支持{in_quotes(part.type)}。",
         }
     )
 

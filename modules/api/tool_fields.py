@@ -13,6 +13,7 @@ from modules.api.request_body import Expected, Text, without_nulls
 from modules.api.response_format import MAX_SCHEMA
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
+from modules.core.quotes import in_quotes
 
 MAX_TOOLS = 128
 MAX_NAME = 128
@@ -90,7 +91,7 @@ def functions(tools: Sequence[ToolDefinition]) -> list[FunctionDefinition]:
             raise Unsupported(
                 {
                     "en": f"tools[{index}]: only tools of type 'function' are supported, not {tool.type[:MAX_NAME]!r}.",
-                    "zh": f"tools[{index}]：仅支持 function 类型的工具，不支持 {tool.type[:MAX_NAME]!r}。",
+                    "zh": f"tools[{index}]：仅支持 function 类型的工具，不支持{in_quotes(tool.type[:MAX_NAME])}。",
                 }
             )
         if tool.function is None:

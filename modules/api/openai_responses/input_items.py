@@ -10,6 +10,7 @@ from typing import Any
 from modules.api.openai_responses.tools import INPUT, called_name
 from modules.core.errors import OptionError, Unsupported, Words
 from modules.core.events import Json
+from modules.core.quotes import in_quotes
 
 _ROLE: Words = {
     "en": "system, developer, user or assistant",
@@ -158,7 +159,7 @@ def _part(path: str, part: object) -> dict[str, Json]:
     raise Unsupported(
         {
             "en": f"{path}: the type {kind!r} is not supported, only input_text, output_text and input_image are.",
-            "zh": f"{path}：不支持 {kind!r} 类型的内容，仅支持 input_text、output_text 和 input_image。",
+            "zh": f"{path}：不支持{in_quotes(kind)}类型的内容，仅支持 input_text、output_text 和 input_image。",
         }
     )
 

@@ -41,9 +41,9 @@ _METADATA = Expected(
 _STREAM_OPTIONS = Expected("an object", "对象")
 _STATELESS = Expected(
     "no value: responses are not stored here; send the whole conversation as input",
-    "不填：此处不保存回答，请把完整对话作为 input 发送",
+    "不填：此处不保存回复，请把完整对话作为 input 发送",
 )
-_FOREGROUND = Expected("false: responses are not stored here", " false：此处不保存回答")
+_FOREGROUND = Expected("false: responses are not stored here", " false：此处不保存回复")
 
 _MOVED = {
     "messages": "input",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from modules.core.errors import WebUIError
 from modules.core.events import ENDS, Event, Failed, Json, Progress, Result, ServerState, Waiting
 from modules.core.prompt import Prompt
+from modules.core.quotes import in_quotes
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.error_edge import as_error
 from modules.engines.served.discovery import Choices, discover, info_of
@@ -84,7 +85,7 @@ class ServedEngine:
     def submit_question(self, call: int, operation: str, args: Mapping[str, Json]) -> None:
         answer = {**self.operations, **self.questions}.get(operation)
         if answer is None:
-            raise missing(f"the operation {operation!r}", f"操作 {operation!r}")
+            raise missing(f"the operation {operation!r}", f"操作{in_quotes(operation)}")
         self._start(call, partial(self._answer, partial(answer, **args)))
 
     def _start(self, call: int, work: Work) -> None:

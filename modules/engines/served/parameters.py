@@ -104,7 +104,7 @@ def no_grammar(field: str) -> Unsupported:
     return Unsupported(
         {
             "en": f"{field} is not supported by this server: it cannot enforce that form of answer.",
-            "zh": f"此服务器不支持 {field}：无法强制这种形式的回答。",
+            "zh": f"此服务器不支持 {field}：无法强制这种形式的回复。",
         }
     )
 
