@@ -30,7 +30,7 @@ from modules.core.events import Done, Result, Text
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import find_loader
-from modules.runtime.worker_process import SHORT_WAITING, WorkerProcess
+from modules.runtime.worker_process import ANSWER_WAITING, WorkerProcess
 from tests.support.hf_folder import transformers_folder
 
 ROUNDS, TOKENS, SHORT, LONG = 7, 128, 32, 1500
@@ -82,7 +82,7 @@ class Worker:
         self._tokens = tokens
         loader = find_loader("Transformers")
         settings = resolve(loader, model={}, saved={}, flags={}, form={"bf16": dtype == "bfloat16"})
-        self._worker = WorkerProcess(waiting=SHORT_WAITING)
+        self._worker = WorkerProcess(waiting=ANSWER_WAITING)
         self._call("load", engine=loader.engine, path=str(folder), options=option_values(settings))
 
     def _call(self, operation: str, **args: Any) -> Any:

@@ -18,7 +18,7 @@ from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.node_watch import NodeWatch
 from modules.runtime.totals import GenerationTotals
-from modules.runtime.worker_process import SHORT_WAITING, WorkerProcess
+from modules.runtime.worker_process import ANSWER_WAITING, WorkerProcess
 from modules.system import rpc_node
 from modules.system.terminal import terminal_language
 
@@ -92,7 +92,7 @@ class ModelLoad:
     def _start_worker(self) -> WorkerProcess:
         plan = self._plan
         overlay = overlay_of(plan.loader, plan.record.format, plan.options)
-        waiting = self._cores.waiting if plan.loader.binds_threads else SHORT_WAITING
+        waiting = self._cores.waiting if plan.loader.binds_threads else ANSWER_WAITING
         try:
             watch = NodeWatch(plan.nodes) if plan.nodes else None
             folder = overlay.folder if overlay else None

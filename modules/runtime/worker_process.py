@@ -61,9 +61,16 @@ SHORT_WAITING = {"GOMP_SPINCOUNT": "3000"}
 """A busy loop of some microseconds before threads sleep.
 
 For training, which computes alone for hours: on two cores it trains 1.10 times as fast as with PASSIVE_WAITING
-(`benchmarks/training.py speed`). For answers by PyTorch: with PASSIVE_WAITING they had 0.76 of the speed of `generate`
-in bfloat16 (`benchmarks/transformers_speed.py`). And for threads of llama.cpp that cannot be bound to cores, as in a
-container with a quota: with PASSIVE_WAITING they reach half of the speed (`benchmarks/README.md`).
+(`benchmarks/training.py speed`). And for threads of llama.cpp that cannot be bound to cores, as in a container with a
+quota: with PASSIVE_WAITING they reach half of the speed (`benchmarks/README.md`).
+"""
+
+ANSWER_WAITING = {"GOMP_SPINCOUNT": "8000"}
+"""A longer busy loop, for answers by PyTorch, whose threads wait for each other some hundred times a token.
+
+Where threads wake slowly, as in a virtual machine, an answer has 1.3 times the speed that it has with SHORT_WAITING.
+Beside a program that always occupies a core it has 0.7 times that speed, and beside one that does so for 40 % of the
+time the same (`benchmarks/README.md`).
 """
 
 COMPUTING = frozenset({"generate", "next", "loglikelihoods", "embed", "rank", "apply_loras"})
