@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modules.api.generations import GenerationCall, Generations
-from modules.api.model_use import ModelUse
+from modules.api.model_use import ModelUse, undone_on_error
 from modules.core.events import Done, Json, Text
 
 
@@ -63,10 +63,8 @@ async def begin(
     """
     with use.released_on_error():
         generations = Generations(use.model, calls, owner)
-        try:
-            running.add(generations)
-            await generations.wait_for_first_events()
-        except BaseException:
-            generations.close()
-            raise
-        return Answers(generations, builder, len(calls), {**use.headers, **builder.headers}, use.release)
+    answers = Answers(generations, builder, len(calls), {**use.headers, **builder.headers}, use.release)
+    with undone_on_error(answers.close):
+        running.add(generations)
+        await generations.wait_for_first_events()
+    return answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -32,6 +32,16 @@ def _do_nothing() -> None:
     """Release nothing."""
 
 
+@contextmanager
+def undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
+    """Call `undo` if the block raises, or is cancelled."""
+    try:
+        yield
+    except BaseException:
+        undo()
+        raise
+
+
 @dataclass(frozen=True)
 class ModelUse:
     """A model that stays loaded until `release`, which may be called again. `headers` are for the answer."""
@@ -48,14 +58,9 @@ class ModelUse:
     ) -> None:
         self.release()
 
-    @contextmanager
-    def released_on_error(self) -> Iterator[None]:
+    def released_on_error(self) -> AbstractContextManager[None]:
         """Release the model if the block raises; otherwise its user goes on."""
-        try:
-            yield
-        except BaseException:
-            self.release()
-            raise
+        return undone_on_error(self.release)
 
 
 async def use_model(
