@@ -610,13 +610,19 @@ def test_a_file_that_cannot_be_uploaded_is_refused_with_the_reason(window: Windo
     window.page.unroute("**/chat/attachments*")
 
 
-def test_a_system_message_that_could_not_be_stored_is_stored_once_the_server_is_reached(window: Window) -> None:
-    first, second = window.import_conversations(["灯塔", "海"])
+def system_field_of(window: Window, conversation: str) -> Locator:
+    """Open a conversation beside its system message, and return the field of that."""
     field = window.page.locator("#tx-system")
     if not field.is_visible():
         window.page.keyboard.press("Control+s")
-    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
+    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", conversation)
     expect(window.page.locator(".tx-msg")).to_have_count(2)
+    return field
+
+
+def test_a_system_message_that_could_not_be_stored_is_stored_once_the_server_is_reached(window: Window) -> None:
+    first, second = window.import_conversations(["灯塔", "海"])
+    field = system_field_of(window, first)
     window.page.route("**/system*", lambda route: route.abort())
     field.fill("只用中文回答。")
     window.page.locator("#tx-input").click()
@@ -633,11 +639,7 @@ def test_a_system_message_that_could_not_be_stored_is_stored_once_the_server_is_
 
 def test_a_system_message_goes_to_the_conversation_it_was_typed_in(window: Window) -> None:
     first, second = window.import_conversations(["灯塔", "海"])
-    field = window.page.locator("#tx-system")
-    if not field.is_visible():
-        window.page.keyboard.press("Control+s")
-    window.page.evaluate("id => { location.hash = `#chat/${id}`; }", first)
-    expect(window.page.locator(".tx-msg")).to_have_count(2)
+    field = system_field_of(window, first)
     field.fill("只用中文回答。")
     window.page.evaluate("id => { location.hash = `#chat/${id}`; }", second)
     window.page.wait_for_timeout(1000)

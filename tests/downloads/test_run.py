@@ -49,7 +49,7 @@ from tests.support.download_jobs import (
     wait_until_ended,
 )
 from tests.support.downloading import HASTY, REPO, SPLIT, list_repository, noise, until
-from tests.support.hub_server import HubServer
+from tests.support.hub_server import Fault, HubServer
 
 
 def test_a_repository_is_downloaded_unchanged_and_leaves_no_temporary_files(hub: HubServer, program: Program) -> None:
@@ -223,13 +223,20 @@ def test_an_invalid_endpoint_fails_the_job(program: Program) -> None:
     assert result.state == "failed" and isinstance(result.error, BadEndpoint)
 
 
-def test_the_old_commit_can_be_kept_after_the_branch_has_moved(hub: HubServer, program: Program) -> None:
+def pause_in_second_shard(hub: HubServer, downloads: DownloadManager) -> tuple[str, Fault]:
+    """Pause a download that has the first shard and a part of the second one. Return its id, and the fault."""
     fault = hub.fault(SECOND_SHARD, origin="cdn", stall_after=MIB)
-    downloads = program.start()
     job = downloads.start(SPEC)
     until(lambda: view(downloads).done > 7 * MIB)
     downloads.pause(job)
-    old_commit = wait_until_ended(downloads).commit
+    wait_until_ended(downloads)
+    return job, fault
+
+
+def test_the_old_commit_can_be_kept_after_the_branch_has_moved(hub: HubServer, program: Program) -> None:
+    downloads = program.start()
+    job, fault = pause_in_second_shard(hub, downloads)
+    old_commit = view(downloads).commit
     changed_files = {**FILES, "config.json": b'{"a": 2}'}
     new_commit = hub.add(REPO, changed_files)
     hub.faults.remove(fault)
@@ -243,12 +250,8 @@ def test_the_old_commit_can_be_kept_after_the_branch_has_moved(hub: HubServer, p
 
 
 def test_the_new_commit_can_be_taken_after_the_branch_has_moved(hub: HubServer, program: Program) -> None:
-    fault = hub.fault(SECOND_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    job = downloads.start(SPEC)
-    until(lambda: view(downloads).done > 7 * MIB)
-    downloads.pause(job)
-    wait_until_ended(downloads)
+    job, fault = pause_in_second_shard(hub, downloads)
     changed_files = {**FILES, "model-00001-of-00002.safetensors": noise(6 * MIB, 9)}
     new_commit = hub.add(REPO, changed_files)
     hub.faults.remove(fault)
@@ -284,12 +287,8 @@ def test_an_old_file_stays_until_the_new_one_is_verified(hub: HubServer, program
 
 
 def test_an_interrupted_installation_is_completed_on_resume(hub: HubServer, program: Program) -> None:
-    fault = hub.fault(SECOND_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    job = downloads.start(SPEC)
-    until(lambda: view(downloads).done > 7 * MIB)
-    downloads.pause(job)
-    wait_until_ended(downloads)
+    job, fault = pause_in_second_shard(hub, downloads)
     tree = program.models / ".downloads" / job / "tree"
     tree.mkdir()
     (program.models / ".downloads" / job / "00001.part").rename(tree / "model-00001-of-00002.safetensors")
