@@ -1,4 +1,4 @@
-"""What a command prints: its progress on stderr, its result on stdout."""
+"""Print what a command has to say: its progress on stderr, its result on stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the list shows of each conversation: read once, and again when a file changes."""
+"""Keep what the list shows of each conversation: it is read once, and again when a file changes."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Begun:
-    """What a generation that begins knows of its prompt and its seed, as in `Done`. The parent keeps it to itself."""
+    """The facts of a generation that begins: its prompt and its seed, as in `Done`. The parent keeps them to itself."""
 
     prompt_tokens: int
     shortened: int = -1
@@ -184,7 +184,7 @@ ENDS = (Result, Done, Failed)
 
 _TEXTS = "Texts"
 _quoted = json.encoder.encode_basestring_ascii
-_FLAT = (Progress, Waiting, Begun, ServerState, Result, Done)
+_FLAT = (Progress, Waiting, Begun, ServerState, Done)
 """Kinds whose fields are JSON as they are."""
 _KINDS = {kind.__name__: kind for kind in (Text, Progress, Waiting, Begun, ServerState, Result, Done)}
 
