@@ -6,13 +6,13 @@ import contextlib
 import json
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules.core.errors import Words
 from modules.core.events import Json
+from modules.core.recent import Recent
 from modules.system.cancellation import Cancelled, raise_if_cancelled
 from modules.system.limited_process import (
     OUT_OF_MEMORY,
@@ -92,7 +92,7 @@ class Renderer:
         self._clock = clock
         self._lock = threading.Lock()
         self._processes = _Processes()
-        self._stops: OrderedDict[str, _Stop] = OrderedDict()
+        self._stops: Recent[str, _Stop] = Recent(_REMEMBERED_STOPS)
 
     def render(
         self, template: str, common: Mapping[str, Json], variants: Sequence[Mapping[str, Json]]
@@ -128,10 +128,8 @@ class Renderer:
 
     def _remember_stop(self, template: str, size: int, limit: Words) -> None:
         with self._lock:
-            before = self._stops.pop(template, None)  # of another request that ran at the same time
+            before = self._stops.get(template)  # of another request that ran at the same time
             self._stops[template] = _Stop(self._clock(), limit, min(size, before.size) if before else size)
-            while len(self._stops) > _REMEMBERED_STOPS:
-                self._stops.popitem(last=False)
 
 
 @dataclass

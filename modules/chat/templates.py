@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from modules.chat.template_variables import TemplateVariable, probe_variables
 from modules.core.errors import LANGUAGES, OptionError, Unsupported, WebUIError, Words
 from modules.core.events import Info, Json, Note
 from modules.core.reasoning import KNOWN_MARKERS
+from modules.core.recent import Recent
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ class ChatTemplates:
     def __init__(self, choose: Callable[[ModelTemplate], ModelTemplate] | None = None) -> None:
         self._choose = choose
         self._renderer = Renderer()
-        self._probed: OrderedDict[str, _Probed] = OrderedDict()
+        self._probed: Recent[str, _Probed] = Recent(_REMEMBERED_TEMPLATES)
         self._lock = threading.Lock()
 
     def render(
@@ -188,10 +188,7 @@ class ChatTemplates:
         source = template.for_tools(None)
         features = self._features(source, template)
         variants = [_variables(messages, features, True) for messages in conversations]
-        try:
-            return self._renderer.render(source, _common(template), variants)
-        except LimitExceeded as error:
-            raise TemplateStopped(template.model, error.limit) from None
+        return self._render_at_once(source, _common(template), variants, template.model)
 
     def _render_variants(
         self, source: str, common: Mapping[str, Json], variants: Sequence[Mapping[str, Json]], model: str
@@ -199,10 +196,10 @@ class ChatTemplates:
         """Render all of `variants`, in smaller groups if together they exceed a limit. Raises TemplateStopped."""
         if len(variants) <= MOST_VARIANTS:
             try:
-                return self._renderer.render(source, common, variants)
-            except LimitExceeded as error:
+                return self._render_at_once(source, common, variants, model)
+            except TemplateStopped:
                 if len(variants) == 1:
-                    raise TemplateStopped(model, error.limit) from None
+                    raise
         middle = len(variants) // 2
         halves = (variants[:middle], variants[middle:])
         return [text for half in halves for text in self._render_variants(source, common, half, model)]
@@ -292,11 +289,17 @@ class ChatTemplates:
         """End the processes that are idle."""
         self._renderer.close()
 
-    def _render(self, source: str, common: Mapping[str, Json], variables: Mapping[str, Json], model: str) -> str:
+    def _render_at_once(
+        self, source: str, common: Mapping[str, Json], variants: Sequence[Mapping[str, Json]], model: str
+    ) -> list[Rendering]:
+        """Render all of `variants` by one request. Raises TemplateStopped."""
         try:
-            (rendering,) = self._renderer.render(source, common, [variables])
+            return self._renderer.render(source, common, variants)
         except LimitExceeded as error:
             raise TemplateStopped(model, error.limit) from None
+
+    def _render(self, source: str, common: Mapping[str, Json], variables: Mapping[str, Json], model: str) -> str:
+        (rendering,) = self._render_at_once(source, common, [variables], model)
         if rendering.error:
             raise TemplateRefused(model, rendering.error, rendering.line)
         return rendering.text
@@ -311,10 +314,7 @@ class ChatTemplates:
     def _known(self, source: str) -> _Probed:
         """Return what is known of a template."""
         with self._lock:
-            known = self._probed.setdefault(source, _Probed())
-            self._probed.move_to_end(source)
-            while len(self._probed) > _REMEMBERED_TEMPLATES:
-                self._probed.popitem(last=False)
+            known = self._probed[source] = self._probed.get(source) or _Probed()
         return known
 
     @contextlib.contextmanager
