@@ -4,6 +4,8 @@
 # (CMake policies CMP0077 and CMP0126). mtmd, which reads images, has done without it since llama.cpp 0.5.
 set(LLAMA_BUILD_COMMON OFF)
 
+add_compile_options("$<$<COMPILE_LANG_AND_ID:CXX,GNU>:SHELL:-include \"${CMAKE_CURRENT_LIST_DIR}/amx_tile_config.h\">")
+
 # libllama builds graphs, which ggml computes: -O3 takes up to a third longer to compile than -O2 and decodes no faster
 # (medians of six alternating runs: 52.5 and 52.1 tokens/s). The same is true of mtmd.
 # The last -O on a command line takes effect.

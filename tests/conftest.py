@@ -24,6 +24,7 @@ from modules.loaders.availability import overlay_of
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS, Loader
 from modules.runtime.worker_process import WorkerProcess
+from modules.system import cpu_memory
 from tests.support import hub_server, shallow_model
 from tests.support.forked_children import ForkedChildren
 from tests.support.gguf_files import MODEL, gguf
@@ -65,6 +66,19 @@ def new_processes() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     is_unit = item.get_closest_marker("unit") is not None
     _FORKED_CHILDREN.enabled = is_unit and "new_processes" not in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture
+def has_amx() -> bool:
+    """Whether this processor has AMX. Tests with this fixture estimate memory for the processor as it is."""
+    return cpu_memory.has_amx()
+
+
+@pytest.fixture(autouse=True)
+def _processor_without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what this process estimates be the same on all machines; workers use the processor as it is."""
+    if "has_amx" not in request.fixturenames:
+        monkeypatch.setattr(cpu_memory, "has_amx", lambda: False)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from modules.system import cgroups
 
 _CPUS = Path("/sys/devices/system/cpu")
+_CPU_INFO = Path("/proc/cpuinfo")
 _CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # of v2, of v1
 
 
@@ -89,6 +91,16 @@ def _cpu_list(text: str) -> set[int]:
     """Return the CPUs in a list of the kernel, such as "0-3,8"."""
     ends = [part.split("-") for part in text.strip().split(",")]
     return {cpu for numbers in ends for cpu in range(int(numbers[0]), int(numbers[-1]) + 1)}
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether the processor multiplies matrices of bytes (Intel's AMX, Linux only)."""
+    try:
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("flags") and "amx_int8" in line.split() for line in lines)
 
 
 def total_memory() -> int:

@@ -29,7 +29,7 @@ def main() -> None:
 def disable_repacking() -> None:
     """Disable repacked weights, for which `Llama` has no option.
 
-    Our engine does the same where AMX is compiled in (`llamacpp.arguments.Build.repacks`).
+    Our engine does the same where AMX is compiled in but does not work (`llamacpp.arguments.Build.repacks`).
     """
     original = native.llama_model_default_params
 

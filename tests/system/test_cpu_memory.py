@@ -12,6 +12,7 @@ import pytest
 
 from modules.core.paths import ROOT
 from modules.system import cgroups, cpu_memory
+from modules.system.cpu_memory import has_amx
 
 
 def test_there_is_at_least_one_core_and_no_more_cores_than_processors() -> None:
@@ -39,6 +40,24 @@ def test_hyperthreads_are_grouped_by_core(tmp_path: Path, monkeypatch: pytest.Mo
     assert cpu_memory.physical_cores() == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 3})
     assert cpu_memory.cpus_by_core() == [[2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("flags\t\t: fpu amx_bf16 amx_tile amx_int8\n", True),
+        ("model name: amx_int8\nflags : fpu avx2\n", False),
+        (None, False),
+    ],
+    ids=["amx", "without", "unreadable"],
+)
+def test_amx_is_among_the_flags_of_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, expected: bool
+) -> None:
+    monkeypatch.setattr(cpu_memory, "_CPU_INFO", tmp_path / "cpuinfo")
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    assert has_amx.__wrapped__() is expected
 
 
 def test_a_system_that_does_not_tell_the_cores_has_none_to_bind_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,21 +40,12 @@ Options = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Build:
-    """What the installed library was compiled with."""
+    """What the installed library can do on this machine."""
 
     gpu_offload: bool
     max_devices: int
-    amx: bool = False
-
-    @property
-    def repacks(self) -> bool:
-        """Whether weights may be repacked into the CPU's "extra" buffers.
-
-        Not in a build with AMX: its matrix multiplication crashes (SIGSEGV at `ldtilecfg`, in the first batch of
-        several tokens) on virtual machines that report AMX but do not permit it. Seen with llama-cpp-python 0.3.36;
-        https://github.com/ggml-org/llama.cpp/issues/20824. The cost: Q4_0 and similar types lose their faster kernels.
-        """
-        return not self.amx
+    repacks: bool = True
+    """Whether weights may be repacked into the CPU's "extra" buffers. Without them, many types lose faster kernels."""
 
 
 def arguments(path: Path, options: Options, build: Build) -> dict[str, Json]:

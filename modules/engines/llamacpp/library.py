@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from functools import cache
+from pathlib import Path
 
 import llama_cpp.llama_cpp as native
 
+from modules.engines.llamacpp.amx_check import amx_works
 from modules.engines.llamacpp.arguments import Build
 
 _DEBUG_LEVEL, _ERROR_LEVEL = 1, 4  # of ggml_log_level
+_AMX = b"AMX_INT8 = 1"
 
 
 @cache
@@ -21,12 +24,13 @@ def initialize(numa: int = 0) -> None:
         native.llama_numa_init(numa)
 
 
+@cache
 def installed_build() -> Build:
-    """Return the compile-time features of the installed library."""
+    """Return what the installed library was compiled with, and whether its AMX kernels work."""
     return Build(
         gpu_offload=bool(native.llama_supports_gpu_offload()),
         max_devices=int(native.llama_max_devices()),
-        amx=b"AMX_INT8 = 1" in native.llama_print_system_info(),
+        repacks=_AMX not in native.llama_print_system_info() or amx_works(Path(native.__file__).parent / "lib"),
     )
 
 

@@ -2,8 +2,8 @@
 
 What is counted is the worker's peak (VmHWM) after a prompt that fills the context, less that of a worker that has only
 imported the library. Saved conversations in main memory come on top. Where llama.cpp repacks the weights for the CPU
-(Q4_0, Q4_K and others on most; not Q4_1), VmHWM also has the mapped file, which is not counted: the system takes it
-back when memory is short.
+(with AMX nearly all types; Q4_0, Q4_K and others on most; not Q4_1), VmHWM also has the mapped file, which is not
+counted: the system takes it back when memory is short.
 
 Source: llama_kv_cache, llama_context::sched_reserve and ggml_graph_plan of llama.cpp as in llama-cpp-python 0.3.36, and
 llama_model::load_tensors for which layers go to which GPU. How much of it is touched, and what the rest of the process
@@ -36,6 +36,7 @@ from modules.engines.llamacpp.embedding_arguments import logit_bytes, longest_te
 from modules.engines.memory import CUDA_CONTEXT_BYTES, MIN_CONTEXT, Estimate, Options, fits
 from modules.formats.embedding import gguf_task
 from modules.formats.gguf_header import GgufHeader
+from modules.system import cpu_memory
 
 PAD = 256
 """llama.cpp rounds a context up to a multiple of this."""
@@ -58,6 +59,9 @@ _ANY_SIZE = ("vision.spatial_merge_size", "vision.n_wa_pattern", "vision.image_m
 
 _ALWAYS_IN_MAIN_MEMORY = {"token_embd", "position_embd", "token_types", "per_layer_token_embd"}
 _LARGEST_VISION_NUMBER = 1 << 14
+_NOT_REPACKED = {"F32", "BF16"}
+_REPACKED_GROWTH = {"Q8_0": 4 / 34, "Q4_K": 4 / 144, "Q5_K": 4 / 176, "IQ4_XS": 2 / 136}
+"""What AMX's form of a type adds for each byte of a block, by how names of quantizations begin."""
 _MAX_LAYERS = 1024  # twice LLAMA_MAX_LAYERS; a damaged header may claim billions
 _RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
 _HYBRID_LAYERS = {"falcon-h1"}  # each layer has a recurrent state and keys
@@ -113,7 +117,8 @@ def placed(header: GgufHeader, options: Options, gpus: Sequence[int] = ()) -> tu
 def freed(header: GgufHeader, options: Options, gpus: Sequence[int] = ()) -> list[int]:
     """Return the bytes of main memory, then of each GPU, that unloading makes available."""
     main, *cards = placed(header, options, gpus)
-    return [main.total - (0 if options["no_mmap"] else main.weights), *(card.total for card in cards)]
+    anonymous = options["no_mmap"] or _is_repacked(header)
+    return [main.total - (0 if anonymous else main.weights), *(card.total for card in cards)]
 
 
 def remedies(header: GgufHeader, options: Options, free: Sequence[int]) -> Iterator[Options]:
@@ -223,8 +228,19 @@ def _weight_bytes(header: GgufHeader, devices: Sequence[int], device: int) -> in
     on_gpus = [_gpu_weight_bytes(header, devices, gpu) for gpu in range(1, max(devices, default=0) + 1)]
     if device:
         return on_gpus[device - 1] if device <= len(on_gpus) else 0
-    shared = 0 if _has_output(header) or not devices[-1] else header.sizes.get("token_embd", 0)  # on both devices
-    return max(header.size - sum(on_gpus) + shared, 0)
+    has_copy = not _has_output(header) and (devices[-1] != 0 or _is_repacked(header))  # the embeddings stay as they are
+    in_main = max(header.size - sum(on_gpus) + has_copy * header.sizes.get("token_embd", 0), 0)
+    return in_main + round(in_main * _repacked_growth(header))
+
+
+def _is_repacked(header: GgufHeader) -> bool:
+    """Whether the weights that no GPU has are copied from the file into the form that AMX needs."""
+    return cpu_memory.has_amx() and header.quantization not in _NOT_REPACKED
+
+
+def _repacked_growth(header: GgufHeader) -> float:
+    growths = (growth for name, growth in _REPACKED_GROWTH.items() if header.quantization.startswith(name))
+    return next(growths, 0.0) if _is_repacked(header) else 0.0
 
 
 def _gpu_weight_bytes(header: GgufHeader, devices: Sequence[int], gpu: int) -> int:

@@ -26,6 +26,15 @@ CANNOT_SHIFT_NOTE = Note(
     },
 )
 """The engine adds it if the loaded model turns out to need it."""
+_UNUSED_AMX = Note(
+    "threads_batch",
+    {
+        "en": "Slower than it could be: the installed llama.cpp crashes with this processor's AMX, for which it was "
+        "compiled. Delete overlays/llamacpp and run python server.py --install llama.cpp to compile it anew.",
+        "zh": "速度未达最佳：所安装的 llama.cpp 编译时启用了 AMX，但用它会崩溃，因此未使用。"
+        "删除 overlays/llamacpp 后运行 python server.py --install llama.cpp 可重新编译。",
+    },
+)
 
 
 def notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
@@ -47,6 +56,8 @@ def notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
     yield from _threads(options)
     yield from _draft(options)
     yield from _rpc(options)
+    if not build.repacks:
+        yield _UNUSED_AMX
     if not build.gpu_offload and not nodes(options):
         yield from _without_gpu(options)
     yield from _split(options, build)

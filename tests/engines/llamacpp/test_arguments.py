@@ -23,7 +23,8 @@ from modules.system import cpu_memory, thread_count
 
 CPU_BUILD = Build(gpu_offload=False, max_devices=16)
 GPU_BUILD = Build(gpu_offload=True, max_devices=4)
-BUILDS = [CPU_BUILD, GPU_BUILD, Build(gpu_offload=False, max_devices=1, amx=True)]
+UNUSED_AMX = Build(gpu_offload=False, max_devices=1, repacks=False)
+BUILDS = [CPU_BUILD, GPU_BUILD, UNUSED_AMX]
 PATH = Path("/models/model.gguf")
 KEYS = LOADERS["llama.cpp"].options
 MODEL, CONTEXT = "llama_model_load_from_file", "llama_init_from_model"
@@ -58,7 +59,7 @@ def test_every_option_changes_the_calls_or_has_a_note(subtests: pytest.Subtests)
                 assert calls(build, **options) != unchanged or key in noted(build, **options)
 
 
-@pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
+@pytest.mark.parametrize("build", BUILDS[:2], ids=["cpu", "gpu"])
 def test_default_options_have_no_notes(build: Build) -> None:
     assert not noted(build)
 
@@ -208,9 +209,10 @@ def test_rope_parameters_are_those_of_the_model_by_default() -> None:
     assert not {"rope_freq_base", "rope_freq_scale"} & set(calls()[CONTEXT])
 
 
-def test_a_build_with_amx_does_not_repack_weights() -> None:
-    assert calls(Build(False, 1, amx=True))[MODEL]["use_extra_bufts"] is False
-    assert "use_extra_bufts" not in calls()[MODEL]
+def test_a_build_whose_amx_does_not_work_does_without_repacked_weights_and_says_so() -> None:
+    assert calls(UNUSED_AMX)[MODEL]["use_extra_bufts"] is False
+    assert "compile it anew" in noted(UNUSED_AMX)["threads_batch"]
+    assert "use_extra_bufts" not in calls()[MODEL] and "threads_batch" not in noted()
 
 
 def test_gpu_options_have_a_note_only_without_gpu_support() -> None:

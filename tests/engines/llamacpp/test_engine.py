@@ -6,12 +6,10 @@ import contextlib
 import itertools
 import os
 import re
-import signal
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from tests.conftest import LLAMA, load, load_arguments
 from tests.support.answers import Answer, answer, ask, forget, parameters
 from tests.support.gguf_files import gguf
 from tests.support.hf_folder import read_metadata
-from tests.support.llama_library import installed_build, reference_answers, run_python
+from tests.support.llama_library import installed_build, reference_answers
 from tests.support.shallow_gguf import shallow_gguf
 from tests.support.tiny_model import CONTEXT, tiny_gguf_bytes
 from tests.support.worker_pool import WorkerPool
@@ -416,31 +414,3 @@ def test_broken_files_are_refused_with_the_message_of_llama_cpp_and_the_next_loa
             load(worker, path)
     load(worker, smollm2, n_ctx=256, threads=THREADS, threads_batch=THREADS)
     assert "Paris" in answer(worker, FRANCE).text
-
-
-# -- a workaround that may become unnecessary --------------------------------------------------------------------------
-
-_WITH_EXTRA_BUFFERS = """
-import sys
-import llama_cpp.llama_cpp as native
-native.llama_backend_init()
-model = native.llama_model_load_from_file(sys.stdin.read().encode(), native.llama_model_default_params())
-params = native.llama_context_default_params()
-params.n_ctx = 256
-context = native.llama_init_from_model(model, params)
-tokens = (native.llama_token * 64)(*range(100, 164))
-status = native.llama_decode(context, native.llama_batch_get_one(tokens, 64))
-print("decoded", status)
-"""
-
-
-def test_the_workaround_for_amx_is_still_needed(build: Build, smollm2: Path) -> None:
-    match = re.search(r"llama-cpp-python (\d+\.\d+\.\d+)", Build.repacks.__doc__ or "")
-    assert match
-    assert version("llama-cpp-python") == match[1], "check for the new version whether Build.repacks is still needed"
-    if not build.amx:
-        pytest.skip("the installed library has no AMX")
-    run = run_python(_WITH_EXTRA_BUFFERS, str(smollm2))
-    if "decoded 0" in run.stdout:
-        pytest.skip("AMX can be used on this machine")
-    assert run.returncode in (-signal.SIGSEGV, -signal.SIGILL), run.stderr[-500:]

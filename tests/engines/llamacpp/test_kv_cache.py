@@ -77,7 +77,7 @@ def test_sharing_a_prefix_changes_no_answer(tiny_llama: WorkerProcess) -> None:
 def test_after_an_interrupted_prefill_the_evaluated_tokens_are_reused_and_the_answer_is_right(
     shallow_llama: WorkerProcess,
 ) -> None:
-    prompt = f"Then {LONG}Once"
+    prompt = f"Then {LONG}{LONG[: len(LONG) // 2]}Once"
     forget(shallow_llama)
     unrelated = answer(shallow_llama, f"{LONG}Once", **WITH_LOGPROBS)
     forget(shallow_llama)
@@ -91,6 +91,8 @@ def test_after_an_interrupted_prefill_the_evaluated_tokens_are_reused_and_the_an
         else:
             time.sleep(pause)
         shallow_llama.cancel(call)
+        if pause is not None:
+            forget(shallow_llama)
     again = answer(shallow_llama, prompt, **WITH_LOGPROBS)
     assert 512 <= again.done.cached_tokens < again.done.prompt_tokens - 1
     assert_same_answer(again, expected)

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from modules.engines.llamacpp.arguments import Build, arguments
-from modules.engines.llamacpp.memory import estimate, largest_context, placed
+from modules.engines.llamacpp.memory import estimate, freed, largest_context, placed
 from modules.engines.memory import Estimate, fits
 from modules.formats.gguf_header import GgufHeader, read_header
 from modules.loaders.registry import Loader
 from modules.options.option import Value
 from modules.runtime.worker_process import WorkerProcess
+from modules.system import cpu_memory
 from tests.conftest import LLAMA, load, load_arguments
 from tests.support.answers import answer, ask
 from tests.support.gguf_files import ARRAY, BOOL, I32, MODEL, As, array, gguf
@@ -100,8 +101,8 @@ def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
     ],
     ids=str,
 )
-def test_a_real_worker_takes_the_estimated_memory(smollm2: Path, form: dict[str, object]) -> None:
-    form = {"n_ctx": 512, **form}
+def test_a_real_worker_takes_the_estimated_memory(smollm2: Path, form: dict[str, object], has_amx: bool) -> None:
+    form = {"n_ctx": 512, "no_mmap": has_amx, **form}  # VmHWM has a mapped file beside repacked weights
     estimated = estimate(read_header(smollm2), options(**form))
     measured = filled_peak(smollm2, **form) - idle_peak(smollm2)
     assert estimated.total == pytest.approx(measured, rel=0.1)
@@ -248,6 +249,20 @@ def test_the_weights_have_the_size_of_the_file_and_the_total_is_the_sum(make: Ma
     estimated = estimate(header, options(n_ctx=512))
     assert estimated.weights == header.size
     assert estimated.total == sum(parts(estimated))
+
+
+def test_weights_that_amx_multiplies_are_copies_and_so_is_an_output_that_equals_the_embeddings(
+    real: GgufHeader, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings, size = real.sizes["token_embd"], make().size
+    assert freed(real, options())[0] == estimate(real, options()).total - real.size
+    monkeypatch.setattr(cpu_memory, "has_amx", lambda: True)
+    assert estimate(real, options()).weights == real.size + embeddings
+    assert freed(real, options())[0] == estimate(real, options()).total, "nothing of it is mapped"
+    for quantization, grown in (("Q8_0", 38 / 34), ("Q4_K_M", 148 / 144), ("Q6_K", 1), ("BF16", 1)):
+        header = dataclasses.replace(make(), quantization=quantization)
+        copied = header.sizes["token_embd"] if quantization != "BF16" else 0
+        assert estimate(header, options()).weights == pytest.approx((size + copied) * grown, abs=1)
 
 
 # The width, the side of a picture in pixels, further metadata, and MiB of the compute buffer that mtmd logs.

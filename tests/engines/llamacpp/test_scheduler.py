@@ -17,7 +17,7 @@ from modules.core.events import ENDS, Done, Failed, Progress, Text, Waiting
 from modules.core.paths import ROOT
 from modules.core.worker_errors import GenerationFailed, PromptTooLong
 from modules.runtime.worker_process import WorkerProcess
-from tests.support.answers import Crowd, answer, ask, forget, parameters, together
+from tests.support.answers import Crowd, answer, forget, parameters, together
 from tests.support.llama_requests import (
     LONG,
     MAX_DEVIATION,
@@ -113,8 +113,7 @@ def test_a_stream_continues_during_the_prefill_of_a_long_prompt(shallow_llama: W
     crowd.wait(long, Progress)
     before = len(crowd.heard[stream])
     crowd.wait(long)
-    chunks = (ask(shallow_llama, "count", text=LONG) - 64) // 64
-    assert len(crowd.heard[stream]) - before >= chunks - 2, "one token per chunk of the prompt"
+    assert len(crowd.heard[stream]) - before >= 3, "a token with each part of the prompt"
     shallow_llama.cancel(stream)
 
 

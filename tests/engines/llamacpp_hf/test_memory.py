@@ -17,12 +17,13 @@ from tests.engines.llamacpp.test_memory import filled_peak, idle_peak
 LLAMACPP_HF = LOADERS["llamacpp_HF"]
 
 
-def test_the_estimate_includes_the_libraries_and_the_second_cache(smollm2: Path) -> None:
+def test_the_estimate_includes_the_libraries_and_the_second_cache(smollm2: Path, has_amx: bool) -> None:
     estimated, measured = [], []
-    for form in ({}, {"cfg_cache": True}):
-        settings: Any = load_arguments(smollm2, LLAMACPP_HF, n_ctx=512, **form)["options"]
+    for cfg_cache in (False, True):
+        form = {"n_ctx": 512, "no_mmap": has_amx, "cfg_cache": cfg_cache}
+        settings: Any = load_arguments(smollm2, LLAMACPP_HF, **form)["options"]
         estimated.append(placed(read_header(smollm2), settings)[0].total)
-        measured.append(filled_peak(smollm2, LLAMACPP_HF, n_ctx=512, **form) - idle_peak(smollm2))
+        measured.append(filled_peak(smollm2, LLAMACPP_HF, **form) - idle_peak(smollm2))
         assert estimated[-1] == pytest.approx(measured[-1], rel=0.1)
     assert estimated[1] - estimated[0] == pytest.approx(measured[1] - measured[0], rel=0.5)
 
