@@ -31,8 +31,6 @@ Report = Callable[[Phase, BuildProgress | None, str], None]
 """Receives the phase, the progress of the compilation if it is running, and the last line of output."""
 
 ONLY_LLAMA = ROOT / "scripts" / "llama-only.cmake"
-TILE_CONFIG = ROOT / "scripts" / "amx_tile_config.h"
-"""Included by ONLY_LLAMA."""
 NICENESS = 10
 _WHEEL_STORE = "text-studio-wheels"
 _DEFINITIONS = ("LLAVA_BUILD=ON", "MTMD_VIDEO=OFF")
@@ -107,8 +105,7 @@ class LlamaBuild:
             and name not in _IRRELEVANT_VARIABLES
         }
         machine = [platform.system(), platform.machine(), _processor()]
-        recipe = [file.read_text(encoding="utf-8") for file in (ONLY_LLAMA, TILE_CONFIG)]
-        facts = [self.pin, _DEFINITIONS, *recipe, settings, machine]
+        facts = [self.pin, _DEFINITIONS, ONLY_LLAMA.read_text(encoding="utf-8"), settings, machine]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
     # -- prebuilt wheels --------------------------------------------------------------------------------------------

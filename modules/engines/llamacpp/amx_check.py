@@ -1,8 +1,8 @@
 """Multiply two small matrices with llama.cpp's AMX kernels, and compare the product.
 
 `python amx_check.py FOLDER`, with the folder of libggml-cpu.so; the status is 0 if the product is right. It is a
-process of its own, with the standard library alone, because it may end in a signal: compilers before GCC 13.3 leave out
-most of the tile configuration, at which the processor faults. https://github.com/ggml-org/llama.cpp/pull/26954
+process of its own, with the standard library alone, because it may end in a signal: of llama.cpp as it is, GCC before
+13.3 makes code at which the processor faults (scripts/llama-only.cmake mends that).
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from modules.engines.llamacpp import amx_check
 from modules.engines.llamacpp.amx_check import amx_works
 from modules.engines.llamacpp.library import installed_build
-from modules.setup.llama_cpp_build import TILE_CONFIG
+from modules.setup.llama_cpp_build import ONLY_LLAMA
 from tests.support.llama_library import run_python
 
 FOLDER = Path(native.__file__).parent / "lib"
@@ -31,26 +30,10 @@ amx_check._right = lambda: [*right[:-1], right[-1] + 1]
 print("as expected" if amx_check._multiplies(Path(sys.stdin.read())) else "differs")
 """
 
-_CONFIGURE = """
-#include <immintrin.h>
-struct Config { unsigned char palette, row, reserved[14]; unsigned short bytes[16]; unsigned char rows[16]; };
-void configure() {
-    alignas(64) Config config = {};
-    config.rows[7] = 113;
-    _tile_loadconfig(&config);
-}
-"""
-
 needs_amx = pytest.mark.skipif(
     not HAS_AMX or ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ASK_FOR_STATE, _TILE_DATA) != 0,
     reason="the processor has no AMX, or the system does not permit it",
 )
-
-
-def assembled(*arguments: str) -> str:
-    """Return the assembler code of `_CONFIGURE`."""
-    command = ["g++", "-O2", "-mamx-tile", "-x", "c++", *arguments, "-S", "-o", "-", "-"]
-    return subprocess.run(command, input=_CONFIGURE, capture_output=True, text=True, check=True).stdout
 
 
 @needs_amx
@@ -78,15 +61,7 @@ def test_a_crash_of_the_trial_is_a_build_that_does_not_work(tmp_path: Path) -> N
     assert not amx_works(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="g++ is another compiler elsewhere")
-def test_our_header_has_the_whole_tile_configuration_written() -> None:
-    assert "$113" in assembled("-include", str(TILE_CONFIG))
-
-
-def test_the_header_is_still_needed() -> None:
-    """Once GCC 13.3 is the oldest compiler in use, or llama.cpp keeps the configuration elsewhere, it can go."""
-    compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout
-    needed = tuple(map(int, compiler.split("."))) < (13, 3)
-    assert ("$113" not in assembled()) is needed, "check which compilers still need scripts/amx_tile_config.h"
-    match = re.search(r"llama-cpp-python\s+(?:\*\s+)?(\d+\.\d+\.\d+)", TILE_CONFIG.read_text(encoding="utf-8"))
-    assert match and version("llama-cpp-python") == match[1], "check whether llama.cpp still needs the header"
+def test_the_mends_are_of_the_installed_version() -> None:
+    """The build of another version fails if what they mend has changed; this asks whether it still needs them."""
+    mended = re.search(r"llama-cpp-python (\d+\.\d+\.\d+)", ONLY_LLAMA.read_text(encoding="utf-8"))
+    assert mended and version("llama-cpp-python") == mended[1], "check whether llama.cpp still needs them"
