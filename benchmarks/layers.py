@@ -25,10 +25,13 @@ from program import MODEL, ROOT, Program, explain
 sys.path.insert(0, str(ROOT))
 from modules.core.events import Done, Event, Result, Text
 from modules.loaders import generation_settings
-from modules.loaders.registry import find_loader
+from modules.loaders.availability import overlay_of
+from modules.loaders.registry import LOADERS, find_loader
+from modules.runtime.core_binding import CoreBinding
 from modules.runtime.worker_process import WorkerProcess
 
 ROUNDS = 5
+OVERLAY = overlay_of(LOADERS["llama.cpp"])
 PARAMS = generation_settings.resolve({"temperature": 0.0, "max_new_tokens": TOKENS + 1})
 
 
@@ -75,13 +78,15 @@ def rate(events: Iterable[Event]) -> float:
 
 
 class Worker:
-    """A worker with the model loaded."""
+    """A worker with the model loaded, whose threads have the cores as in the program."""
 
     def __init__(self, plan: Any) -> None:
-        self._process = WorkerProcess()
+        cores = CoreBinding()
+        self._process = WorkerProcess(OVERLAY and OVERLAY.folder, waiting=cores.waiting)
         for event in self._process.events("load", **load_arguments(plan)):
             if isinstance(event, Result):
                 break
+        cores.bind(self._process)
 
     def rate(self) -> float:
         runs = [rate(self._process.events("generate", prompt=PROMPT, params=PARAMS)) for _ in range(REPEATS)]
@@ -105,6 +110,7 @@ def engine_rate(plan: Any) -> float:
 
 
 def measure_engine(plan: Any) -> float:
+    sys.path += [str(OVERLAY.folder)] if OVERLAY else []
     from modules.engines.llamacpp.engine import LlamaCpp
 
     arguments = load_arguments(plan)

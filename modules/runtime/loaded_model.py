@@ -225,8 +225,14 @@ class LoadedModel:
         """
         self.require(GENERATE)
         arguments = _arguments(prompt, params)
-        call = self._worker.start("generate", self._totals.counting(deliver), **arguments, **self._route)
-        return partial(self._worker.cancel, call)
+        counted = self._totals.counting(deliver)
+        call = self._worker.start("generate", counted, **arguments, **self._route)
+
+        def stop() -> Done:
+            counted.stopped()
+            return self._worker.cancel(call)
+
+        return stop
 
     def start_in_loop(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Stop:
         """Do as `start`, but have `deliver` called in the running event loop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 from modules.core.events import Done, Event, Failed, Text
@@ -11,7 +12,11 @@ from modules.runtime.worker_process import Deliver
 
 @dataclass(frozen=True)
 class Totals:
-    """Generations that were begun, that failed, and the tokens and seconds of those that have ended."""
+    """Generations that were begun, that failed, and the tokens and seconds of those that have ended.
+
+    Of one that was stopped, these are the tokens and seconds of the answer: how much of its prompt was in a cache is
+    not known.
+    """
 
     generations: int = 0
     failures: int = 0
@@ -56,26 +61,42 @@ class GenerationTotals:
     def current(self) -> Totals:
         return self._totals
 
-    def counting(self, deliver: Deliver) -> Deliver:
+    def counting(self, deliver: Deliver) -> CountedGeneration:
         """Count a generation that begins now. Return `deliver`, which counts how it ends as well."""
-        self._add(_BEGUN)
+        self.add(_BEGUN)
+        return CountedGeneration(self, deliver)
 
-        def count(event: Event) -> None:
-            if not isinstance(event, Text):
-                self._add_end(event)
-            deliver(event)
-
-        return count
-
-    def _add_end(self, event: Event) -> None:
-        if isinstance(event, Done):
-            self._add(_of(event))
-        elif isinstance(event, Failed):
-            self._add(_FAILED)
-
-    def _add(self, more: Totals) -> None:
+    def add(self, more: Totals) -> None:
         with self._lock:
             self._totals = self._totals.plus(more)
+
+
+class CountedGeneration:
+    """Receives the events of a generation for `deliver`, and adds them to `totals` when it ends or is stopped."""
+
+    def __init__(self, totals: GenerationTotals, deliver: Deliver) -> None:
+        self._totals, self._deliver = totals, deliver
+        self._tokens, self._first_text_at, self._ended = 0, 0.0, False
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Text):
+            self._tokens += event.tokens
+            self._first_text_at = self._first_text_at or time.monotonic()
+        elif isinstance(event, Done):
+            self._end(_of(event))
+        elif isinstance(event, Failed):
+            self._end(_FAILED)
+        self._deliver(event)
+
+    def stopped(self) -> None:
+        """Count what came until now, unless the generation has ended."""
+        seconds = time.monotonic() - self._first_text_at if self._tokens else 0.0
+        self._end(Totals(completion_tokens=self._tokens, decode_seconds=seconds))
+
+    def _end(self, totals: Totals) -> None:
+        if not self._ended:
+            self._ended = True
+            self._totals.add(totals)
 
 
 def _of(end: Done) -> Totals:

@@ -23,6 +23,19 @@ def test_generations_are_counted_when_they_begin_and_when_they_end() -> None:
     first(Done("stop", 10, 4, 5, 0.5, 1.5))
     second(Failed(Unsupported(both("no"))))
     assert totals.current == Totals(3, 1, 10, 4, 5, 0.5, 1.5, longest=15)
-    first(Done("length", 2, 0, 1, 0.25, 0.25))
-    assert totals.current == Totals(3, 1, 12, 4, 6, 0.75, 1.75, longest=15)
-    assert len(received) == 4
+    first.stopped()
+    assert totals.current == Totals(3, 1, 10, 4, 5, 0.5, 1.5, longest=15), "an end is counted once"
+    assert len(received) == 3
+
+
+def test_the_answer_of_a_stopped_generation_is_counted() -> None:
+    totals = GenerationTotals()
+    for texts in ([Text("a"), Text("b c", tokens=2)], []):
+        stopped = totals.counting(lambda _event: None)
+        for text in texts:
+            stopped(text)
+        stopped.stopped()
+        stopped.stopped()
+    counted = totals.current
+    assert (counted.generations, counted.completion_tokens, counted.prompt_tokens) == (2, 3, 0)
+    assert 0 < counted.decode_seconds < 1
