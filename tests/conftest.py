@@ -18,6 +18,7 @@ from modules.app import App
 from modules.config import flags
 from modules.core.events import Event, Info, Result
 from modules.core.paths import ROOT
+from modules.engines.llamacpp.amx import uses_amx
 from modules.hub.client import HubClient
 from modules.hub.file_source import HubFileSource
 from modules.loaders.availability import overlay_of
@@ -70,8 +71,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def has_amx() -> bool:
-    """Whether this processor has AMX. Tests with this fixture estimate memory for the processor as it is."""
-    return cpu_memory.has_amx()
+    """Whether llama.cpp uses AMX here. Tests with this fixture estimate memory for the processor as it is."""
+    return uses_amx()
 
 
 @pytest.fixture(autouse=True)

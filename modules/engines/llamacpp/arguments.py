@@ -27,6 +27,7 @@ ALL_LAYERS = 256
 MAX_CPUS = 512
 """The length of a thread pool's CPU mask, GGML_MAX_N_THREADS."""
 DEFAULT_SINK_SIZE = 5
+OVERLAY = ROOT / "overlays" / "llamacpp"
 RPC_LIBRARY = ROOT / "overlays" / "rpc" / "libggml-rpc.so"
 """The RPC backend, which is compiled into an overlay of its own and loaded into any build of llama.cpp."""
 ADD_NODES = "ggml_backend_rpc_add_server"

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from modules.engines.llamacpp.amx import uses_amx
 from modules.engines.llamacpp.arguments import (
     CACHE_F16,
     CACHE_Q4_0,
@@ -36,7 +37,6 @@ from modules.engines.llamacpp.embedding_arguments import logit_bytes, longest_te
 from modules.engines.memory import CUDA_CONTEXT_BYTES, MIN_CONTEXT, Estimate, Options, fits
 from modules.formats.embedding import gguf_task
 from modules.formats.gguf_header import GgufHeader
-from modules.system import cpu_memory
 
 PAD = 256
 """llama.cpp rounds a context up to a multiple of this."""
@@ -235,7 +235,7 @@ def _weight_bytes(header: GgufHeader, devices: Sequence[int], device: int) -> in
 
 def _is_repacked(header: GgufHeader) -> bool:
     """Whether the weights that no GPU has are copied from the file into the form that AMX needs."""
-    return cpu_memory.has_amx() and header.quantization not in _NOT_REPACKED
+    return header.quantization not in _NOT_REPACKED and uses_amx()
 
 
 def _repacked_growth(header: GgufHeader) -> float:

@@ -22,7 +22,6 @@ from modules.formats.gguf_header import GgufHeader, read_header
 from modules.loaders.registry import Loader
 from modules.options.option import Value
 from modules.runtime.worker_process import WorkerProcess
-from modules.system import cpu_memory
 from tests.conftest import LLAMA, load, load_arguments
 from tests.support.answers import answer, ask
 from tests.support.gguf_files import ARRAY, BOOL, I32, MODEL, As, array, gguf
@@ -256,7 +255,7 @@ def test_weights_that_amx_multiplies_are_copies_and_so_is_an_output_that_equals_
 ) -> None:
     embeddings, size = real.sizes["token_embd"], make().size
     assert freed(real, options())[0] == estimate(real, options()).total - real.size
-    monkeypatch.setattr(cpu_memory, "has_amx", lambda: True)
+    monkeypatch.setattr("modules.engines.llamacpp.memory.uses_amx", lambda: True)
     assert estimate(real, options()).weights == real.size + embeddings
     assert freed(real, options())[0] == estimate(real, options()).total, "nothing of it is mapped"
     for quantization, grown in (("Q8_0", 38 / 34), ("Q4_K_M", 148 / 144), ("Q6_K", 1), ("BF16", 1)):
