@@ -108,7 +108,7 @@ CITY = {
     "type": "object",
     "properties": {
         "city": {"type": "string", "maxLength": 20},
-        "rivers": {"type": "array", "items": {"enum": ["Seine"]}},
+        "rivers": {"type": "array", "items": {"enum": ["Seine"]}, "maxItems": 2},
     },
     "required": ["city", "rivers"],
     "additionalProperties": False,

@@ -97,7 +97,7 @@ def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(shallow_llama: WorkerProcess) -> None:
     crowd = Crowd(shallow_llama)
-    long = crowd.ask(f"Before: {LONG}", max_new_tokens=5)
+    long = crowd.ask(f"Before: {LONG}{LONG[: len(LONG) // 2]}", max_new_tokens=5)
     crowd.wait(long, Progress)
     short = crowd.ask("The capital of France is", max_new_tokens=1)
     crowd.wait(short, Text)
