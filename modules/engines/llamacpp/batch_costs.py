@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 ASSUMED_SHARE = 0.3
-"""A further token of a batch costs this share of a batch of one token, as long as nothing is measured."""
+"""A further token costs this share of a batch of one token, beyond the sizes that are measured."""
 SAMPLES = 15
 PACE_SAMPLES = 5
 KNOWN_SAMPLES = 3
@@ -68,15 +68,19 @@ class BatchCosts:
         return len(self._samples.get(size, ())) >= KNOWN_SAMPLES
 
     def _interpolate(self, size: int) -> float:
-        """Return the cost between the sizes measured next to `size`, or by the assumed share from the only one."""
+        """Return the cost between the sizes measured next to `size`; of larger ones, the assumed share a token more.
+
+        With AMX, two tokens cost twice as much as one, and each further one an eighth: a share of what two cost would
+        keep longer drafts from being tried.
+        """
         smaller = max((other for other in self._measured_at if other < size), default=0)
         larger = min((other for other in self._measured_at if other > size), default=0)
+        low, high = (statistics.median(self._samples[other]) if other else 0.0 for other in (smaller, larger))
         if smaller and larger:
-            low, high = (statistics.median(self._samples[other]) for other in (smaller, larger))
             return low + (high - low) * (size - smaller) / (larger - smaller)
-        nearest = smaller or larger
-        known = statistics.median(self._samples[nearest]) if nearest else 1.0
-        return known * _assumed(size) / (_assumed(nearest) if nearest else 1.0)
+        if smaller:
+            return low + _assumed(size) - _assumed(smaller)
+        return high * _assumed(size) / _assumed(larger) if larger else _assumed(size)
 
 
 def _assumed(size: int) -> float:

@@ -16,7 +16,7 @@ from modules.engines.llamacpp.draft_model import DraftModel, ModelDrafter
 from modules.engines.llamacpp.lookup_drafter import LookupDrafter
 from modules.engines.llamacpp.scheduler import Request
 
-MIN_GAIN = 1.03
+MIN_GAIN = 1.1
 """Expected speed, relative to that without the draft, from which on it is evaluated."""
 GOOD_ACCEPTANCE = 0.9
 """If even drafts that are right as often would not pay, none is tried."""

@@ -33,6 +33,11 @@ def test_measured_sizes_replace_the_assumption_and_those_between_are_interpolate
     assert ratio(costs, 3) == pytest.approx(2, rel=0.02)
 
 
+def test_beyond_the_largest_measured_size_a_further_token_costs_the_same_share_however_dear_that_was() -> None:
+    costs = measured(*[(1, 0.02), (2, 0.038)] * 20)
+    assert ratio(costs, 10) == pytest.approx(1.9 + 8 * ASSUMED_SHARE)
+
+
 def test_what_slows_all_sizes_down_does_not_make_a_size_dearer() -> None:
     costs = measured(*[(1, 0.02), (5, 0.06)] * 20)
     for _ in range(100):
