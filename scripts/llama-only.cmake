@@ -19,7 +19,7 @@ function(mend file old new)
     endif()
 endfunction()
 
-# GCC before 13.3 declares that _tile_loadconfig reads the first 8 bytes of the configuration, and so omits writing the
+# GCC 12.2 declares that _tile_loadconfig reads the first 8 bytes of the configuration, and so omits writing the
 # other 56: AMX crashes with SIGSEGV. https://github.com/ggml-org/llama.cpp/pull/26954. With it, SmolLM2 reads prompts
 # 3 to 4 times as fast and writes twice as fast.
 mend(amx/mmq.cpp "_tile_loadconfig(&tc);" "__asm__ volatile(\"ldtilecfg %0\" : : \"m\"(tc));")

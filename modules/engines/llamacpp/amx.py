@@ -6,7 +6,7 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from modules.engines.llamacpp.amx_check import LIBRARIES, amx_works
+from modules.engines.llamacpp.amx_check import LIBRARIES, try_amx
 from modules.engines.llamacpp.arguments import OVERLAY
 from modules.system import cpu_memory
 
@@ -37,6 +37,6 @@ def _library() -> Path | None:
 @functools.cache
 def _has_working_kernels(library: Path, _changed: int, _size: int) -> bool:
     try:
-        return _TRACE in library.read_bytes() and amx_works(library.parent)
+        return _TRACE in library.read_bytes() and try_amx(library.parent) == "works"
     except OSError:
         return False

@@ -1,8 +1,9 @@
 """Multiply two small matrices with llama.cpp's AMX kernels, and compare the product.
 
-`python amx_check.py FOLDER`, with the folder of libggml-cpu.so; the status is 0 if the product is right. It is a
-process of its own, with the standard library alone, because it may end in a signal: of llama.cpp as it is, GCC before
-13.3 makes code at which the processor faults (scripts/llama-only.cmake mends that).
+`python amx_check.py FOLDER`, with the folder of libggml-cpu.so; the status is 0 if the product is right, and ABSENT if
+the system or the library offers no AMX. It is a process of its own, with the standard library alone, because it may end
+in a signal: of llama.cpp as it is, GCC 12.2 makes code at which the processor faults (scripts/llama-only.cmake mends
+that).
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ import sys
 from collections.abc import Callable
 from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+Trial = Literal["works", "absent", "fails"]
 LIBRARIES = ("libggml-base.so", "libggml-cpu.so")
 SECONDS = 10.0
-"""What the check may take; it takes 0.03 s."""
+"""What the check may take; it takes 0.05 s."""
+ABSENT = 3
+"""The status where there is no AMX to be tried."""
 _THREADS = 2
 _F32, _Q8_0 = 0, 8  # of ggml_type
 _BLOCK = 32  # weights that share a scale in Q8_0
 _COLUMNS, _ROWS, _TOKENS = 64, 32, 20
 _LARGEST = 127  # in each row of the activations, so that they are quantized without a loss
 _ONE = struct.pack("<e", 1.0)
+_ROUNDING = 0.5  # between whole numbers
 _CONTEXT_BYTES = 1 << 18  # of tensors without their data, and a graph
 _SET_DUMPABLE = 4  # PR_SET_DUMPABLE of linux/prctl.h
 
@@ -34,22 +39,24 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
 
 
-def amx_works(folder: Path) -> bool:
-    """Return whether the AMX kernels of llama.cpp's libraries in `folder` work on this machine."""
+def try_amx(folder: Path) -> Trial:
+    """Return how the AMX kernels of llama.cpp's libraries in `folder` do on this machine."""
     if not all((folder / name).is_file() for name in LIBRARIES):
-        return False  # another kind of build, of which nothing is known
+        return "fails"  # another kind of build, of which nothing is known
     command = [sys.executable, "-I", "-S", __file__, str(folder)]
     try:
-        return subprocess.run(command, timeout=SECONDS, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+        child = subprocess.run(command, timeout=SECONDS, stdin=subprocess.DEVNULL, capture_output=True)
     except (OSError, subprocess.TimeoutExpired):
-        return False
+        return "fails"
+    return "works" if child.returncode == 0 else "absent" if child.returncode == ABSENT else "fails"
 
 
-def _multiplies(folder: Path) -> bool:
+def _multiply(folder: Path) -> int:
+    """Return the status with which the process ends."""
     base, cpu = (ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL) for name in LIBRARIES)
     buffers = _function(cpu, "ggml_backend_cpu_buffer_type", c_void_p)(), _amx_buffers(base, cpu)
     if buffers[1] is None:
-        return False
+        return ABSENT
     new_context = _function(base, "ggml_init", c_void_p, _InitParams)
     new_tensor = _function(base, "ggml_new_tensor_2d", c_void_p, c_void_p, c_int, c_int64, c_int64)
     allocate = _function(base, "ggml_backend_alloc_ctx_tensors_from_buft", c_void_p, c_void_p, c_void_p)
@@ -71,11 +78,11 @@ def _multiplies(folder: Path) -> bool:
 
     backend = _function(cpu, "ggml_backend_cpu_init", c_void_p)()
     _function(cpu, "ggml_backend_cpu_set_n_threads", None, c_void_p, c_int)(backend, _THREADS)
-    if _function(base, "ggml_backend_graph_compute", c_int, c_void_p, c_void_p)(backend, graph):
-        return False
+    status = int(_function(base, "ggml_backend_graph_compute", c_int, c_void_p, c_void_p)(backend, graph))
     result = ctypes.create_string_buffer(4 * _TOKENS * _ROWS)
     read(product, result, 0, len(result))
-    return all(abs(number - right) < 0.5 for number, right in zip(array.array("f", result.raw), _right(), strict=True))
+    pairs = zip(array.array("f", result.raw), _right(), strict=True)
+    return status or int(any(abs(number - right) > _ROUNDING for number, right in pairs))
 
 
 def _amx_buffers(base: ctypes.CDLL, cpu: ctypes.CDLL) -> int | None:
@@ -125,4 +132,4 @@ def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> 
 
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)  # no core file of an expected crash
-    sys.exit(not _multiplies(Path(sys.argv[1])))
+    sys.exit(_multiply(Path(sys.argv[1])))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as native
 
-from modules.engines.llamacpp.amx_check import amx_works
+from modules.engines.llamacpp.amx_check import try_amx
 from modules.engines.llamacpp.arguments import Build
 
 _DEBUG_LEVEL, _ERROR_LEVEL = 1, 4  # of ggml_log_level
@@ -26,11 +26,12 @@ def initialize(numa: int = 0) -> None:
 
 @cache
 def installed_build() -> Build:
-    """Return what the installed library was compiled with, and whether its AMX kernels work."""
+    """Return what the installed library was compiled with, and whether it can repack weights: AMX kernels may crash."""
+    may_use_amx = _AMX in native.llama_print_system_info()
     return Build(
         gpu_offload=bool(native.llama_supports_gpu_offload()),
         max_devices=int(native.llama_max_devices()),
-        repacks=_AMX not in native.llama_print_system_info() or amx_works(Path(native.__file__).parent / "lib"),
+        repacks=not may_use_amx or try_amx(Path(native.__file__).parent / "lib") != "fails",
     )
 
 

@@ -29,9 +29,9 @@ CANNOT_SHIFT_NOTE = Note(
 _UNUSED_AMX = Note(
     "threads_batch",
     {
-        "en": "Slower than it could be: the installed llama.cpp crashes with this processor's AMX, for which it was "
-        "compiled. Delete overlays/llamacpp and run python server.py --install llama.cpp to compile it anew.",
-        "zh": "速度未达最佳：所安装的 llama.cpp 编译时启用了 AMX，但用它会崩溃，因此未使用。"
+        "en": "Slower than it could be: the installed llama.cpp was compiled for this processor's AMX, but fails when "
+        "it is tried. Delete overlays/llamacpp and run python server.py --install llama.cpp to compile it anew.",
+        "zh": "速度未达最佳：所安装的 llama.cpp 编译时启用了 AMX，但试运行失败，因此未使用。"
         "删除 overlays/llamacpp 后运行 python server.py --install llama.cpp 可重新编译。",
     },
 )

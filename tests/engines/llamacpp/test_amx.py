@@ -18,7 +18,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "llama_cpp" / "lib").mkdir(parents=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     monkeypatch.setattr(amx, "OVERLAY", tmp_path)
-    monkeypatch.setattr(amx, "amx_works", lambda _folder: True)
+    monkeypatch.setattr(amx, "try_amx", lambda _folder: "works")
     monkeypatch.setattr(cpu_memory, "has_amx", lambda: True)
     return tmp_path / "llama_cpp" / "lib" / LIBRARIES[-1]
 
@@ -36,5 +36,7 @@ def test_neither_another_processor_nor_kernels_that_fail_use_it(library: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(cpu_memory, "has_amx", lambda: False)
         assert not uses_amx()
-    monkeypatch.setattr(amx, "amx_works", lambda _folder: False)
-    assert not uses_amx()
+    for trial in ("absent", "fails"):
+        library.write_bytes(b"amx repack tensor" + trial.encode())
+        monkeypatch.setattr(amx, "try_amx", lambda _folder, trial=trial: trial)
+        assert not uses_amx()

@@ -12,7 +12,7 @@ import llama_cpp.llama_cpp as native
 import pytest
 
 from modules.engines.llamacpp import amx_check
-from modules.engines.llamacpp.amx_check import amx_works
+from modules.engines.llamacpp.amx_check import try_amx
 from modules.engines.llamacpp.library import installed_build
 from modules.setup.llama_cpp_build import ONLY_LLAMA
 from tests.support.llama_library import run_python
@@ -27,7 +27,15 @@ from pathlib import Path
 from modules.engines.llamacpp import amx_check
 right = amx_check._right()
 amx_check._right = lambda: [*right[:-1], right[-1] + 1]
-print("as expected" if amx_check._multiplies(Path(sys.stdin.read())) else "differs")
+print(amx_check._multiply(Path(sys.stdin.read())))
+"""
+
+_NOT_OFFERED = """
+import sys
+from pathlib import Path
+from modules.engines.llamacpp import amx_check
+amx_check._amx_buffers = lambda base, cpu: None
+print(amx_check._multiply(Path(sys.stdin.read())))
 """
 
 needs_amx = pytest.mark.skipif(
@@ -38,19 +46,25 @@ needs_amx = pytest.mark.skipif(
 
 @needs_amx
 def test_the_kernels_that_we_compile_work_on_this_machine() -> None:
-    assert amx_works(FOLDER) and installed_build().repacks
+    assert try_amx(FOLDER) == "works" and installed_build().repacks
 
 
 @needs_amx
 def test_a_wrong_product_is_noticed() -> None:
-    assert run_python(_WRONG_PRODUCT, str(FOLDER)).stdout == "differs\n"
+    assert run_python(_WRONG_PRODUCT, str(FOLDER)).stdout == "1\n"
+
+
+@needs_amx
+def test_where_the_system_permits_no_amx_nothing_can_fail() -> None:
+    """A library without AMX is said to be one: its other repacked weights can be used."""
+    assert run_python(_NOT_OFFERED, str(FOLDER)).stdout == f"{amx_check.ABSENT}\n"
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"], ids=["absent", "broken"])
 def test_libraries_that_cannot_be_tried_do_not_work(tmp_path: Path, content: bytes | None) -> None:
     for name in amx_check.LIBRARIES if content else ():
         (tmp_path / name).write_bytes(content or b"")
-    assert not amx_works(tmp_path)
+    assert try_amx(tmp_path) == "fails"
 
 
 def test_a_crash_of_the_trial_is_a_build_that_does_not_work(tmp_path: Path) -> None:
@@ -58,7 +72,7 @@ def test_a_crash_of_the_trial_is_a_build_that_does_not_work(tmp_path: Path) -> N
     for name in amx_check.LIBRARIES:
         command = ["g++", "-shared", "-fPIC", "-x", "c++", "-o", str(tmp_path / name), "-"]
         subprocess.run(command, input=source, check=True, text=True)
-    assert not amx_works(tmp_path)
+    assert try_amx(tmp_path) == "fails"
 
 
 def test_the_mends_are_of_the_installed_version() -> None:
