@@ -25,6 +25,7 @@ from modules.core.paths import ROOT
 from modules.setup.build_progress import BuildProgress
 from modules.setup.install_errors import NO_VERSION, OUT_OF_MEMORY, explain
 from modules.setup.pip import Pip, PipFailed
+from modules.system import cpu_memory
 
 Phase = Literal["fetching", "compiling"]
 Report = Callable[[Phase, BuildProgress | None, str], None]
@@ -104,7 +105,7 @@ class LlamaBuild:
             if (name in _BUILD_VARIABLES or name.startswith(_BUILD_VARIABLE_PREFIXES))
             and name not in _IRRELEVANT_VARIABLES
         }
-        machine = [platform.system(), platform.machine(), _processor()]
+        machine = [platform.system(), platform.machine(), cpu_memory.features()]
         facts = [self.pin, _DEFINITIONS, ONLY_LLAMA.read_text(encoding="utf-8"), settings, machine]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -227,12 +228,3 @@ def _unpack(archive: Path, target: Path) -> None:
         (folder,) = Path(temporary).iterdir()
         folder.rename(target)
     archive.unlink()
-
-
-def _processor() -> str:
-    """Return the features of the CPU, which -march=native depends on."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
-    return platform.processor()

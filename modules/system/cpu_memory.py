@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,11 +98,16 @@ def _cpu_list(text: str) -> set[int]:
 @functools.cache
 def has_amx() -> bool:
     """Whether the processor multiplies matrices of bytes (Intel's AMX, Linux only)."""
-    try:
-        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    return any(line.startswith("flags") and "amx_int8" in line.split() for line in lines)
+    return "amx_int8" in features().split()
+
+
+def features() -> str:
+    """Return the line of /proc/cpuinfo with the features of the CPU; elsewhere the name of the processor."""
+    with contextlib.suppress(OSError):
+        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.processor()
 
 
 def total_memory() -> int:

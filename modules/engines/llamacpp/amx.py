@@ -21,9 +21,9 @@ def uses_amx() -> bool:
         return False
     try:
         status = library.stat()
+        return _has_working_kernels(library, status.st_mtime_ns, status.st_size)
     except OSError:
         return False
-    return _has_working_kernels(library, status.st_mtime_ns, status.st_size)
 
 
 def _library() -> Path | None:
@@ -36,7 +36,4 @@ def _library() -> Path | None:
 
 @functools.cache
 def _has_working_kernels(library: Path, _changed: int, _size: int) -> bool:
-    try:
-        return _TRACE in library.read_bytes() and try_amx(library.parent) == "works"
-    except OSError:
-        return False
+    return _TRACE in library.read_bytes() and try_amx(library.parent) == "works"

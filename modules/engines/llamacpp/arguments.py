@@ -41,7 +41,7 @@ Options = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Build:
-    """What the installed library can do on this machine."""
+    """Describe what the installed library can do on this machine."""
 
     gpu_offload: bool
     max_devices: int

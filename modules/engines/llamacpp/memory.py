@@ -70,7 +70,7 @@ _CACHING_LAYERS = {"gemma3n": 20}  # all further layers read theirs; llama.cpp k
 
 @dataclass(frozen=True)
 class _Context:
-    """What the options mean: the cells of a KV cache, how many caches there are, tokens per step, requests at once."""
+    """Hold what the options mean: the cells of a KV cache, how many caches there are, tokens per step, requests."""
 
     cells: int
     caches: int
@@ -228,9 +228,10 @@ def _weight_bytes(header: GgufHeader, devices: Sequence[int], device: int) -> in
     on_gpus = [_gpu_weight_bytes(header, devices, gpu) for gpu in range(1, max(devices, default=0) + 1)]
     if device:
         return on_gpus[device - 1] if device <= len(on_gpus) else 0
-    has_copy = not _has_output(header) and (devices[-1] != 0 or _is_repacked(header))  # the embeddings stay as they are
+    is_repacked = _is_repacked(header)
+    has_copy = not _has_output(header) and (devices[-1] != 0 or is_repacked)  # the embeddings stay as they are
     in_main = max(header.size - sum(on_gpus) + has_copy * header.sizes.get("token_embd", 0), 0)
-    return in_main + round(in_main * _repacked_growth(header))
+    return in_main + (round(in_main * _repacked_growth(header.quantization)) if is_repacked else 0)
 
 
 def _is_repacked(header: GgufHeader) -> bool:
@@ -238,9 +239,8 @@ def _is_repacked(header: GgufHeader) -> bool:
     return header.quantization not in _NOT_REPACKED and uses_amx()
 
 
-def _repacked_growth(header: GgufHeader) -> float:
-    growths = (growth for name, growth in _REPACKED_GROWTH.items() if header.quantization.startswith(name))
-    return next(growths, 0.0) if _is_repacked(header) else 0.0
+def _repacked_growth(quantization: str) -> float:
+    return next((growth for name, growth in _REPACKED_GROWTH.items() if quantization.startswith(name)), 0.0)
 
 
 def _gpu_weight_bytes(header: GgufHeader, devices: Sequence[int], gpu: int) -> int:
