@@ -69,17 +69,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _FORKED_CHILDREN.enabled = is_unit and "new_processes" not in getattr(item, "fixturenames", ())
 
 
-@pytest.fixture
-def has_amx() -> bool:
-    """Whether llama.cpp uses AMX here. Tests with this fixture estimate memory for the processor as it is."""
-    return uses_amx()
+_processor_has_amx = cpu_memory.has_amx
 
 
-@pytest.fixture(autouse=True)
-def _processor_without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _processor_without_amx() -> Iterator[None]:
     """Let what this process estimates be the same on all machines; workers use the processor as it is."""
-    if "has_amx" not in request.fixturenames:
-        monkeypatch.setattr(cpu_memory, "has_amx", lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_memory, "has_amx", lambda: False)
+        yield
+
+
+@pytest.fixture
+def has_amx(monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether llama.cpp uses AMX here. Tests with this fixture estimate memory for the processor as it is."""
+    monkeypatch.setattr(cpu_memory, "has_amx", _processor_has_amx)
+    return uses_amx()
 
 
 @pytest.fixture
